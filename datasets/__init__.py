@@ -1,0 +1,1 @@
+"""Datasets, one folder each: a TFDS builder in `builder.py` and whatever it reads or renders beside it."""

@@ -1,0 +1,109 @@
+"""TFDS builder of the rendered street: `config.data.name = "synthetic_street"`, options in `config.data.builder`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from psdiff_jax.data.schema import query_example, scene_example, scene_features
+from psdiff_jax.datasets.synthetic_street.options import RENDERER, StreetOptions
+from psdiff_jax.datasets.synthetic_street.render import EncodedScene, render
+from psdiff_jax.datasets.synthetic_street.sources import source_digest
+from psdiff_jax.datasets.synthetic_street.street import SPLITS, Query, Street
+from psdiff_jax.errors import InputError
+
+
+class SyntheticStreet(tfds.core.GeneratorBasedBuilder):
+    """Street scenes with splits `train`, `gallery` and `query`.
+
+    Args:
+      data_dir: where TFDS keeps the prepared records.
+      preset: a name in `options.PRESETS`.
+      workers: processes that render; the records do not depend on it.
+      root: a folder or tar of RGBA cut-outs, short for the option `source`.
+      options: fields of `StreetOptions` that replace the preset's.
+
+    `report` counts images, boxes and identities of each split.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(
+        self, *, data_dir: str, preset: str = "tiny", workers: int = 1, root: str | None = None, **options: Any
+    ):
+        self.options = _street_options(preset, root, options)
+        self.workers = workers
+        self.report: dict[str, Any] = {}
+        super().__init__(data_dir=data_dir)
+
+    @classmethod
+    def fingerprint(cls, preset: str = "tiny", workers: int = 1, root: str | None = None, **options: Any) -> str:
+        """A digest of the renderer's version and of the cut-outs, if any: where they lie does not count."""
+        del workers
+        resolved = _street_options(preset, root, options)
+        return hashlib.sha256(f"{RENDERER} {source_digest(resolved.source)}".encode()).hexdigest()
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=f"Rendered street scenes for person search: {self.options}",
+            features=scene_features(),
+            disable_shuffling=True,  # record i of a split is scene i
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        del dl_manager  # nothing is downloaded
+        street = Street(self.options)
+        # Before the first scene is rendered: it is quick, and tells at once when the gallery is too small.
+        queries = street.queries()
+        self.report["query"] = {"queries": len(queries), "ids": len({query.person_id for query in queries})}
+        generators = {
+            split: self._generate_examples(split, render(street, split, self.workers)) for split in SPLITS
+        }
+        return {**generators, "query": self._generate_queries(queries)}
+
+    def _generate_examples(self, split: str, scenes: Iterable[EncodedScene]) -> Iterator[tuple[int, dict[str, Any]]]:
+        images, boxes, people = 0, 0, set()
+        for key, scene in enumerate(scenes):
+            images, boxes = images + 1, boxes + len(scene.boxes)
+            people |= {int(person_id) for person_id in scene.person_ids if person_id >= 0}
+            yield (
+                key,
+                scene_example(
+                    image=scene.jpeg,
+                    image_name=scene.name,
+                    height=scene.height,
+                    width=scene.width,
+                    boxes=scene.boxes,
+                    person_ids=scene.person_ids,
+                    camera=scene.camera,
+                    frame=scene.frame,
+                ),
+            )
+        self.report[split] = {"images": images, "boxes": boxes, "ids": len(people)}
+
+    def _generate_queries(self, queries: list[Query]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for key, query in enumerate(queries):
+            yield (
+                key,
+                query_example(
+                    image_name=query.image_name,
+                    box=query.box,
+                    person_id=query.person_id,
+                    camera=query.camera,
+                    frame=query.frame,
+                ),
+            )
+
+
+def _street_options(preset: str, root: str | None, options: dict[str, Any]) -> StreetOptions:
+    """Raises InputError for unknown presets and options."""
+    if root:
+        if "source" in options:
+            raise InputError("config.data.root and config.data.builder.source both name people; give one of them")
+        options = {**options, "source": os.fspath(root)}
+    return StreetOptions.preset(preset, **options)

@@ -1,0 +1,97 @@
+"""What a set of street scenes is made from: sizes, counts, cameras, and where the people come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from psdiff_jax.errors import InputError
+
+# Raised whenever the same options give other pixels or labels, so that prepared datasets are built again.
+RENDERER = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class StreetOptions:
+    """Everything that decides the pixels and the labels; equal options give equal datasets.
+
+    Attributes:
+        size: scene height and width in pixels.
+        train_images, gallery_images: number of scenes in the two splits.
+        queries: number of query boxes, taken from gallery scenes (each test identity first once, then again).
+        train_identities, test_identities: labelled people; the two sets never share a person, whatever the seed.
+        cameras: number of cameras; scene i is seen by camera `i % cameras`.
+        camera_seed: draws the cameras (place, colours, blur, street); another value is another set of cameras.
+        people: fewest and most people in a scene, labelled and unlabelled together.
+        labelled: share of the people in a scene that carry an identity.
+        person_height: smallest and largest height of a person 1.7 m tall, as a share of the scene's height.
+        source: 'drawn', or the path of a folder or tar of RGBA cut-outs named `<person>_<view>.png` (or .webp).
+        seed: draws identities and scenes.
+    """
+
+    size: tuple[int, int] = (160, 256)
+    train_images: int = 1200
+    gallery_images: int = 240
+    queries: int = 80
+    train_identities: int = 240
+    test_identities: int = 80
+    cameras: int = 6
+    camera_seed: int = 0
+    people: tuple[int, int] = (2, 6)
+    labelled: float = 0.75
+    person_height: tuple[float, float] = (0.28, 0.78)
+    source: str = "drawn"
+    seed: int = 0
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> StreetOptions:
+        """The options called `name` in PRESETS, with some replaced. Raises InputError for unknown names."""
+        if name not in PRESETS:
+            raise InputError(f"synthetic_street has no preset '{name}'; choose one of {', '.join(PRESETS)}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in overrides:
+            if key not in known:
+                raise InputError(f"synthetic_street has no option '{key}'; it has {', '.join(sorted(known))}")
+        return cls(**(PRESETS[name] | overrides))
+
+    def __post_init__(self) -> None:
+        # Configs and JSON hand over lists; tuples keep the object hashable.
+        for key in ("size", "people", "person_height"):
+            object.__setattr__(self, key, tuple(getattr(self, key)))
+        self._check()
+
+    def _check(self) -> None:
+        """Raises InputError naming the option that makes the dataset impossible."""
+
+        def need(holds: bool, message: str) -> None:
+            if not holds:
+                raise InputError(f"synthetic_street: {message}")
+
+        need(min(self.size) >= 64, f"size={self.size} is too small; each side needs 64 pixels or more")
+        need(1 <= self.people[0] <= self.people[1], f"people={self.people} must be two counts, fewest >= 1 first")
+        need(0.0 < self.labelled <= 1.0, f"labelled={self.labelled} must be in (0, 1]")
+        low, high = self.person_height
+        need(0.05 <= low <= high <= 1.2, f"person_height={self.person_height} must be two shares within 0.05..1.2")
+        need(self.cameras >= 2, f"cameras={self.cameras}; a person must be seen by two cameras, so 2 or more")
+        for key in ("train_images", "gallery_images", "queries", "train_identities", "test_identities"):
+            need(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be negative")
+        need(self.queries == 0 or self.test_identities > 0, "queries need test_identities > 0")
+        if self.test_identities:
+            need(
+                self.gallery_images == 0 or self.gallery_images >= self.cameras,
+                f"gallery_images={self.gallery_images} is fewer than cameras={self.cameras}",
+            )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "small": {
+        "size": (320, 512), "train_images": 4000, "gallery_images": 800, "queries": 200, "train_identities": 600,
+        "test_identities": 200, "cameras": 8, "people": (2, 8), "person_height": (0.2, 0.72),
+    },
+    "full": {
+        "size": (800, 1333), "train_images": 12000, "gallery_images": 4000, "queries": 1000,
+        "train_identities": 3000, "test_identities": 1000, "cameras": 12, "people": (3, 12),
+        "person_height": (0.14, 0.65),
+    },
+}  # fmt: skip

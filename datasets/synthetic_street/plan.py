@@ -1,0 +1,54 @@
+"""Which test identities appear in which gallery scene: each under two cameras or more, none twice in one scene."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psdiff_jax.datasets.synthetic_street.options import StreetOptions
+from psdiff_jax.errors import InputError
+
+
+def plan_gallery(options: StreetOptions) -> tuple[tuple[int, ...], ...]:
+    """Numbers of the test identities in each gallery scene. Raises InputError when there is too little room."""
+    scenes, people, cameras = options.gallery_images, options.test_identities, options.cameras
+    if not scenes:
+        return ()
+    rng = np.random.default_rng([options.seed, 505])
+    counts = rng.integers(options.people[0], options.people[1] + 1, scenes)
+    room = np.maximum(1, np.minimum(rng.binomial(counts, options.labelled), people))
+    if not people:
+        return tuple(() for _ in range(scenes))
+    if room.sum() < 2 * people:
+        raise InputError(
+            f"synthetic_street: {scenes} gallery scenes have room for {room.sum()} labelled people, "
+            f"too few to show test_identities={people} twice; raise gallery_images or lower test_identities"
+        )
+    camera = np.arange(scenes) % cameras
+    plan: list[list[int]] = [[] for _ in range(scenes)]
+    shown = np.zeros((people, scenes), bool)
+    seen: list[set[int]] = [set() for _ in range(people)]
+    placed = True
+    while placed and room.sum() > 0:
+        placed = False
+        for person in rng.permutation(people):
+            free = (room > 0) & ~shown[person]
+            if len(seen[person]) == 1:  # the second sighting must be another camera's
+                free &= camera != next(iter(seen[person]))
+            # Scenes of the cameras with the most room first, so that room never stays under one camera only.
+            left = np.bincount(camera, weights=room, minlength=cameras)[camera]
+            weight = np.cumsum(free * left**2)
+            if weight[-1] <= 0:
+                continue
+            scene = int(np.searchsorted(weight, rng.random() * weight[-1], side="right"))
+            plan[scene].append(int(person))
+            shown[person, scene] = True
+            seen[person].add(int(camera[scene]))
+            room[scene] -= 1
+            placed = True
+    lonely = [person for person in range(people) if len(seen[person]) < 2]
+    if lonely:
+        raise InputError(
+            f"synthetic_street: the gallery is too small to show {len(lonely)} of {people} test identities under two "
+            "cameras; raise gallery_images or lower test_identities"
+        )
+    return tuple(tuple(numbers) for numbers in plan)

@@ -1,0 +1,168 @@
+"""Where people come from: drawn figures, or cut-outs that somebody rendered or photographed.
+
+A person is (role, number): role 'train' or 'test' with a number below the options' count, or 'stranger' with the
+random generator deciding who it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import os
+import re
+import tarfile
+import zlib
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from psdiff_jax.datasets.synthetic_street.figure import Pose, draw_figure
+from psdiff_jax.datasets.synthetic_street.identity import Look, draw_identities, draw_stranger
+from psdiff_jax.datasets.synthetic_street.options import StreetOptions
+from psdiff_jax.datasets.synthetic_street.sprite import SOLID, Sprite, View
+from psdiff_jax.errors import InputError
+
+
+class PeopleSource(Protocol):
+    """Makes people: the same (role, number) always the same person, a new pose and side at each call."""
+
+    def draw(self, role: str, number: int, family: str, view: View, rng: np.random.Generator) -> Sprite:
+        """The person as seen in `view`. `family` is the role whose people a stranger may resemble."""
+
+
+def people_source(options: StreetOptions) -> PeopleSource:
+    """The source that `options.source` names. Raises InputError when it lacks people."""
+    return DrawnPeople(options) if options.source == "drawn" else CutoutPeople(options)
+
+
+class DrawnPeople:
+    """Figures made of code alone."""
+
+    def __init__(self, options: StreetOptions) -> None:
+        self.looks: dict[str, list[Look]] = {
+            "train": draw_identities(options.seed, "train", options.train_identities),
+            "test": draw_identities(options.seed, "test", options.test_identities),
+        }
+
+    def draw(self, role: str, number: int, family: str, view: View, rng: np.random.Generator) -> Sprite:
+        look = draw_stranger(rng, self.looks[family]) if role == "stranger" else self.looks[role][number]
+        return draw_figure(look, Pose.draw(rng), view)
+
+
+def source_digest(source: str) -> str:
+    """Digest of what a source consists of: '' for drawn people, else of the cut-outs' bytes. Raises InputError."""
+    if source == "drawn":
+        return ""
+    path = os.path.expanduser(source)
+    digest = hashlib.sha256()
+    for person, views in sorted(_list_cutouts(path).items()):
+        for view in views:
+            digest.update(person.encode() + os.path.basename(view[0]).encode() + _read_bytes(path, view))
+    return digest.hexdigest()
+
+
+_NAME = re.compile(r"(?:^|.*/)(?P<person>[^/]+)_(?P<view>[^/_]+)\.(?:png|webp)$", re.IGNORECASE)
+# Shares of a folder's people by role. The order is a hash of the name: no seed or count moves a person across.
+_SHARES = {"train": (0.0, 0.6), "stranger": (0.6, 0.72), "test": (0.72, 1.0)}
+
+
+class CutoutPeople:
+    """RGBA pictures `<person>_<view>.png` or `.webp` in a folder or a tar file."""
+
+    def __init__(self, options: StreetOptions) -> None:
+        self.path = os.path.expanduser(options.source)
+        self.files = _list_cutouts(self.path)
+        people = sorted(self.files, key=lambda person: (zlib.crc32(person.encode()), person))
+        self.people = {
+            role: people[math.ceil(low * len(people)) : math.ceil(high * len(people))]
+            for role, (low, high) in _SHARES.items()
+        }
+        # Which of a role's people take part, and under which number, is the seed's choice.
+        for role, names in self.people.items():
+            order = np.random.default_rng([options.seed, 303]).permutation(len(names))
+            self.people[role] = [names[k] for k in order]
+        for role, wanted in (("train", options.train_identities), ("test", options.test_identities)):
+            if len(self.people[role]) < wanted:
+                raise InputError(
+                    f"{self.path}: {len(people)} people give {len(self.people[role])} {role} identities, "
+                    f"but {role}_identities={wanted}; lower it or add people"
+                )
+        if not self.people["stranger"]:
+            raise InputError(f"{self.path}: {len(people)} people are too few to split; add more")
+
+    def draw(self, role: str, number: int, family: str, view: View, rng: np.random.Generator) -> Sprite:
+        names = self.people[role]
+        person = names[int(rng.integers(len(names)))] if role == "stranger" else names[number]
+        views = self.files[person]
+        rgba = _read_cutout(self.path, views[int(rng.integers(len(views)))])
+        # No cut-out tells a person's height: each gets one that stays his own.
+        stature = 1.72 * (0.94 + 0.12 * (zlib.crc32(person[::-1].encode()) % 1000) / 1000)
+        factor = stature * view.scale / rgba.shape[0]
+        size = (max(2, round(rgba.shape[1] * factor)), max(4, round(rgba.shape[0] * factor)))
+        picture = cv2.resize(rgba, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+        picture = np.minimum(picture, picture[..., 3:])
+        # The figure stands where its feet are, which a stretched arm moves out of the middle.
+        feet = picture[-max(1, size[1] // 7) :, :, 3].astype(np.float32).sum(0)
+        middle = float((feet * np.arange(size[0])).sum() / max(1.0, feet.sum()))
+        return Sprite(_light_up(picture, view.light), (middle, 0.98 * size[1]))
+
+
+def _light_up(rgba: np.ndarray, light: float) -> np.ndarray:
+    """Falls the street's light on a cut-out: brighter towards it, darker away, and softens the hard edge."""
+    ramp = 0.97 + 0.16 * light * np.linspace(-1, 1, rgba.shape[1], dtype=np.float32)
+    lit = rgba.astype(np.float32)
+    lit[..., :3] *= ramp[None, :, None]
+    soft = cv2.GaussianBlur(lit, (3, 3), 0.55)
+    soft[..., :3] = np.minimum(soft[..., :3], soft[..., 3:])
+    return np.clip(soft, 0, 255).astype(np.uint8)
+
+
+def _list_cutouts(path: str) -> dict[str, list[tuple[str, int, int]]]:
+    """person -> (file name, offset, length) of each view; offset -1 for files in a folder. Raises InputError."""
+    entries: list[tuple[str, int, int]] = []
+    if os.path.isdir(path):
+        entries = [(name, -1, 0) for name in sorted(os.listdir(path))]
+    elif os.path.isfile(path):
+        try:
+            with tarfile.open(path, "r:") as archive:
+                entries = [(m.name, m.offset_data, m.size) for m in archive if m.isfile()]
+        except tarfile.TarError as error:
+            raise InputError(f"{path}: not an uncompressed tar file of cut-outs ({error})") from error
+    else:
+        raise InputError(f"{path}: no such folder or tar file of cut-outs; set source to 'drawn' or to one that exists")
+    people: dict[str, list[tuple[str, int, int]]] = {}
+    for entry in sorted(entries):
+        match = _NAME.match(entry[0])
+        if match:
+            people.setdefault(match["person"], []).append(entry)
+    if not people:
+        raise InputError(f"{path}: holds no cut-outs named <person>_<view>.png or <person>_<view>.webp")
+    return people
+
+
+@functools.lru_cache(maxsize=512)
+def _read_cutout(path: str, entry: tuple[str, int, int]) -> np.ndarray:
+    """The figure cropped to its own extent: uint8 [h, w, 4], RGB multiplied by alpha."""
+    name = entry[0]
+    data = np.frombuffer(_read_bytes(path, entry), np.uint8)
+    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if picture is None or picture.ndim != 3 or picture.shape[2] != 4 or picture.dtype != np.uint8:
+        raise InputError(f"{path}: {name} is not an 8-bit RGBA picture")
+    solid = picture[..., 3] >= SOLID
+    if not solid.any():
+        raise InputError(f"{path}: {name} is fully transparent")
+    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
+    picture = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    rgba = picture[..., (2, 1, 0, 3)].astype(np.uint16)
+    rgba[..., :3] = rgba[..., :3] * rgba[..., 3:] // 255
+    return rgba.astype(np.uint8)
+
+
+def _read_bytes(path: str, entry: tuple[str, int, int]) -> bytes:
+    name, offset, length = entry
+    with open(path if offset >= 0 else os.path.join(path, name), "rb") as file:
+        if offset >= 0:
+            file.seek(offset)
+        return file.read(length if offset >= 0 else -1)

@@ -1,0 +1,232 @@
+"""Crops of people: cut out of the original photographs once, then drawn as identity-balanced, augmented batches.
+
+Legend: N crops of a split, B crops of a batch = P people x K crops + U unlabelled, h w rows and columns of a crop.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psdiff_jax.errors import InputError
+
+GREY = (124, 116, 104)  # ImageNet's mean colour: what padding and erasing put in
+IN_MEMORY = 2**31  # bytes of crops; more of them go to a file that is mapped
+
+
+@dataclass(frozen=True)
+class CropSet:
+    """All people of a split, image by image in the order of its annotations.
+
+    crops: uint8 [N,h,w,3] RGB. person_ids: int64 [N], -1 unlabelled. cameras: int32 [N]. image_index: int32 [N].
+    """
+
+    crops: np.ndarray
+    person_ids: np.ndarray
+    cameras: np.ndarray
+    image_index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+
+def decode_rgb(encoded: bytes, name: str) -> np.ndarray:
+    """uint8 [H,W,3] RGB of an encoded photograph; InputError naming it when it is broken."""
+    import cv2
+
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    if image is None:
+        raise InputError(f"{name}: the photograph cannot be decoded; replace it and prepare the dataset again")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def crop_boxes(image: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The people in `boxes` [n,4] (xyxy pixels) of `image` uint8 [H,W,3], resized bicubically: uint8 [n,h,w,3].
+
+    Boxes are widened to whole pixels and clipped to the photograph; one outside of it is an InputError.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    crops = np.empty((len(boxes), *size, 3), np.uint8)
+    for i, (x1, y1, x2, y2) in enumerate(np.asarray(boxes, np.float64)):
+        # A box such as 10.0001 is not meant to reach into the next pixel.
+        left, top = max(int(np.floor(x1 + 1e-2)), 0), max(int(np.floor(y1 + 1e-2)), 0)
+        right, bottom = min(int(np.ceil(x2 - 1e-2)), width), min(int(np.ceil(y2 - 1e-2)), height)
+        if left >= right or top >= bottom:
+            raise InputError(f"box {boxes[i].tolist()} (xyxy) has no pixel in its {width} x {height} photograph")
+        cv2.resize(image[top:bottom, left:right], size[::-1], dst=crops[i], interpolation=cv2.INTER_CUBIC)
+    return crops
+
+
+def load_crops(
+    dataset: Any, split: str, size: tuple[int, int], *, folder: str | Path | None = None, workers: int = 1
+) -> CropSet:
+    """Cuts out every truth box of a split of a `PreparedDataset` (`query`: the query boxes).
+
+    Args:
+      size: (h, w). folder: where more than `IN_MEMORY` bytes of crops go as a file; without it they stay in memory.
+      workers: threads that decode.
+    """
+    annotations = dataset.annotations(split)
+    source = getattr(dataset, f"{split}_source")
+    counts = np.asarray([len(boxes) for boxes in annotations.boxes], np.int64)
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    shape = (int(starts[-1]), *size, 3)
+    crops = _allocate(shape, Path(folder) / f"crops-{split}.npy" if folder is not None else None)
+
+    def cut(i: int) -> None:
+        name = annotations.image_names[i]
+        image = decode_rgb(source[i]["image"], name)
+        try:
+            crops[starts[i] : starts[i + 1]] = crop_boxes(image, annotations.boxes[i], size)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+
+    images = [i for i in range(len(counts)) if counts[i]]
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for _ in progress(pool.map(cut, images), len(images), f"crops of {split}: photographs"):
+            pass
+    person_ids = np.concatenate([np.zeros(0, np.int64), *annotations.person_ids])
+    image_index = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    return CropSet(crops, person_ids, np.asarray(annotations.cameras, np.int32)[image_index], image_index)
+
+
+def _allocate(shape: tuple[int, ...], path: Path | None) -> np.ndarray:
+    if path is None or np.prod(shape, dtype=np.int64) <= IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+
+
+def progress(items: Iterator[Any], total: int, what: str, every: float = 10.0) -> Iterator[Any]:
+    """Passes `items` on and prints `what done/total` to stderr every so many seconds."""
+    begin = last = time.perf_counter()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.perf_counter()
+        if now - last >= every:
+            left = (now - begin) / done * (total - done)
+            print(f"{what} {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
+            last = now
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What happens to a crop before training; 0 or False switches a part off.
+
+    Attributes:
+      flip: mirror half of the crops.
+      pad: share of the height by which a crop is shifted at most, either way (HHCL: 10 of 256 pixels).
+      erase: probability that a rectangle of 2% to 40% of the area is greyed (Zhong et al. 2020).
+      jitter: a gain and an offset a colour channel, uniform within +-jitter (of 1 and of 128).
+    """
+
+    flip: bool = True
+    pad: float = 0.04
+    erase: float = 0.5
+    jitter: float = 0.0
+
+
+def augment_crops(crops: np.ndarray, options: Augment, rng: np.random.Generator) -> np.ndarray:
+    """An augmented copy of `crops` uint8 [B,h,w,3]. Consumes the same random numbers whatever the switches are."""
+    import cv2
+
+    count, height, width, _ = crops.shape
+    flip = rng.random(count) < 0.5
+    reach = round(options.pad * height)
+    shift = np.rint((rng.random((count, 2)) * 2 - 1) * reach).astype(int)
+    erased = rng.random(count) < options.erase
+    # Area and side ratio of the erased rectangle, and where it lies.
+    share, ratio = rng.uniform(0.02, 0.4, count), np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3), count))
+    place = rng.random((count, 2))
+    gain, offset = rng.uniform(-1, 1, (2, count, 3)) * options.jitter
+    out = np.empty_like(crops)
+    for i, crop in enumerate(crops):
+        if options.flip and flip[i]:
+            crop = crop[:, ::-1]
+        dy, dx = shift[i]
+        if dy or dx:
+            out[i] = GREY
+            out[i, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = (
+                crop[max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
+            )  # fmt: skip
+        else:
+            out[i] = crop
+        if options.jitter:  # on the crop's own pixels and its padding alike; saturating
+            cv2.transform(out[i], np.column_stack([np.diag(1 + gain[i]), 128 * offset[i]]), dst=out[i])
+    for i in np.flatnonzero(erased):
+        h = min(round(np.sqrt(share[i] * height * width * ratio[i])), height - 1)
+        w = min(round(np.sqrt(share[i] * height * width / ratio[i])), width - 1)
+        y, x = int(place[i, 0] * (height - h)), int(place[i, 1] * (width - w))
+        out[i, y : y + h, x : x + w] = GREY
+    return out
+
+
+class BalancedBatches:
+    """Batches of P people x K crops, and U unlabelled crops at the end; batch `step` depends on (seed, step) alone.
+
+    Every person comes once an epoch of `steps_per_epoch` steps (a remainder smaller than P waits for the next shuffle).
+    People with fewer than K crops repeat some. Without unlabelled crops U is 0.
+
+    Attributes:
+      labels: int32 [N], 0..people-1 by rising person id, -1 unlabelled. people: number of identities.
+      size: B.
+    """
+
+    def __init__(
+        self, crops: CropSet, people: int, crops_per_person: int, *, unlabelled: int = 0,
+        augment: Augment | None = None, seed: int = 0,
+    ):  # fmt: skip
+        self.crops, self.augment, self.seed = crops, augment or Augment(), seed
+        known = crops.person_ids >= 0
+        ids = np.unique(crops.person_ids[known])
+        if len(ids) < 2:
+            raise InputError("teacher training needs people with identities: the train split has fewer than two")
+        self.labels = np.where(known, np.searchsorted(ids, crops.person_ids), -1).astype(np.int32)
+        self.people = len(ids)
+        self.people_per_batch, self.crops_per_person = min(people, self.people), crops_per_person
+        order = np.argsort(self.labels, kind="stable")
+        self._members = np.split(order, np.searchsorted(self.labels[order], np.arange(self.people)))
+        self._unlabelled, self._members = self._members[0], self._members[1:]
+        self.unlabelled = unlabelled if len(self._unlabelled) else 0
+        self.steps_per_epoch = self.people // self.people_per_batch
+        self.size = self.people_per_batch * crops_per_person + self.unlabelled
+
+    def rows(self, step: int) -> np.ndarray:
+        """int [B], which crops batch `step` shows: K of the first person, K of the second, ..., the unlabelled."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        chosen = np.random.default_rng([self.seed, 1, epoch]).permutation(self.people)
+        chosen = chosen[place * self.people_per_batch :][: self.people_per_batch]
+        rng = np.random.default_rng([self.seed, 2, step])
+        rows = [_draw(rng, self._members[person], self.crops_per_person) for person in chosen]
+        return np.concatenate([*rows, _draw(rng, self._unlabelled, self.unlabelled)])
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """{"crops": uint8 [B,h,w,3], "labels": int32 [B]}."""
+        rows = self.rows(step)
+        rng = np.random.default_rng([self.seed, 3, step])
+        return {"crops": augment_crops(self.crops.crops[rows], self.augment, rng), "labels": self.labels[rows]}
+
+    def from_step(self, step: int = 0) -> Iterator[dict[str, np.ndarray]]:
+        """Batches without end, the next one made by a thread while the current one is used."""
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(self.batch, step)
+            while True:
+                step += 1
+                ready, pending = pending.result(), pool.submit(partial(self.batch, step))
+                yield ready
+
+
+def _draw(rng: np.random.Generator, members: np.ndarray, count: int) -> np.ndarray:
+    """`count` of `members`, each as often as any other, give or take one."""
+    if count == 0:
+        return np.zeros(0, np.int64)
+    repeats = -(-count // len(members))
+    return np.concatenate([rng.permutation(members) for _ in range(repeats)])[:count]

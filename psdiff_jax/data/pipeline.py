@@ -1,0 +1,204 @@
+"""The input pipeline: prepared records -> batches of uint8 images and boxes, on grain.
+
+    for batch in train_batches(dataset, config): ...                     endless, shuffled, augmented
+    for batch in eval_batches(dataset, "gallery", config): ...           in order, once
+
+A batch is a pure function of (config.seed, step): grain shuffles the positions of each epoch and counts steps, and
+reading, decoding and augmenting a batch depend on nothing else. P processes read the same global batches as one would,
+process p the p-th block of rows. The state of an iterator is therefore its step.
+
+A batch is a dict of NumPy arrays. Legend: `B` images of this process, `(H, W)` = config.data.image_size, `M` =
+config.data.max_boxes, `D` embedding size.
+
+    image        uint8   [B, H, W, 3]  RGB, zeros to the right and below
+    image_size   int32   [B, 2]        (h, w) of the valid area
+    scale        float32 [B]           valid area / original photograph (`transforms.to_original` goes back)
+    boxes        float32 [B, M, 4]     xyxy pixels of the network image; zeros where padded
+    boxes_mask   bool    [B, M]
+    embeddings   float32 [B, M, D]     the teacher's targets; zeros when there is no teacher
+    person_ids   int32   [B, M]        -1 unlabelled or padded
+    image_index  int32   [B]           position in the split; -1 where `valid` is false
+    valid        bool    [B]           only eval_batches: false on the images that fill up the last batch
+
+Keys of config.data that are read here: image_size, max_boxes, workers (0: threads of this process), threads (0: one a
+core, 16 at most), cache (keep resized images in memory), augment.{flip, scale_jitter, color} (training only).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from psdiff_jax.data import transforms
+from psdiff_jax.data.augment import Augment, augment_sample
+from psdiff_jax.data.prepared import PreparedDataset
+from psdiff_jax.data.scenes import Batch, Scenes, Targets
+from psdiff_jax.errors import InputError
+
+
+class BatchIterator(Iterator[Batch]):
+    """Endless training batches. `get_state()` is a small dict that JSON can hold; `set_state` continues from there."""
+
+    def __init__(self, open_at: Callable[[int], Any], identity: Mapping[str, Any]):
+        self._open_at = open_at
+        self._identity = dict(identity)
+        self._step = 0
+        self._iterator: Any = None
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._open_at(self._step)
+        batch = next(self._iterator)
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` needs: the number of batches handed out, and what they depend on."""
+        return {"step": self._step, **self._identity}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues where `state` was taken, also in the middle of an epoch.
+
+        Raises:
+          InputError: the state was taken with other settings, under which step k meant other images.
+        """
+        for key, value in self._identity.items():
+            if state.get(key) != value:
+                raise InputError(
+                    f"the checkpoint's data position was saved with {key}={state.get(key)}, this run has {key}="
+                    f"{value}: continue with the same setting, or start in another --workdir"
+                )
+        self.close()
+        self._step = int(state["step"])
+
+    def close(self) -> None:
+        """Stops the threads or workers that read ahead."""
+        if self._iterator is not None and hasattr(self._iterator, "close"):
+            self._iterator.close()
+        self._iterator = None
+
+
+class EvalBatches:
+    """The batches of a split in order, to be iterated as often as needed. `len`: how many, equal on all processes."""
+
+    def __init__(self, open_: Callable[[], Any], count: int):
+        self._open = open_
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._open())
+
+
+def train_batches(
+    dataset: PreparedDataset,
+    config: Any,
+    *,
+    targets: Targets | None = None,
+    embedding_dim: int = 256,
+    process_index: int = 0,
+    process_count: int = 1,
+    device_count: int = 1,
+) -> BatchIterator:
+    """Endless shuffled batches of `config.train.batch_size` images over all processes; this one gets its block of them.
+
+    Args:
+      targets: the teacher, which must know every box; without one `embeddings` are zeros of `embedding_dim`.
+      device_count: devices of all processes together, which share the batch.
+
+    Raises:
+      InputError: naming the key, image or file that is wrong, before the first batch.
+    """
+    global_size = config.train.batch_size
+    local_size = _local_batch("config.train.batch_size", global_size, process_count, device_count)
+    augment = Augment.from_config(config.data)
+    scenes = Scenes(dataset, "train", config.data, targets, embedding_dim, zoom=max(1.0, augment.scale_jitter[1]))
+    seed = int(config.seed)
+    first_row = process_index * local_size
+
+    def make(step: int, positions: np.ndarray) -> Batch:
+        rows = range(first_row, first_row + local_size)
+        generators = [np.random.default_rng((seed, step, row)) for row in rows]
+        return scenes.batch(positions[rows.start : rows.stop], lambda s, i: augment_sample(s, augment, generators[i]))
+
+    import grain
+
+    batches = grain.MapDataset.range(len(scenes)).seed(seed).shuffle().repeat().batch(global_size, batch_fn=np.asarray)
+    batches = batches.map_with_index(make)
+    identity = {"seed": seed, "batch_size": int(global_size), "images": len(scenes)}
+    return BatchIterator(lambda step: _read_ahead(batches.slice(slice(step, None)), config.data), identity)
+
+
+def eval_batches(
+    dataset: PreparedDataset,
+    split: str,
+    config: Any,
+    *,
+    batch_size: int | None = None,
+    indices: Sequence[int] | None = None,
+    targets: Targets | None = None,
+    embedding_dim: int = 256,
+    process_index: int = 0,
+    process_count: int = 1,
+    device_count: int = 1,
+) -> EvalBatches:
+    """A split in order, without augmentation: `train`, `gallery`, or `query` (each query's scene, with its box alone).
+
+    The last batch is filled up with empty images, told apart by `valid`. Process p gets the p-th block of each batch.
+
+    Args:
+      batch_size: images over all processes; config.evaluate.batch_size where it is None.
+      indices: positions in the split to take instead of all.
+    """
+    global_size = config.evaluate.batch_size if batch_size is None else batch_size
+    local_size = _local_batch("config.evaluate.batch_size", global_size, process_count, device_count)
+    scenes = Scenes(dataset, split, config.data, targets, embedding_dim)
+    chosen = np.arange(len(scenes)) if indices is None else np.asarray(indices, np.int64)
+    count = -(-len(chosen) // global_size)
+
+    def make(step: int) -> Batch:
+        first = step * global_size + process_index * local_size
+        positions = chosen[first : first + local_size]
+        batch = scenes.batch(positions)
+        valid = np.arange(local_size) < len(positions)
+        fills = {"image_index": -1, "person_ids": -1, "scale": 1}
+        batch = {key: transforms.pad_rows(rows, local_size, fills.get(key, 0)) for key, rows in batch.items()}
+        batch["image_size"][~valid] = scenes.image_size  # an area that nothing divides by zero on
+        return {**batch, "valid": valid}
+
+    import grain
+
+    return EvalBatches(lambda: _read_ahead(grain.MapDataset.range(count).map(make), config.data), count)
+
+
+def _local_batch(key: str, batch_size: int, process_count: int, device_count: int) -> int:
+    if batch_size < 1 or batch_size % process_count or batch_size % device_count:
+        raise InputError(
+            f"{key} is {batch_size}, which does not divide by the {device_count} devices of {process_count} processes: "
+            f"choose a multiple of {np.lcm(device_count, process_count)}"
+        )
+    return batch_size // process_count
+
+
+def _read_ahead(batches: Any, config_data: Any) -> Any:
+    """A grain iterator whose batches are made by threads of this process, or by worker processes."""
+    import grain
+    from absl import flags
+
+    cv2.setNumThreads(0)  # one thread a batch: OpenCV's own would fight with grain's and with XLA's
+    threads = config_data.get("threads") or min(16, os.cpu_count() or 1)
+    workers = config_data.get("workers") or 0
+    threads = 1 if workers else threads
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+    iterable = batches.to_iter_dataset(options)
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, also in a program that has none
+        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+    return iter(iterable)

@@ -1,0 +1,179 @@
+"""A prepared dataset on disk, opened: random access to its records, its annotations and its query list.
+
+Made by `records.open_dataset`. Annotations are read from the records once, which means reading every image, and then
+kept in a small file beside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psdiff_jax.data.schema import Annotations, Queries, scene_features
+from psdiff_jax.errors import InputError
+
+SPLITS = ("train", "gallery", "query")
+
+
+class Source:
+    """Random access to the records of a split: `source[i]` is a dict as in `scene_features`, the image still encoded.
+
+    Reads the ArrayRecord files `paths` by themselves: TFDS's own source holds the builder, and a builder with options
+    cannot be pickled for a worker process. With `positions` [K], record i is record `positions[i]` of the files.
+    """
+
+    def __init__(self, paths: Sequence[str], positions: np.ndarray | None = None):
+        import tensorflow_datasets as tfds
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self._paths, self._positions = list(paths), positions
+        self._records = ArrayRecordDataSource(self._paths)
+        self._features, self._decoders = scene_features(), {"image": tfds.decode.SkipDecoding()}
+
+    def __len__(self) -> int:
+        return len(self._records) if self._positions is None else len(self._positions)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        position = int(index) if self._positions is None else int(self._positions[index])
+        record = dict(self._features.deserialize_example_np(self._records[position], decoders=self._decoders))
+        record["image_name"] = record["image_name"].decode()
+        return record
+
+    def __reduce__(self) -> tuple:
+        return Source, (self._paths, self._positions)
+
+
+class PreparedDataset:
+    """A prepared dataset on disk. `folder`: where its ArrayRecord files are; `report`: what its builder had to say."""
+
+    def __init__(self, name: str, builder: Any, report: Mapping[str, Any] | None = None):
+        self.name = name
+        self.folder = Path(str(builder.data_path))
+        self.report = dict(report or {})
+        self._builder = builder
+        self._annotations: dict[str, Annotations] = {}
+
+    @cached_property
+    def train_source(self) -> Source:
+        return Source(self._paths("train"))
+
+    @cached_property
+    def gallery_source(self) -> Source:
+        return Source(self._paths("gallery"))
+
+    @cached_property
+    def query_source(self) -> Source:
+        """The scene of each query, in the order of `queries()`."""
+        positions = {name: i for i, name in enumerate(self.annotations("gallery").image_names)}
+        return Source(self._paths("gallery"), np.asarray([positions[name] for name in self.queries().image_names], int))
+
+    def source(self, split: str) -> Source:
+        """The source of `train`, `gallery` or `query`."""
+        if split not in SPLITS:
+            raise InputError(f"dataset {self.name} has no split {split!r}: choose one of {', '.join(SPLITS)}")
+        return getattr(self, f"{split}_source")
+
+    def annotations(self, split: str) -> Annotations:
+        """All of a split but its pixels. For `query`: the query's scene, with the query's box as the only one."""
+        if split not in self._annotations:
+            read = self._query_annotations if split == "query" else self._read_annotations
+            self._annotations[split] = read(split)
+        return self._annotations[split]
+
+    def queries(self) -> Queries:
+        """The query list.
+
+        Raises:
+          InputError: a query in an image that the gallery does not hold.
+        """
+        raw = self._read_annotations("query")
+        missing = sorted(set(raw.image_names) - set(self.annotations("gallery").image_names))
+        if missing:
+            raise InputError(
+                f"dataset {self.name}: query image {missing[0]} is not in its gallery; add it or drop the query"
+            )
+        return Queries(
+            image_names=raw.image_names,
+            boxes=np.concatenate([np.zeros((0, 4), np.float32), *raw.boxes]),
+            person_ids=np.concatenate([np.zeros(0, np.int64), *raw.person_ids]),
+            cameras=raw.cameras,
+            frames=raw.frames,
+        )
+
+    def _query_annotations(self, split: str) -> Annotations:
+        raw, gallery = self._read_annotations(split), self.annotations("gallery")
+        sizes = dict(zip(gallery.image_names, gallery.sizes, strict=True))
+        self.queries()  # refuses a query without a scene
+        found = np.asarray([sizes[name] for name in raw.image_names], np.int32).reshape(-1, 2)
+        return Annotations(raw.image_names, found, raw.cameras, raw.frames, raw.boxes, raw.person_ids)
+
+    def _paths(self, split: str) -> list[str]:
+        if split not in self._builder.info.splits:
+            raise InputError(f"{self.folder} has no split {split!r}: delete this folder, it is then built again")
+        paths = [str(path) for path in self._builder.info.splits[split].filepaths]
+        for path in paths:
+            if not Path(path).is_file():
+                raise InputError(f"{path} is missing: delete the folder {self.folder}, it is then built again")
+        return paths
+
+    def _read_annotations(self, split: str) -> Annotations:
+        path = self.folder / f"annotations-{split}.npz"
+        with contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile):
+            return _load_annotations(path)
+        source = Source(self._paths(split))
+        rows = [{key: value for key, value in source[i].items() if key != "image"} for i in range(len(source))]
+        found = Annotations(
+            image_names=tuple(row["image_name"] for row in rows),
+            sizes=np.asarray([(row["height"], row["width"]) for row in rows], np.int32).reshape(-1, 2),
+            cameras=np.asarray([row["camera"] for row in rows], np.int32),
+            frames=np.asarray([row["frame"] for row in rows], np.int64),
+            boxes=tuple(np.asarray(row["boxes"], np.float32).reshape(-1, 4) for row in rows),
+            person_ids=tuple(np.asarray(row["person_ids"], np.int64).reshape(-1) for row in rows),
+        )
+        with contextlib.suppress(OSError):  # a read-only folder only costs time
+            _save_annotations(path, found)
+        return found
+
+
+def _save_annotations(path: Path, annotations: Annotations) -> None:
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        image_names=np.asarray(annotations.image_names, str),
+        sizes=annotations.sizes,
+        cameras=annotations.cameras,
+        frames=annotations.frames,
+        counts=np.asarray([len(boxes) for boxes in annotations.boxes], np.int64),
+        boxes=np.concatenate([np.zeros((0, 4), np.float32), *annotations.boxes]),
+        person_ids=np.concatenate([np.zeros(0, np.int64), *annotations.person_ids]),
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+def _load_annotations(path: Path) -> Annotations:
+    with np.load(path) as stored:
+        ends = np.cumsum(stored["counts"])[:-1]
+        has_images = len(stored["counts"]) > 0
+        return Annotations(
+            image_names=tuple(str(name) for name in stored["image_names"]),
+            sizes=stored["sizes"],
+            cameras=stored["cameras"],
+            frames=stored["frames"],
+            boxes=tuple(np.split(stored["boxes"], ends)) if has_images else (),
+            person_ids=tuple(np.split(stored["person_ids"], ends)) if has_images else (),
+        )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file that is either there as a whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)

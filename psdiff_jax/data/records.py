@@ -1,0 +1,194 @@
+"""Prepared datasets: built once by a TFDS builder as ArrayRecord files, then opened as random-access sources.
+
+    dataset = open_dataset(config.data)
+    dataset.train_source[3]["image"]            encoded bytes
+    dataset.annotations("gallery").boxes[7]     float32 [n, 4] xyxy pixels
+    dataset.queries().person_ids
+
+A prepared dataset lives in `<prepared_dir>/<name>-<fingerprint>/`. The fingerprint covers every builder option and,
+where the builder reads files, their contents: other options or data make another folder, none is silently reused.
+
+A builder is a `tfds.core.GeneratorBasedBuilder` made with `data_dir` and its own options by keyword. It may have
+  - `fingerprint(**options) -> str`, a classmethod: a digest of the files it reads (then their path does not count);
+  - `report`, a dict that it fills while it generates (boxes dropped, ...), kept as `PreparedDataset.report`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib
+import inspect
+import io
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psdiff_jax.data.prepared import SPLITS, PreparedDataset, Source, write_atomically
+from psdiff_jax.data.schema import (
+    UNKNOWN,
+    UNLABELLED,
+    Annotations,
+    Queries,
+    query_example,
+    query_features,
+    scene_example,
+    scene_features,
+)
+from psdiff_jax.errors import InputError
+
+__all__ = [  # this module is where the rest of the program finds all of them
+    "BUILDERS",
+    "SPLITS",
+    "UNKNOWN",
+    "UNLABELLED",
+    "Annotations",
+    "PreparedDataset",
+    "Queries",
+    "Source",
+    "open_dataset",
+    "query_example",
+    "query_features",
+    "scene_example",
+    "scene_features",
+]
+
+BUILDERS = {
+    "prw": "psdiff_jax.datasets.prw.builder:Prw",
+    "synthetic_street": "psdiff_jax.datasets.synthetic_street.builder:SyntheticStreet",
+}
+
+
+def open_dataset(config_data: Mapping[str, Any]) -> PreparedDataset:
+    """Opens the dataset that `config.data` describes, and builds it first where that has not been done.
+
+    Reads `name` (one of `BUILDERS`, or `module:Class` of a builder of one's own), `root` (the folder with the user's
+    data, for builders that read one), `prepared_dir` and `builder` (the builder's options).
+
+    Raises:
+      InputError: one line on what is wrong with these keys or with the data they name.
+    """
+    name = config_data["name"]
+    builder_class = _builder_class(name)
+    options = dict(config_data.get("builder") or {})
+    if config_data.get("root"):
+        options["root"] = str(config_data["root"])
+    _check_options(name, builder_class, options)
+    if not config_data.get("prepared_dir"):
+        raise InputError("config.data.prepared_dir is empty: name the folder that prepared datasets are kept in")
+
+    folder = (
+        Path(config_data["prepared_dir"]).expanduser() / f"{name.split(':')[-1]}-{_fingerprint(builder_class, options)}"
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"config.data.prepared_dir: cannot write to {folder.parent} ({error.strerror})") from error
+    builder = builder_class(data_dir=str(folder), **options)
+    report_path = folder / "prepared.json"
+    if not _is_prepared(builder):
+        with _locked(folder):  # the processes of a pod may all come here: one builds, the others wait
+            if not _is_prepared(builder):
+                _prepare(name, builder, options, report_path)
+        builder = builder_class(data_dir=str(folder), **options)
+    report = json.loads(report_path.read_text())["report"] if report_path.is_file() else {}
+    return PreparedDataset(name, builder, report)
+
+
+def _prepare(name: str, builder: Any, options: Mapping[str, Any], report_path: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()  # its bars are thousands of lines in a log file
+    print(f"preparing dataset {name} in {report_path.parent} (once)", file=sys.stderr, flush=True)
+    begin = time.perf_counter()
+    for leftover in report_path.parent.rglob("incomplete.*"):  # of a build that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads there
+        builder.download_and_prepare(file_format="array_record")
+    report = dict(getattr(builder, "report", {}))
+    write_atomically(report_path, json.dumps({"options": options, "report": report}, indent=2, default=_plain).encode())
+    counts = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
+    print(f"prepared {name}: {counts} records in {time.perf_counter() - begin:.0f} s {report or ''}", file=sys.stderr)
+
+
+def _is_prepared(builder: Any) -> bool:
+    """TFDS renames its folder into place when all is written, and writes `dataset_info.json` before that."""
+    return (Path(str(builder.data_path)) / "dataset_info.json").is_file()
+
+
+def _builder_class(name: str) -> Any:
+    path = name if ":" in name else BUILDERS.get(name)
+    if path is None:
+        known = ", ".join(BUILDERS)
+        raise InputError(
+            f"config.data.name: there is no dataset {name!r}; choose one of {known}, or name a module:Class"
+        )
+    module, _, attribute = path.partition(":")
+    try:
+        with _quiet_tfds():
+            return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        if path in BUILDERS.values():
+            raise  # our own fault
+        raise InputError(f"config.data.name: {name!r} cannot be imported ({error})") from error
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """Importing TFDS without TensorFlow logs a page of advice that does not concern us."""
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.getLogger().setLevel(level)
+
+
+def _check_options(name: str, builder_class: Any, options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(builder_class.__init__).parameters
+    named = {key: p for key, p in parameters.items() if key not in ("self", "data_dir") and p.kind is not p.VAR_KEYWORD}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # then the builder checks them itself
+    for key in sorted(set(options) - set(named)) * (not takes_any):
+        known = ", ".join(named) or "none"
+        raise InputError(f"config.data.{_key(key)}: dataset {name} takes no such option; it knows {known}")
+    for key, parameter in named.items():
+        if parameter.default is parameter.empty and key not in options:
+            raise InputError(f"config.data.{_key(key)} is not set: dataset {name} needs --config.data.{_key(key)}=...")
+
+
+def _key(option: str) -> str:
+    return option if option == "root" else f"builder.{option}"
+
+
+def _fingerprint(builder_class: Any, options: Mapping[str, Any]) -> str:
+    counted = dict(options)
+    if hasattr(builder_class, "fingerprint"):
+        counted["root"] = builder_class.fingerprint(**options)  # what is in the folder counts, not where it is
+    elif "root" in counted:
+        counted["root"] = str(Path(counted["root"]).resolve())
+    text = json.dumps(counted, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):  # ConfigDict
+        return value.to_dict()
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return str(value)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system, also when the process is killed
+        yield

@@ -1,0 +1,148 @@
+"""The images of a split as the network takes them: position -> sample, positions -> batch. No order, no randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from psdiff_jax.data import transforms
+from psdiff_jax.data.prepared import PreparedDataset
+from psdiff_jax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+CACHE_LIMIT = 16 * 2**30  # bytes of resized images that config.data.cache may keep
+
+
+class Targets(Protocol):
+    """The teacher's embeddings of the truth boxes."""
+
+    def lookup(self, split: str, image_index: int) -> np.ndarray:
+        """float32 [n, D], unit norm, in the order of the annotation's boxes."""
+
+
+class Scenes:
+    """The images of a split, ready for the network: position -> sample, and positions -> batch."""
+
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        split: str,
+        config_data: Any,
+        targets: Targets | None,
+        embedding_dim: int,
+        zoom: float = 1.0,
+    ):
+        """`zoom`: images are read at this multiple of the size that fits, for augmentation to shrink or crop."""
+        self.split = split
+        self.image_size = _image_size(config_data)
+        self.max_boxes = config_data["max_boxes"]
+        self.annotations = dataset.annotations(split)
+        self.targets, self.zoom = targets, zoom
+        self.embedding_dim = getattr(targets, "dim", embedding_dim)
+        self._source, self._folder = dataset.source(split), dataset.folder
+        self._cache: list[np.ndarray | None] | None = None
+        self._check(dataset.name)
+        if config_data.get("cache"):
+            self._check_memory()
+            self._cache = [None] * len(self)
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def batch(self, positions: Sequence[int], change: Callable[[dict, int], dict] | None = None) -> Batch:
+        """The samples at `positions` (changed by `change(sample, row)`) as one batch of len(positions) images."""
+        rows, (height, width), count = len(positions), self.image_size, self.max_boxes
+        batch = {
+            "image": np.zeros((rows, height, width, 3), np.uint8),
+            "image_size": np.zeros((rows, 2), np.int32),
+            "scale": np.ones(rows, np.float32),
+            "boxes": np.zeros((rows, count, 4), np.float32),
+            "boxes_mask": np.zeros((rows, count), bool),
+            "embeddings": np.zeros((rows, count, self.embedding_dim), np.float32),
+            "person_ids": np.full((rows, count), -1, np.int32),
+            "image_index": np.asarray(positions, np.int32).reshape(rows),
+        }
+        for row, position in enumerate(positions):
+            sample = self.sample(int(position))
+            if change is not None:
+                sample = change(sample, row)
+            image, boxes = sample["image"], sample["boxes"]
+            h, w = image.shape[:2]
+            batch["image"][row, :h, :w] = image
+            batch["image_size"][row] = h, w
+            batch["scale"][row] = sample["scale"]
+            batch["boxes"][row, : len(boxes)] = boxes
+            batch["boxes_mask"][row, : len(boxes)] = True
+            batch["embeddings"][row, : len(boxes)] = sample["embeddings"]
+            batch["person_ids"][row, : len(boxes)] = sample["person_ids"]
+        return batch
+
+    def sample(self, position: int) -> dict[str, Any]:
+        """One image at `zoom` times the fitting scale, with its boxes in its own pixels."""
+        image = self._image(position)
+        scale = self.zoom * transforms.fit_scale(self.annotations.sizes[position], self.image_size)
+        boxes = self.annotations.boxes[position]
+        return {
+            "image": image,
+            "scale": scale,
+            "fit": (self.image_size, scale / self.zoom),
+            "boxes": transforms.to_network(boxes, scale, image.shape[:2]),
+            "person_ids": self.annotations.person_ids[position],
+            "embeddings": self._embeddings(position, len(boxes)),
+        }
+
+    def _image(self, position: int) -> np.ndarray:
+        if self._cache is not None and self._cache[position] is not None:
+            return self._cache[position]
+        name = self.annotations.image_names[position]
+        image = transforms.decode_image(
+            self._source[position]["image"], f"record {position} ({name}) of split {self.split} in {self._folder}"
+        )
+        size = self.annotations.sizes[position]
+        if image.shape[:2] != tuple(size):
+            found = f"{image.shape[1]} x {image.shape[0]}"
+            raise InputError(
+                f"{name} is {found}, recorded as {size[1]} x {size[0]}: delete {self._folder} to build it again"
+            )
+        image = transforms.resize(image, self.zoom * transforms.fit_scale(size, self.image_size))
+        if self._cache is not None:
+            self._cache[position] = image
+        return image
+
+    def _embeddings(self, position: int, count: int) -> np.ndarray:
+        if self.targets is None:
+            return np.zeros((count, self.embedding_dim), np.float32)
+        found = np.asarray(self.targets.lookup(self.split, position), np.float32)
+        if found.shape != (count, self.embedding_dim):
+            raise InputError(
+                f"the teacher's embeddings of {self.annotations.image_names[position]} have shape {found.shape},"
+                f" expected {(count, self.embedding_dim)}: boxes x embedding size; make them again"
+            )
+        return found
+
+    def _check(self, dataset_name: str) -> None:
+        if len(self) == 0:
+            raise InputError(f"split {self.split} of dataset {dataset_name} is empty: check config.data")
+        most = max(range(len(self)), key=lambda i: len(self.annotations.boxes[i]))
+        if len(self.annotations.boxes[most]) > self.max_boxes:
+            name, count = self.annotations.image_names[most], len(self.annotations.boxes[most])
+            limit = f"config.data.max_boxes={self.max_boxes}"
+            raise InputError(f"image {name} of split {self.split} has {count} boxes, more than {limit}: raise it")
+
+    def _check_memory(self) -> None:
+        fits = [transforms.fit_scale(size, self.image_size) * self.zoom for size in self.annotations.sizes]
+        total = sum(3 * int(h * s) * int(w * s) for (h, w), s in zip(self.annotations.sizes, fits, strict=True))
+        if total > CACHE_LIMIT:
+            raise InputError(
+                f"config.data.cache: the images of split {self.split} need {total / 2**30:.0f} GiB in memory, more than"
+                f" {CACHE_LIMIT // 2**30}: turn it off"
+            )
+
+
+def _image_size(config_data: Any) -> tuple[int, int]:
+    size = tuple(int(side) for side in config_data["image_size"])
+    if len(size) != 2 or min(size) < 1:
+        raise InputError(f"config.data.image_size is {size}, expected (height, width) in pixels")
+    return size

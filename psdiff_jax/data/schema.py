@@ -1,0 +1,128 @@
+"""The schema of a prepared dataset: what a record holds and what is read back from it. The same for every builder.
+
+TFDS gives all splits of a dataset the same features, so scenes and queries share one `FeaturesDict`: a query is a
+record with exactly one box, whose `image_name` refers to a gallery record and whose `image` is empty. Builders yield
+`scene_example(...)` in the splits `train` and `gallery` and `query_example(...)` in `query`. Scenes are checked there,
+so that a bad record is refused by name while the dataset is built, and never met in training.
+
+Legend: `M` records of a split, `n` boxes of one image, `Q` queries. Boxes are float32 xyxy in pixels of the original
+image (edges, not pixel centres: a box over the whole image is [0, 0, width, height]).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from psdiff_jax.errors import InputError
+
+UNKNOWN = -1  # a camera or frame number that nobody knows
+UNLABELLED = -1  # the person id of somebody without identity
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """A split without its pixels, in the order of the data source: `M` images, each with its own `n` boxes."""
+
+    image_names: tuple[str, ...]
+    sizes: np.ndarray  # int32 [M, 2], (height, width)
+    cameras: np.ndarray  # int32 [M], -1 unknown
+    frames: np.ndarray  # int64 [M], number of the frame in its video, -1 unknown
+    boxes: tuple[np.ndarray, ...]  # M times float32 [n, 4] xyxy pixels
+    person_ids: tuple[np.ndarray, ...]  # M times int64 [n], -1 unlabelled
+
+    def __len__(self) -> int:
+        return len(self.image_names)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The query list: one box in one gallery image each, in the order of the data source."""
+
+    image_names: tuple[str, ...]
+    boxes: np.ndarray  # float32 [Q, 4] xyxy pixels
+    person_ids: np.ndarray  # int64 [Q]
+    cameras: np.ndarray  # int32 [Q]
+    frames: np.ndarray  # int64 [Q]
+
+    def __len__(self) -> int:
+        return len(self.image_names)
+
+
+def scene_features() -> Any:
+    """The `tfds.features.FeaturesDict` of every dataset here, for scenes and queries alike."""
+    import tensorflow_datasets as tfds
+
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "image_name": tfds.features.Text(),
+            "height": np.int32,
+            "width": np.int32,
+            "camera": np.int32,
+            "frame": np.int64,
+            "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+            "person_ids": tfds.features.Tensor(shape=(None,), dtype=np.int64),
+        }
+    )
+
+
+query_features = scene_features  # one schema a dataset (see above); queries fill it through `query_example`
+
+
+def scene_example(
+    *,
+    image: bytes,
+    image_name: str,
+    height: int,
+    width: int,
+    boxes: np.ndarray,
+    person_ids: np.ndarray,
+    camera: int = UNKNOWN,
+    frame: int = UNKNOWN,
+) -> dict[str, Any]:
+    """One record of `train` or `gallery`.
+
+    Args:
+      image: encoded JPEG or PNG of `height` x `width` pixels.
+      boxes: [n, 4] xyxy pixels, inside the image and of positive size.
+      person_ids: [n], -1 unlabelled.
+
+    Raises:
+      InputError: boxes and ids that differ in number; a box outside its image or without area.
+    """
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    person_ids = np.asarray(person_ids, np.int64).reshape(-1)
+    if len(boxes) != len(person_ids):
+        raise InputError(f"{image_name}: {len(boxes)} boxes but {len(person_ids)} person ids; give one id a box")
+    for row, box in enumerate(boxes):
+        x1, y1, x2, y2 = box
+        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):  # also false for NaN
+            raise InputError(
+                f"{image_name}: box {row + 1} {box.tolist()} (xyxy) does not lie inside its {width} x {height} photograph;"
+                " correct or remove it"
+            )
+    return _record(image, image_name, height, width, camera, frame, boxes, person_ids)
+
+
+def query_example(
+    *, image_name: str, box: np.ndarray, person_id: int, camera: int = UNKNOWN, frame: int = UNKNOWN
+) -> dict[str, Any]:
+    """One record of `query`: a box [4], xyxy pixels, in the gallery image `image_name`."""
+    boxes = np.asarray(box, np.float32).reshape(1, 4)
+    return _record(b"", image_name, 0, 0, camera, frame, boxes, np.asarray([person_id], np.int64))
+
+
+def _record(image, image_name, height, width, camera, frame, boxes, person_ids) -> dict[str, Any]:
+    return {
+        "image": image,
+        "image_name": image_name,
+        "height": int(height),
+        "width": int(width),
+        "camera": int(camera),
+        "frame": int(frame),
+        "boxes": boxes,
+        "person_ids": person_ids,
+    }

@@ -1,0 +1,260 @@
+"""Teacher targets: one embedding for every truth box, from a file of embeddings or from a teacher network.
+
+    targets = file_targets("teacher.npz", dataset, splits=("train",))
+    targets = network_targets(embed, teacher_hash, dataset, splits=("train",), crop_size=(128, 64), folder=...)
+    targets.lookup("train", 17)        float32 [n, D] unit norm, in the order of the image's boxes
+
+`embed` is any function from crops uint8 [B,h,w,3] to embeddings [B,D] (`TrainedTeacher.embed`), so that nothing here
+needs a model. What a network computes is kept in `<folder>/targets-<split>.npy` and mapped from there; beside it lies
+what it was computed from, and when that no longer holds it is computed again.
+
+Legend: n boxes of an image, K boxes of a split, D embedding, R rows of a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from psdiff_jax.data.crops import load_crops, progress
+from psdiff_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from psdiff_jax.data.records import Annotations
+    from psdiff_jax.evaluation.embeddings import Detections
+
+TOLERANCE = 0.51  # pixels by which a box in a file may differ: annotations are rounded differently
+QUERY_TOLERANCE = 2.01  # PRW's query list differs from its annotations by more
+Embed = Callable[[np.ndarray], np.ndarray]
+
+
+class Targets:
+    """Embeddings of the truth boxes of some splits.
+
+    Attributes:
+      dim: D. source: one phrase, where they come from. notes: lines for the user (rows of a file that nothing used).
+    """
+
+    def __init__(
+        self, rows: Mapping[str, np.ndarray], starts: Mapping[str, np.ndarray], source: str, notes: Sequence[str] = ()
+    ):
+        self._rows, self._starts = dict(rows), dict(starts)
+        self.source, self.notes = source, tuple(notes)
+        self.dim = int(next(iter(self._rows.values())).shape[1])
+
+    def lookup(self, split: str, image_index: int) -> np.ndarray:
+        """float32 [n,D], unit norm, of image `image_index` of `split` (its position in the annotations)."""
+        start, end = self._starts[split][image_index : image_index + 2]
+        return np.asarray(self._rows[split][start:end], np.float32)
+
+    def all(self, split: str) -> np.ndarray:
+        """float32 [K,D] of the whole split, image by image; possibly memory-mapped."""
+        return self._rows[split]
+
+    def check_dim(self, embedding_dim: int) -> None:
+        """Raises InputError when the model denoises embeddings of another width."""
+        if embedding_dim != self.dim:
+            raise InputError(
+                f"config.model.embedding_dim is {embedding_dim}, but {self.source} gives {self.dim}-d embeddings:"
+                f" set config.model.embedding_dim={self.dim} or choose another teacher"
+            )
+
+
+def teacher_detections(targets: Targets, dataset: Any, split: str) -> Detections:
+    """The truth boxes of `gallery` or `query` with the teacher's embeddings and score 1.
+
+    Scored by the ordinary evaluator they give the teacher's own mAP: what PSDiff could reach with perfect boxes and
+    perfectly denoised embeddings.
+    """
+    from psdiff_jax.evaluation.embeddings import Detections
+
+    annotations = dataset.annotations(split)
+    rows = np.asarray(targets.all(split), np.float32)
+    names, person = tuple(annotations.image_names), None
+    index = np.repeat(np.arange(len(names), dtype=np.int32), [len(boxes) for boxes in annotations.boxes])
+    if split == "query":  # many queries may lie in one photograph
+        names = tuple(dict.fromkeys(annotations.image_names))
+        position = {name: i for i, name in enumerate(names)}
+        index = np.asarray([position[annotations.image_names[i]] for i in index], np.int32)
+        person = np.concatenate([np.zeros(0, np.int64), *annotations.person_ids])
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *annotations.boxes])
+    return Detections(names, boxes, np.ones(len(boxes), np.float32), rows, index, person)
+
+
+def file_targets(path: str | Path, dataset: Any, splits: Sequence[str] = ("train",)) -> Targets:
+    """Targets from a `.npz` with `image_name` [R], `box_xywh` [R,4] (pixels) and `embedding` [R,D].
+
+    A row belongs to the truth box of the same image whose edges differ by at most `TOLERANCE` pixels once both are
+    clipped to the photograph. Rows that no box wanted are counted in `notes`.
+
+    Raises:
+      InputError: the file lacks something, or a box of `splits` has no row.
+    """
+    names, boxes, embeddings = _read_file(Path(path))
+    by_image: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        by_image.setdefault(name, []).append(row)
+    used, seen = np.zeros(len(names), bool), set()
+    found, starts = {}, {}
+    for split in splits:
+        annotations = dataset.annotations(split)
+        chosen = []
+        for name, size, truth in zip(annotations.image_names, annotations.sizes, annotations.boxes, strict=True):
+            seen.add(name)
+            candidates = np.asarray(by_image.get(name, []), np.int64)
+            tolerance = QUERY_TOLERANCE if split == "query" else TOLERANCE
+            chosen.append(_match(truth, boxes[candidates], candidates, size, tolerance, name, path))
+        rows = np.concatenate([np.zeros(0, np.int64), *chosen])
+        used[rows] = True
+        found[split], starts[split] = embeddings[rows], _starts(annotations)
+    elsewhere = sum(name not in seen for name in names)
+    notes = [f"{path}: {int(used.sum())} of {len(names)} rows are truth boxes of {', '.join(splits)}"]
+    if used.sum() < len(names):
+        unmatched = len(names) - int(used.sum()) - elsewhere
+        notes[0] += f"; unused: {elsewhere} in images outside of these splits, {unmatched} that match no box"
+    return Targets(found, starts, str(path), notes)
+
+
+def _read_file(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    from psdiff_jax.models.weights import read_npz
+
+    arrays = read_npz(path)
+    for key in ("image_name", "box_xywh", "embedding"):
+        if key not in arrays:
+            raise InputError(f"{path}: has no array {key!r}; teacher files hold image_name, box_xywh and embedding")
+    names, boxes = [str(name) for name in arrays["image_name"]], np.asarray(arrays["box_xywh"], np.float64)
+    embeddings = np.asarray(arrays["embedding"], np.float32)
+    if boxes.shape != (len(names), 4) or embeddings.ndim != 2 or len(embeddings) != len(names):
+        shapes = f"image_name {len(names)}, box_xywh {boxes.shape}, embedding {embeddings.shape}"
+        raise InputError(f"{path}: arrays do not fit together ({shapes})")
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    bad = np.flatnonzero(~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 1e-6)))
+    if bad.size:
+        raise InputError(f"{path}: the embedding of {names[bad[0]]} box {boxes[bad[0]].tolist()} is zero or not finite")
+    boxes[:, 2:] += boxes[:, :2]
+    return names, boxes, embeddings / norms
+
+
+def _match(
+    truth: np.ndarray, boxes: np.ndarray, rows: np.ndarray, size: np.ndarray, tolerance: float, name: str, path: Any
+) -> np.ndarray:
+    """The row of each truth box [n,4] among the file's `boxes` [R,4] (xyxy) of that image: int [n]."""
+    limits = np.asarray([size[1], size[0]] * 2, np.float64)
+    truth, boxes = (np.clip(np.asarray(b, np.float64).reshape(-1, 4), 0, limits) for b in (truth, boxes))
+    chosen = np.empty(len(truth), np.int64)
+    for i, box in enumerate(truth):
+        apart = np.abs(boxes - box).max(axis=1) if len(boxes) else np.asarray([np.inf])
+        if apart.min() > tolerance:
+            xywh = [round(float(v), 2) for v in (*box[:2], *(box[2:] - box[:2]))]
+            closest = f"; its closest row is {apart.min():.2f} pixels off" if len(boxes) else "; it has no row there"
+            raise InputError(f"{path}: no embedding for {name} box {xywh} (xywh){closest}; add it to the file")
+        chosen[i] = rows[apart.argmin()]
+    return chosen
+
+
+def network_targets(
+    embed: Embed, teacher_hash: str, dataset: Any, splits: Sequence[str] = ("train",), *, crop_size: tuple[int, int],
+    folder: str | Path, batch: int = 256, workers: int = 1,
+) -> Targets:  # fmt: skip
+    """Targets from a network, computed once for each split and kept in `folder`.
+
+    A kept file is used when dataset, boxes, teacher and crop size are those it was made from; otherwise a line says
+    what differs and it is computed again.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, starts = {}, {}
+    for split in splits:
+        annotations = dataset.annotations(split)
+        key = {
+            "dataset": dataset_name(dataset), "boxes": boxes_hash(annotations), "teacher": teacher_hash,
+            "crop size": list(crop_size),
+        }  # fmt: skip
+        path, starts[split] = folder / f"targets-{split}.npy", _starts(annotations)
+        if not _is_fresh(path, key, int(starts[split][-1])):
+            _compute(path, key, embed, dataset, split, crop_size, batch, workers)
+        rows[split] = _map(path)
+    return Targets(rows, starts, f"teacher {teacher_hash}")
+
+
+def _is_fresh(path: Path, key: Mapping[str, Any], count: int) -> bool:
+    beside = path.with_suffix(".json")
+    if not (path.is_file() and beside.is_file()):
+        return False
+    try:
+        kept = json.loads(beside.read_text())
+        differs = [name for name, value in key.items() if kept.get(name) != value]
+        if not differs and len(_map(path)) != count:
+            differs = ["its length"]
+    except (ValueError, OSError, EOFError, AttributeError):
+        differs = ["nothing readable in it"]
+    if differs:
+        what = ", ".join(differs)
+        print(f"{path} is stale ({what} changed): computing the targets again", file=sys.stderr, flush=True)
+    return not differs
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:  # files without rows cannot be mapped
+        return np.load(path, allow_pickle=False)
+
+
+def _compute(
+    path: Path, key: Mapping[str, Any], embed: Embed, dataset: Any, split: str, crop_size: tuple[int, int], batch: int,
+    workers: int,
+) -> None:  # fmt: skip
+    crops = load_crops(dataset, split, crop_size, folder=path.parent, workers=workers).crops
+    embeddings = embed_crops(embed, crops, batch, f"teacher targets of {split}: crops")
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    path.with_suffix(".json").unlink(missing_ok=True)  # a stop in between leaves nothing that looks fresh
+    with unfinished.open("wb") as file:
+        np.save(file, embeddings)
+    unfinished.replace(path)
+    path.with_suffix(".json").write_text(json.dumps(dict(key), indent=2) + "\n")
+
+
+def embed_crops(
+    embed: Embed, crops: np.ndarray, batch: int = 256, what: str = "crops", order: np.ndarray | None = None
+) -> np.ndarray:
+    """float32 [N,D] of `crops` uint8 [N,h,w,3], taken in `order` (int [N], a permutation) but returned in their own.
+
+    Every batch has the same size, so that one is compiled: the last is filled up with crops it already has.
+    """
+    order = np.arange(len(crops)) if order is None else order
+    batch = max(min(batch, len(crops)), 1)
+    if not len(crops):  # one blank crop still tells D
+        return np.asarray(embed(np.zeros((1, *crops.shape[1:]), np.uint8)), np.float32)[:0]
+    chunks = [order[start : start + batch] for start in range(0, len(crops), batch)]
+    embeddings: np.ndarray | None = None
+    for rows in progress(iter(chunks), len(chunks), f"{what}, batches"):
+        part = np.asarray(embed(crops[np.resize(rows, batch)]), np.float32)
+        embeddings = np.empty((len(crops), part.shape[1]), np.float32) if embeddings is None else embeddings
+        embeddings[rows] = part[: len(rows)]
+    return embeddings
+
+
+def boxes_hash(annotations: Annotations) -> str:
+    """Digest of image names and truth boxes, in order."""
+    digest = hashlib.sha256("\0".join(annotations.image_names).encode())
+    for boxes in annotations.boxes:
+        digest.update(np.asarray([len(boxes)], "<i8").tobytes() + np.ascontiguousarray(boxes, "<f4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def dataset_name(dataset: Any) -> str:
+    """Name of a prepared dataset with the fingerprint of its options and files (its folder's name holds it)."""
+    folder = getattr(dataset, "folder", None)
+    return "/".join(Path(folder).parts[-3:]) if folder is not None else str(dataset.name)
+
+
+def _starts(annotations: Annotations) -> np.ndarray:
+    """int64 [M+1]: the boxes of image i are rows starts[i]..starts[i+1] of the split."""
+    return np.concatenate([[0], np.cumsum([len(boxes) for boxes in annotations.boxes])]).astype(np.int64)

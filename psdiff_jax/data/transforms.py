@@ -1,0 +1,101 @@
+"""Image and box arithmetic on the host: plain NumPy and OpenCV functions, no randomness of their own.
+
+Images are uint8 [h, w, 3] RGB. Boxes are float32 [n, 4] xyxy in pixels, on pixel edges: a box over the whole image is
+[0, 0, w, h], so that scaling an image by s scales its boxes by s. "Network image" is the resized, padded one.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from psdiff_jax.errors import InputError
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Encoded JPEG or PNG -> uint8 [h, w, 3] RGB. EXIF rotation is ignored: boxes are in pixels as stored.
+
+    Raises:
+      InputError: naming `name`, when the data is empty, truncated or no image.
+    """
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if image is None:
+        raise InputError(f"{name} is not a readable image (truncated or broken); replace it")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def fit_scale(size: tuple[int, int], target: tuple[int, int]) -> float:
+    """The factor that makes an image of `size` (h, w) just fit into `target` (H, W), its aspect kept."""
+    return min(target[0] / size[0], target[1] / size[1])
+
+
+def resize(image: np.ndarray, scale: float) -> np.ndarray:
+    """The image scaled by exactly `scale` both ways, its size rounded; area averaging when it shrinks, else linear."""
+    height, width = image.shape[:2]
+    if scale == 1.0:
+        return image
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    if min(height, width) * scale < 1:  # a thread-like image: at least one pixel remains
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        return cv2.resize(image, size, interpolation=interpolation)
+    # fx, fy and no size: OpenCV then samples at exactly 1 / scale instead of the ratio of the rounded sizes, and one
+    # factor maps the boxes of both axes.
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=interpolation)
+
+
+def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes [n, 4] cut at the border of an image of `size` (h, w)."""
+    height, width = size
+    return np.clip(boxes, 0, np.asarray([width, height, width, height], np.float32)).astype(np.float32)
+
+
+def to_network(boxes: np.ndarray, scale: float, image_size: tuple[int, int]) -> np.ndarray:
+    """Original pixels -> pixels of the network image, whose valid area is `image_size` (h, w). boxes [n, 4]."""
+    return clip_boxes(boxes * np.float32(scale), image_size)
+
+
+def to_original(boxes: np.ndarray, scale: np.ndarray | float, size: np.ndarray | tuple[int, int]) -> np.ndarray:
+    """Pixels of the network image -> pixels of the original photograph of `size` (h, w), cut at its border.
+
+    For one image (boxes [n, 4], a scalar scale, size [2]) and for a batch (boxes [B, n, 4], scale [B], size [B, 2]).
+    """
+    scale, size = np.asarray(scale, np.float32), np.asarray(size, np.float32)
+    limits = np.stack([size[..., 1], size[..., 0], size[..., 1], size[..., 0]], axis=-1)
+    return np.clip(np.asarray(boxes, np.float32) / scale[..., None, None], 0, limits[..., None, :])
+
+
+def flip_image(image: np.ndarray) -> np.ndarray:
+    """Left and right swapped."""
+    return image[:, ::-1]
+
+
+def flip_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
+    """Boxes [n, 4] of an image of `width` after `flip_image`; its own inverse."""
+    x1, y1, x2, y2 = boxes.T
+    return np.stack([width - x2, y1, width - x1, y2], axis=-1).astype(np.float32)
+
+
+def crop_boxes(boxes: np.ndarray, top: int, left: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [n, 4] in the window of `size` (h, w) at (top, left), cut at its border, and the share of each left [n]."""
+    shifted = boxes - np.asarray([left, top, left, top], np.float32)
+    clipped = clip_boxes(shifted, size)
+    return clipped, areas(clipped) / np.maximum(areas(boxes), 1e-6)
+
+
+def areas(boxes: np.ndarray) -> np.ndarray:
+    """[n] areas of boxes [n, 4]."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def adjust_color(image: np.ndarray, brightness: float, contrast: float) -> np.ndarray:
+    """(v - 127.5) * contrast + 127.5 * brightness on every value v; (1, 1) changes nothing."""
+    table = (np.arange(256) - 127.5) * contrast + 127.5 * brightness
+    return cv2.LUT(np.ascontiguousarray(image), np.clip(np.rint(table), 0, 255).astype(np.uint8))
+
+
+def pad_rows(rows: np.ndarray, count: int, fill: float = 0) -> np.ndarray:
+    """[n, ...] -> [count, ...], filled with `fill` at the end."""
+    padded = np.full((count, *rows.shape[1:]), fill, rows.dtype)
+    padded[: len(rows)] = rows
+    return padded

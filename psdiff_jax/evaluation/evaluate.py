@@ -1,0 +1,90 @@
+"""Every number of one run: detection and search, each protocol x gallery size x number of denoising steps.
+
+The result is what `evaluation.json` holds; fractions from 0 to 1, keys are text so that reading the file gives the
+same dict:
+
+    {"settings": {...}, "counts": {...}, "protocols": {name: description}, "steps": ["1", "2", ...],
+     "detection": {steps: {"all": {recall, AP, truths, detections}, "labelled": {...}, "coco": {AP, AP50, AP75}}},
+     "search": {protocol: {gallery size: {steps: {mAP, top-1, top-5, top-10, queries, queries_without_truth, ...}}}}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from psdiff_jax.evaluation.detection import coco_metrics, detection_metrics
+from psdiff_jax.evaluation.embeddings import Detections
+from psdiff_jax.evaluation.person_search import score_search
+from psdiff_jax.evaluation.protocols import Protocol
+
+if TYPE_CHECKING:
+    from psdiff_jax.data.records import Annotations, Queries
+
+
+def evaluate(
+    detections_by_steps: Mapping[int | str, tuple[Detections, Detections]],
+    annotations: Annotations,
+    queries: Queries,
+    protocols: Sequence[Protocol],
+    *,
+    detection_threshold: float = 0.01,
+    search_threshold: float = 0.5,
+    query_embedding: str = "pin",
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Scores (gallery, query) Detections of each number of steps; see the module's docstring for what comes back.
+
+    The key of a folder whose number of steps nobody knows is any text, such as "given". `query_embedding` says how
+    the queries' embeddings were made ("pin", "match", "crop", ...); it and `settings` (dataset, seed, checkpoint,
+    ...) are recorded, not used. InputError when detections, queries and annotations do not belong together.
+    """
+    result: dict[str, Any] = {
+        "settings": {
+            **(settings or {}),
+            "query_embedding": query_embedding,
+            "detection_threshold": float(detection_threshold),
+            "search_threshold": float(search_threshold),
+        },
+        "counts": count(annotations, queries),
+        "protocols": {protocol.name: protocol.description for protocol in protocols},
+        "steps": [str(steps) for steps in detections_by_steps],
+        "detection": {},
+        "search": {},
+    }
+    for steps, (gallery, query) in detections_by_steps.items():
+        result["detection"][str(steps)] = {
+            "all": detection_metrics(gallery, annotations, detection_threshold),
+            "labelled": detection_metrics(gallery, annotations, detection_threshold, labelled_only=True),
+            "coco": coco_metrics(gallery, annotations),
+        }
+        for search in score_search(gallery, query, annotations, queries, protocols, search_threshold):
+            sizes = result["search"].setdefault(search.protocol.name, {})
+            sizes.setdefault(str(search.protocol.size), {})[str(steps)] = search.summary()
+    return result
+
+
+def count(annotations: Annotations, queries: Queries) -> dict[str, int]:
+    """How many photographs, boxes, labelled boxes, people and queries the numbers stand on."""
+    ids = np.concatenate([np.zeros(0, np.int64), *annotations.person_ids])
+    return {
+        "gallery_images": len(annotations.image_names),
+        "gallery_boxes": len(ids),
+        "labelled_boxes": int((ids >= 0).sum()),
+        "people": len(np.unique(ids[ids >= 0])),
+        "queries": len(queries.image_names),
+    }
+
+
+def write_evaluation(path: str | Path, result: Mapping[str, Any]) -> None:
+    """Writes `evaluation.json` whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)

@@ -1,0 +1,79 @@
+"""Running the model on photographs: boxes, scores and unit embeddings for several numbers of steps.
+
+Legend: B image, N slot, D embedding, K number of steps.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from psdiff_jax.diffusion.noise import State, normalize
+from psdiff_jax.diffusion.samplers import Pin, SamplerSpec, sample
+from psdiff_jax.models.psdiff import Estimate, PSDiff
+from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.ops.nms import nms
+from psdiff_jax.training.step import to_clean
+
+
+class People(NamedTuple):
+    """boxes [B,N,4] xyxy pixels of the network image; scores [B,N]; embeddings [B,N,D] unit norm; keep bool [B,N].
+
+    `keep` marks what survives non-maximum suppression. A pinned query is slot 0.
+    """
+
+    boxes: jax.Array
+    scores: jax.Array
+    embeddings: jax.Array
+    keep: jax.Array
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The model with a sampler. Make one, then call it with the parameters: each number of steps compiles once."""
+
+    graphdef: nnx.GraphDef
+    sampler: SamplerSpec
+    nms_threshold: float = 0.5
+
+    @partial(jax.jit, static_argnums=(0, 5))
+    def __call__(
+        self,
+        params: Any,
+        rest: Any,
+        batch: dict[str, jax.Array],
+        key: jax.Array,
+        steps: tuple[int, ...],
+        query_boxes: jax.Array | None = None,
+    ) -> dict[int, People]:
+        """One batch -> {K: People} for every K in `steps`. Image features are computed once.
+
+        batch: image uint8 [B,H,W,3], image_size [B,2], image_index [B] (noise is drawn from it, so that the result
+        does not depend on the batch). query_boxes: [B,4] xyxy pixels to hold in slot 0.
+        """
+        model: PSDiff = nnx.merge(self.graphdef, params, rest)
+        condition = model.features(batch["image"], batch["image_size"])
+        keys = jax.vmap(partial(jax.random.fold_in, key))(batch["image_index"])
+        pin = None
+        if query_boxes is not None:
+            box = model.spec.diffusion.encode_boxes(query_boxes[:, None], batch["image_size"])[:, 0]
+            pin = Pin(box, jnp.ones(box.shape[0], bool))
+
+        def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array, Estimate]:
+            estimate = model.denoise(condition, state, t)[-1]
+            return *to_clean(model, condition, estimate), estimate
+
+        def people(estimate: Estimate) -> People:
+            boxes = box_ops.clip(estimate.boxes, batch["image_size"])
+            scores = jax.nn.sigmoid(estimate.logits)
+            keep = jax.vmap(partial(nms, threshold=self.nms_threshold))(boxes, scores)
+            return People(boxes, scores, normalize(estimate.embeddings), keep)
+
+        results = {}
+        for k in steps:
+            trajectory = sample(denoise, model.spec.diffusion, self.sampler, keys, k, pin)
+            results[k] = people(jax.tree.map(lambda v: v[-1], trajectory))
+        return results

@@ -1,0 +1,182 @@
+"""Collaborative denoising layer (paper section IV-B3, Fig. 3): noisy boxes and embeddings -> people.
+
+Legend: B image, N slot, K cell of a box (S*S), C channel, D embedding, E width of the dynamic kernels.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+
+@dataclass(frozen=True)
+class CDLSpec:
+    """Switches of the layer; the defaults are the `paper` preset.
+
+    Attributes:
+      dim: C, channels of the features (the FPN's).
+      side: S of RoIAlign.
+      heads: attention heads.
+      dynamic_width: E, width of the dynamic convolution.
+      self_attention, dynamic_conv, cross_attention: Table IV b.
+      cascade: "paper" (F_o = e0_hat), "residual" (F_o = e0_hat + W F_c) or "parallel" (F_o from F_c): Table IV c.
+      pool: "mean" over the cells, or "flatten" through a linear layer (keeps where in the box a feature stood).
+      slot_attention: self-attention across the boxes of an image (preset `wide`).
+      embedding_dim: D.
+      time_dim: width of the time MLP.
+      towers: hidden layers of the box tower.
+    """
+
+    dim: int = 256
+    side: int = 7
+    heads: int = 8
+    dynamic_width: int = 8
+    self_attention: bool = True
+    dynamic_conv: bool = True
+    cross_attention: bool = True
+    cascade: str = "paper"
+    pool: str = "mean"
+    slot_attention: bool = False
+    embedding_dim: int = 256
+    time_dim: int = 1024
+    towers: int = 1
+
+
+class Prediction(NamedTuple):
+    """What one denoising step says: logits [B,N], box deltas [B,N,4], embeddings [B,N,D] (not normalised)."""
+
+    logits: jax.Array
+    deltas: jax.Array
+    embeddings: jax.Array
+
+
+def linear(cin: int, cout: int, *, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
+    return nnx.Linear(cin, cout, use_bias=bias, kernel_init=nnx.initializers.xavier_uniform(), rngs=rngs)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with float32 softmax: query [...,Q,C], memory [...,K,C] -> [...,Q,C]."""
+
+    def __init__(self, dim: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (linear(dim, dim, rngs=rngs) for _ in range(4))
+
+    def __call__(self, query: jax.Array, memory: jax.Array) -> jax.Array:
+        q, k, v = (
+            rearrange(project(x), "... k (h c) -> ... k h c", h=self.heads)
+            for project, x in ((self.query, query), (self.key, memory), (self.value, memory))
+        )
+        logits = jnp.einsum("...qhc,...khc->...hqk", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        return self.out(rearrange(jnp.einsum("...hqk,...khc->...qhc", weights, v), "... q h c -> ... q (h c)"))
+
+
+class DynamicConv(nnx.Module):
+    """Two 1x1 convolutions whose kernels F_r produces (Sparse R-CNN's interaction): [..,K,C], [..,C] -> [..,K,C]."""
+
+    def __init__(self, dim: int, width: int, *, rngs: nnx.Rngs):
+        self.width = width
+        self.kernels = linear(dim, 2 * dim * width, rngs=rngs)
+        self.norm1, self.norm2 = nnx.LayerNorm(width, rngs=rngs), nnx.LayerNorm(dim, rngs=rngs)
+
+    def __call__(self, cells: jax.Array, query: jax.Array) -> jax.Array:
+        first, second = jnp.split(self.kernels(query), 2, axis=-1)
+        first = rearrange(first, "... (c e) -> ... c e", e=self.width)
+        second = rearrange(second, "... (e c) -> ... e c", e=self.width)
+        hidden = nnx.relu(self.norm1(jnp.einsum("...kc,...ce->...ke", cells, first)))
+        return nnx.relu(self.norm2(jnp.einsum("...ke,...ec->...kc", hidden, second)))
+
+
+class ScaleShift(nnx.Module):
+    """Time conditioning: x (1 + scale(t)) + shift(t). x [B,N,C], time [B,T] -> [B,N,C]."""
+
+    def __init__(self, time_dim: int, dim: int, *, rngs: nnx.Rngs):
+        self.project = linear(time_dim, 2 * dim, rngs=rngs)
+
+    def __call__(self, x: jax.Array, time: jax.Array) -> jax.Array:
+        scale, shift = jnp.split(self.project(nnx.silu(time))[:, None], 2, axis=-1)
+        return x * (1 + scale) + shift
+
+
+def sinusoid(t: jax.Array, dim: int = 256) -> jax.Array:
+    """Sinusoidal code of integer times [B] -> [B,dim] (Vaswani et al. 2017, section 3.5)."""
+    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(dim // 2) / (dim // 2))
+    angles = t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class CDL(nnx.Module):
+    """One collaborative denoising layer.
+
+    Call: cells [B,N,K,C] (F_d from RoIAlign), embedding state e_t / s2 [B,N,D], t int [B] -> Prediction.
+    """
+
+    def __init__(self, spec: CDLSpec, *, rngs: nnx.Rngs):
+        self.spec = spec
+        c, d = spec.dim, spec.embedding_dim
+        norm = lambda width: nnx.LayerNorm(width, rngs=rngs)  # noqa: E731
+        # Without it attention and 1x1 dynamic kernels cannot tell where in the box a cell lies.
+        self.position = nnx.Param(jax.random.normal(rngs.params(), (spec.side**2, c)) * 0.02)
+        self.embed = linear(d, c, rngs=rngs)
+        self.embed_norm = norm(c)
+        self.self_attention = Attention(c, spec.heads, rngs=rngs) if spec.self_attention else None
+        self.self_norm = norm(c) if spec.self_attention else None
+        self.dynamic_conv = DynamicConv(c, spec.dynamic_width, rngs=rngs) if spec.dynamic_conv else None
+        self.dynamic_norm = norm(c) if spec.dynamic_conv else None
+        self.cross_attention = Attention(c, spec.heads, rngs=rngs) if spec.cross_attention else None
+        self.cross_norm = norm(c) if spec.cross_attention else None
+        self.flatten = linear(spec.side**2 * c, c, rngs=rngs) if spec.pool == "flatten" else None
+        self.pool_norm = norm(c)
+        self.slot_attention = Attention(2 * c, spec.heads, rngs=rngs) if spec.slot_attention else None
+        self.slot_norm = norm(2 * c) if spec.slot_attention else None
+        self.time1, self.time2 = linear(256, spec.time_dim, rngs=rngs), linear(spec.time_dim, spec.time_dim, rngs=rngs)
+        self.collaborate_time = ScaleShift(spec.time_dim, 2 * c, rngs=rngs)
+        self.embedding_hidden = linear(2 * c, 2 * c, rngs=rngs)
+        self.embedding_norm = norm(2 * c)
+        self.embedding_head = linear(2 * c, d, rngs=rngs)
+        self.skip = linear(2 * c, d, rngs=rngs) if spec.cascade != "paper" else None
+        self.object_time = ScaleShift(spec.time_dim, d, rngs=rngs)
+        self.tower = nnx.List([linear(d, d, rngs=rngs) for _ in range(spec.towers)])
+        self.tower_norm = nnx.List([norm(d) for _ in range(spec.towers)])
+        self.score = nnx.Linear(d, 1, kernel_init=nnx.initializers.normal(0.01),
+                                bias_init=nnx.initializers.constant(-4.595), rngs=rngs)  # prior 0.01 (focal loss)
+        self.delta = nnx.Linear(d, 4, kernel_init=nnx.initializers.normal(0.001), rngs=rngs)
+
+    def interact(self, cells: jax.Array, query: jax.Array) -> jax.Array:
+        """Collaborative interaction (Fig. 3): F_d [B,N,K,C], F_r [B,N,C] -> F_c [B,N,2C]."""
+        cells = cells + self.position[...].astype(cells.dtype)
+        if self.self_attention is not None:
+            cells = self.self_norm(cells + self.self_attention(cells, cells))
+        enhanced = cells
+        if self.dynamic_conv is not None:
+            enhanced = self.dynamic_norm(cells + self.dynamic_conv(cells, query))
+        if self.cross_attention is not None:
+            query = self.cross_norm(query + self.cross_attention(query[..., None, :], cells)[..., 0, :])
+        if self.flatten is not None:
+            pooled = self.flatten(rearrange(enhanced, "b n k c -> b n (k c)"))
+        else:
+            pooled = enhanced.mean(axis=-2)
+        return jnp.concatenate([self.pool_norm(pooled), query], axis=-1)
+
+    def __call__(self, cells: jax.Array, embedding: jax.Array, t: jax.Array) -> Prediction:
+        dtype = cells.dtype
+        time = self.time2(nnx.silu(self.time1(sinusoid(t)))).astype(dtype)
+        query = self.embed_norm(self.embed(embedding.astype(dtype)))
+        joint = self.interact(cells, query)
+        if self.slot_attention is not None:
+            joint = self.slot_norm(joint + self.slot_attention(joint, joint))
+        joint = self.collaborate_time(joint, time)
+
+        hidden = nnx.relu(self.embedding_norm(self.embedding_hidden(joint)))
+        e0 = self.embedding_head(hidden)
+        objects = {"paper": lambda: e0, "residual": lambda: e0 + self.skip(joint), "parallel": lambda: self.skip(joint)}[
+            self.spec.cascade
+        ]()
+        objects = self.object_time(objects, time)
+        for layer, layer_norm in zip(self.tower, self.tower_norm, strict=True):
+            objects = nnx.relu(layer_norm(layer(objects)))
+        logits, deltas = self.score(objects)[..., 0], self.delta(objects)
+        return Prediction(*(v.astype(jnp.float32) for v in (logits, deltas, e0)))

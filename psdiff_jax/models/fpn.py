@@ -1,0 +1,29 @@
+"""Feature pyramid network (Lin et al. 2017, Fig. 3): P2 to P5, strides 4 to 32."""
+
+from collections.abc import Sequence
+
+import jax
+from einops import repeat
+from flax import nnx
+
+from psdiff_jax.models.resnet import conv
+
+
+def upsample_to(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Nearest-neighbour doubling of [B,H,W,C], cut to the rows and columns of `like` (odd sizes lose the last)."""
+    doubled = repeat(x, "b h w c -> b (h 2) (w 2) c")
+    return doubled[:, : like.shape[1], : like.shape[2]]
+
+
+class FPN(nnx.Module):
+    """(C2, C3, C4, C5) -> (P2, P3, P4, P5), each [B,H/s,W/s,channels]."""
+
+    def __init__(self, in_channels: Sequence[int], channels: int, *, rngs: nnx.Rngs):
+        self.lateral = nnx.List([conv(c, channels, 1, bias=True, rngs=rngs) for c in in_channels])
+        self.output = nnx.List([conv(channels, channels, 3, bias=True, rngs=rngs) for _ in in_channels])
+
+    def __call__(self, stages: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+        merged = [lateral(x) for lateral, x in zip(self.lateral, stages, strict=True)]
+        for i in range(len(merged) - 2, -1, -1):
+            merged[i] = merged[i] + upsample_to(merged[i + 1], merged[i])
+        return tuple(output(x) for output, x in zip(self.output, merged, strict=True))

@@ -1,0 +1,102 @@
+"""PSDiff (paper Fig. 2): feature extractor and collaborative denoising layers.
+
+Legend: B image, H W pixels, N slot, D embedding.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+from psdiff_jax.diffusion.noise import Diffusion, State
+from psdiff_jax.models.cdl import CDL, CDLSpec
+from psdiff_jax.models.fpn import FPN
+from psdiff_jax.models.resnet import ResNet, ResNetSpec
+from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.ops.roi_align import roi_align
+
+STRIDES = (4, 8, 16, 32)
+DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)
+MAX_LOG_SCALE = 4.135  # log(1000 / 16), detectron2's limit on how much one step may enlarge a box
+
+
+class Condition(NamedTuple):
+    """What denoising looks at (Eq. 9): pyramid levels [B,H/s,W/s,C] and image_size [B,2] (h, w) in pixels."""
+
+    pyramid: tuple[jax.Array, ...]
+    image_size: jax.Array
+
+
+class Estimate(NamedTuple):
+    """Predicted clean people: boxes xyxy pixels [B,N,4], logits [B,N], embeddings [B,N,D] (not normalised)."""
+
+    boxes: jax.Array
+    logits: jax.Array
+    embeddings: jax.Array
+
+
+@dataclass(frozen=True)
+class PSDiffSpec:
+    """Sizes of the model. `canonical_size` is RoIAlign's level rule (224 pixels belong to P4)."""
+
+    backbone: ResNetSpec
+    cdl: CDLSpec = field(default_factory=CDLSpec)
+    diffusion: Diffusion = field(default_factory=Diffusion)
+    num_cdl: int = 1
+    sampling_ratio: int = 2
+    canonical_size: float = 224.0
+    roi_backend: str = "auto"
+    dtype: str = "float32"
+
+
+def apply_deltas(boxes: jax.Array, deltas: jax.Array) -> jax.Array:
+    """Moves and scales xyxy boxes [...,4] by deltas [...,4] (Girshick et al. 2014, weights 2, 2, 1, 1), in float32."""
+    box = box_ops.to_cxcywh(boxes)
+    size = jnp.maximum(box[..., 2:], 1.0)  # an empty box could never grow again
+    move = deltas[..., :2] / jnp.asarray(DELTA_WEIGHTS[:2])
+    scale = jnp.minimum(deltas[..., 2:] / jnp.asarray(DELTA_WEIGHTS[2:]), MAX_LOG_SCALE)
+    return box_ops.to_xyxy(jnp.concatenate([box[..., :2] + move * size, size * jnp.exp(scale)], axis=-1))
+
+
+class PSDiff(nnx.Module):
+    """The model: `features` once an image, `denoise` once a step."""
+
+    def __init__(self, spec: PSDiffSpec, *, rngs: nnx.Rngs):
+        self.spec = spec
+        self.backbone = ResNet(spec.backbone, rngs=rngs)
+        self.fpn = FPN(spec.backbone.channels, spec.cdl.dim, rngs=rngs)
+        self.cdl = nnx.List([CDL(spec.cdl, rngs=rngs) for _ in range(spec.num_cdl)])
+
+    def features(self, images: jax.Array, image_size: jax.Array) -> Condition:
+        """uint8 RGB [B,H,W,3], valid size [B,2] -> Condition. BatchNorm is frozen.
+
+        Padding is painted in the mean colour, whatever the batch holds there.
+        """
+        rows, columns = (jnp.arange(images.shape[axis]) for axis in (1, 2))
+        inside = (rows[:, None] < image_size[:, 0, None, None]) & (columns < image_size[:, 1, None, None])
+        mean = jnp.asarray(self.spec.backbone.mean, jnp.float32)
+        images = jnp.where(inside[..., None], images.astype(jnp.float32), mean)
+        return Condition(self.fpn(self.backbone(images, dtype=jnp.dtype(self.spec.dtype))), image_size)
+
+    def denoise(self, condition: Condition, state: State, t: jax.Array) -> list[Estimate]:
+        """f_theta2 (Eq. 12): noisy state at times t [B] -> one Estimate for each stacked layer, the last is the answer.
+
+        Later layers read the boxes and embeddings of the layer before (as constants), so that each is supervised.
+        """
+        spec = self.spec
+        boxes = spec.diffusion.decode_boxes(state.box, condition.image_size)
+        embedding = state.embedding / spec.diffusion.embedding_scale
+        estimates = []
+        for layer in self.cdl:
+            cells = roi_align(condition.pyramid, boxes, strides=STRIDES, side=spec.cdl.side,
+                              sampling_ratio=spec.sampling_ratio, canonical_size=spec.canonical_size,
+                              backend=spec.roi_backend)
+            prediction = layer(rearrange(cells, "b n y x c -> b n (y x) c"), embedding, t)
+            moved = apply_deltas(boxes, prediction.deltas)
+            estimates.append(Estimate(moved, prediction.logits, prediction.embeddings))
+            boxes = jax.lax.stop_gradient(box_ops.clip(moved, condition.image_size))
+            embedding = jax.lax.stop_gradient(prediction.embeddings)
+        return estimates

@@ -1,0 +1,74 @@
+"""The teacher: a re-ID network that turns the crop of a person into the embedding PSDiff is trained to denoise.
+
+Legend: B crop, h w rows and columns of the crop, C channels of stage 5, D embedding.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from psdiff_jax.models.resnet import ResNet, ResNetSpec
+
+POOLINGS = ("avg", "gem")
+
+
+def normalise(x: jax.Array) -> jax.Array:
+    """Rows of length one, [...,D]; a zero row stays zero and has a finite gradient."""
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
+
+
+class GeM(nnx.Module):
+    """Generalised mean over the cells with a learned exponent (Radenovic et al. 2018, Eq. 3): [B,H,W,C] -> [B,C]."""
+
+    def __init__(self, exponent: float = 3.0):
+        self.p = nnx.Param(jnp.full((1,), exponent, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        p = self.p[...]
+        return jnp.mean(jnp.maximum(x, 1e-6) ** p, axis=(1, 2)) ** (1 / p)
+
+
+class Teacher(nnx.Module):
+    """ResNet, pooling, a linear layer where stage 5 is not `embedding_dim` wide, BatchNorm neck, unit length.
+
+    Re-ID networks keep the resolution of stage 4 in stage 5: give a spec with `last_stride=1`.
+    The neck has no bias (Luo et al. 2019: it is frozen at 0), so that identities are told apart by angle.
+
+    Call: crops [B,h,w,3] RGB 0..255, uint8 or float -> float32 [B,D] of unit length.
+    `train=True` normalises by the batch and updates the running statistics.
+    """
+
+    def __init__(self, spec: ResNetSpec, embedding_dim: int = 256, pooling: str = "avg", *, rngs: nnx.Rngs):
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling {pooling!r} is not one of {POOLINGS}")
+        width = spec.channels[-1]
+        self.backbone = ResNet(spec, rngs=rngs)
+        self.gem = GeM() if pooling == "gem" else None
+        self.project = (
+            nnx.Linear(width, embedding_dim, use_bias=False, rngs=rngs) if width != embedding_dim else None
+        )
+        self.neck = nnx.BatchNorm(embedding_dim, use_bias=False, epsilon=1e-5, momentum=0.9, rngs=rngs)
+
+    def __call__(self, crops: jax.Array, train: bool = False, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        x = self.backbone(crops.astype(jnp.float32), train, dtype)[-1].astype(jnp.float32)
+        x = self.gem(x) if self.gem is not None else x.mean(axis=(1, 2))
+        if self.project is not None:
+            x = self.project(x)
+        return normalise(self.neck(x, use_running_average=not train))
+
+
+def split_teacher(teacher: Teacher) -> tuple[Any, Any, Any]:
+    """(graphdef, parameters, BatchNorm statistics), for `apply_teacher` inside a plain `jax.jit`."""
+    return nnx.split(teacher, nnx.Param, nnx.BatchStat)
+
+
+def apply_teacher(
+    graphdef: Any, params: Any, stats: Any, crops: jax.Array, train: bool = False, dtype: jnp.dtype = jnp.float32
+) -> tuple[jax.Array, Any]:
+    """A pure function: embeddings [B,D] of `crops` [B,h,w,3], and the statistics after them."""
+    # A copy: under jax.grad the statistics come from an outer trace and could not be updated in place.
+    teacher = nnx.merge(graphdef, params, stats, copy=True)
+    embeddings = teacher(crops, train=train, dtype=dtype)
+    return embeddings, nnx.state(teacher, nnx.BatchStat)

@@ -1,0 +1,53 @@
+"""The set loss (paper Eq. 13 and 14).
+
+Legend: B image, N slot, M truth (padded), D embedding.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from psdiff_jax.models.psdiff import Estimate
+from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.training.matcher import MatchSpec, cost_matrix, match
+
+
+def sigmoid_focal(logits: jax.Array, targets: jax.Array, alpha: float = 0.25, gamma: float = 2.0) -> jax.Array:
+    """Focal loss of Lin et al. 2017 (Eq. 5) on logits, elementwise; targets are 0 or 1."""
+    p = jax.nn.sigmoid(logits)
+    cross_entropy = -targets * jax.nn.log_sigmoid(logits) - (1 - targets) * jax.nn.log_sigmoid(-logits)
+    p_t = p * targets + (1 - p) * (1 - targets)
+    alpha_t = alpha * targets + (1 - alpha) * (1 - targets)
+    return alpha_t * (1 - p_t) ** gamma * cross_entropy
+
+
+def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchSpec) -> dict[str, jax.Array]:
+    """Loss terms of one layer, each weighted as in Eq. 13; their sum is the loss.
+
+    batch: boxes [B,M,4] xyxy pixels, boxes_mask [B,M], embeddings [B,M,D] unit norm, image_size [B,2].
+    Terms are divided by the number of matched predictions of the whole (global) batch, at least one. Under `jit` with
+    a sharded batch that sum crosses the devices by itself. Truths without an embedding (all zeros) are left out of
+    the embedding term.
+    """
+    def one(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, image_size):
+        cost, ious = cost_matrix(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, image_size, spec)
+        return match(cost, ious, mask, spec)
+
+    frozen = jax.lax.stop_gradient(estimate)
+    matched, truth = jax.vmap(one)(frozen.logits, frozen.boxes, frozen.embeddings, batch["boxes"],
+                                   batch["embeddings"], batch["boxes_mask"], batch["image_size"])
+    weight = matched.astype(jnp.float32)
+    count = jnp.maximum(weight.sum(), 1.0)
+
+    target_boxes = jnp.take_along_axis(batch["boxes"], truth[..., None], axis=1)
+    target_embeddings = jnp.take_along_axis(batch["embeddings"], truth[..., None], axis=1)
+    wh = jnp.concatenate([batch["image_size"][:, ::-1]] * 2, axis=-1)[:, None].astype(jnp.float32)
+    l1 = jnp.abs(estimate.boxes / wh - target_boxes / wh).sum(-1)
+    giou = box_ops.giou(estimate.boxes, target_boxes)
+    squared = jnp.sum((estimate.embeddings - target_embeddings) ** 2, axis=-1)
+    known = weight * jnp.any(target_embeddings != 0, axis=-1)
+    return {
+        "cls": spec.cls * sigmoid_focal(estimate.logits, weight, spec.alpha, spec.gamma).sum() / count,
+        "l1": spec.l1 * (weight * l1).sum() / count,
+        "giou": spec.giou * (weight * (1 - giou)).sum() / count,
+        "reid": spec.reid * (known * jnp.sqrt(squared + 1e-12)).sum() / jnp.maximum(known.sum(), 1.0),
+    }

@@ -1,0 +1,80 @@
+"""The states that training denoises: noised truths, and states that the sampler itself would meet.
+
+Eq. 10 starts every slot from a truth, so at small t every box that training shows the model lies on a person. A
+sampler's boxes do not: some sit on background, some were renewed from noise a moment ago. A model that has never seen
+those calls all of them people, and more steps make detection worse. Two remedies, both measured in docs/results.md:
+`random_fraction` of the slots hold pure noise at every t (what renewal makes), and with `rollout_probability` an
+image's state is the sampler's own: noise the truths to a later time t' > t, denoise once without gradient, step to t.
+
+Legend: B image, N slot, M truth (padded).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from psdiff_jax.diffusion.noise import Diffusion, State, repeat_truths
+from psdiff_jax.diffusion.samplers import SamplerSpec, ddim_step, renew
+
+
+@dataclass(frozen=True)
+class NoiseSpec:
+    """slots: N_train. random_fraction, rollout_probability: see above; 0 and 0 is the paper's Algorithm 1.
+
+    exact_slots: how many slots hold a truth box without noise and an embedding of pure noise, as a pinned query has.
+    """
+
+    slots: int = 300
+    random_fraction: float = 0.0
+    rollout_probability: float = 0.0
+    exact_slots: int = 0
+
+
+def noised_truths(key: jax.Array, diffusion: Diffusion, batch: dict[str, jax.Array], t: jax.Array,
+                  spec: NoiseSpec) -> State:
+    """Repeats truths to N slots and noises them to t [B] (Eq. 10)."""
+    clean = diffusion.clean(batch["boxes"], batch["embeddings"], batch["image_size"])
+    keys = jax.random.split(key, t.shape[0])
+    noise = jax.vmap(lambda k: diffusion.gaussian(jax.random.fold_in(k, 0), spec.slots))(keys)
+    index = jax.vmap(lambda k, m: repeat_truths(jax.random.fold_in(k, 1), m, spec.slots))(keys, batch["boxes_mask"])
+    repeated = State(*(jnp.take_along_axis(v, index[..., None], axis=1) for v in clean))
+    noisy = diffusion.add_noise(repeated, noise, t)
+
+    slot = jnp.arange(spec.slots)
+    is_random = slot >= spec.slots - round(spec.random_fraction * spec.slots)
+    is_random = is_random | ~batch["boxes_mask"].any(axis=1, keepdims=True)
+    noisy = State(*(jnp.where(is_random[..., None], n, x) for x, n in zip(noisy, noise, strict=True)))
+    exact = ((slot < spec.exact_slots) & ~is_random)[..., None]
+    return State(jnp.where(exact, repeated.box, noisy.box), jnp.where(exact, noise.embedding, noisy.embedding))
+
+
+def training_states(
+    key: jax.Array, diffusion: Diffusion, batch: dict[str, jax.Array],
+    denoise: Callable[[State, jax.Array], tuple[State, jax.Array]], spec: NoiseSpec, sampler: SamplerSpec,
+) -> tuple[State, jax.Array]:
+    """Noisy states and their times: State with [B,N,...], t int32 [B] in 1..T.
+
+    denoise: (state, t) -> (clean state, scores [B,N]) of the current model; no gradient is taken through it.
+    """
+    images = batch["boxes"].shape[0]
+    keys = jax.random.split(key, 6)
+    t = jax.random.randint(keys[0], (images,), 1, diffusion.timesteps + 1)
+    state = noised_truths(keys[1], diffusion, batch, t, spec)
+    if spec.rollout_probability == 0:
+        return state, t
+
+    # Half of the rollouts start at T, as the sampler does; the others anywhere after t.
+    late = jax.random.uniform(keys[2], (2, images))
+    later = t + jnp.ceil((diffusion.timesteps - t) * jnp.where(late[0] < 0.5, 1.0, late[1])).astype(jnp.int32)
+    before = noised_truths(keys[3], diffusion, batch, later, spec)
+    x0, scores = jax.lax.stop_gradient(denoise(before, later))
+    image_keys = jax.random.split(keys[4], images)
+    fresh, restart = (
+        jax.vmap(lambda k, i=i: diffusion.gaussian(jax.random.fold_in(k, i), spec.slots))(image_keys) for i in (0, 1)
+    )
+    rolled = renew(ddim_step(diffusion, before, x0, later, t, fresh, sampler.eta), restart, scores,
+                   sampler.renewal_threshold)
+    use = (jax.random.uniform(keys[5], (images,)) < spec.rollout_probability) & (later > t)
+    return State(*(jnp.where(use[:, None, None], r, s) for r, s in zip(rolled, state, strict=True))), t

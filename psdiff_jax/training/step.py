@@ -1,0 +1,94 @@
+"""One training step as a pure function of (state, batch)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from psdiff_jax.diffusion.noise import State
+from psdiff_jax.diffusion.samplers import SamplerSpec
+from psdiff_jax.models.psdiff import Condition, Estimate, PSDiff
+from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.training.losses import set_loss
+from psdiff_jax.training.matcher import MatchSpec
+from psdiff_jax.training.states import NoiseSpec, training_states
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes.
+
+    step: int32; params: trained parameters; rest: frozen ones (BatchNorm); opt_state: optax's; ema: the moving
+    average of params, or None; key: the run's base random key.
+    """
+
+    step: jax.Array
+    params: Any
+    rest: Any
+    opt_state: Any
+    ema: Any
+    key: jax.Array
+
+
+def is_trained(path: tuple, value: Any) -> bool:
+    """Which variables are trained: all parameters but the backbone's BatchNorm."""
+    frozen = "backbone" in path and any(str(p).startswith("bn") for p in path)
+    in_downsample_norm = "downsample" in path and 1 in path
+    return isinstance(value, nnx.Param) and not frozen and not in_downsample_norm
+
+
+def to_clean(model: PSDiff, condition: Condition, estimate: Estimate) -> tuple[State, jax.Array]:
+    """An estimate as (clean state, scores), which is what samplers work with."""
+    boxes = box_ops.clip(estimate.boxes, condition.image_size)
+    clean = model.spec.diffusion.clean(boxes, estimate.embeddings, condition.image_size)
+    return clean, jax.nn.sigmoid(estimate.logits)
+
+
+def loss_fn(params: Any, rest: Any, graphdef: nnx.GraphDef, key: jax.Array, batch: dict[str, jax.Array],
+            noise: NoiseSpec, matching: MatchSpec, sampler: SamplerSpec) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss (Eq. 13, summed over the stacked layers) and its terms, those of the last layer by name."""
+    model = nnx.merge(graphdef, params, rest)
+    condition = model.features(batch["image"], batch["image_size"])
+    frozen = jax.lax.stop_gradient(condition)
+
+    def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array]:
+        return to_clean(model, frozen, model.denoise(frozen, state, t)[-1])
+
+    state, t = training_states(key, model.spec.diffusion, batch, denoise, noise, sampler)
+    layers = [set_loss(estimate, batch, matching) for estimate in model.denoise(condition, state, t)]
+    total = sum(sum(terms.values()) for terms in layers)
+    return total, layers[-1]
+
+
+def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, noise: NoiseSpec,
+                    matching: MatchSpec, sampler: SamplerSpec, ema_decay: float = 0.0,
+                    ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted step: (state, batch) -> (state, metrics). The batch's leading axis may be sharded."""
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(state.key, state.step)
+        (total, terms), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, state.rest, graphdef, key, batch, noise, matching, sampler)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema_decay:
+            # Short memory at first, so that the average does not drag the initial weights along.
+            decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+            ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
+        metrics = {"loss": total, **terms, "gradient_norm": optax.global_norm(gradients)}
+        return TrainState(state.step + 1, params, state.rest, opt_state, ema, state.key), metrics
+
+    return step
+
+
+def create_state(model: PSDiff, optimizer: optax.GradientTransformation, key: jax.Array, ema: bool,
+                 ) -> tuple[nnx.GraphDef, TrainState]:
+    """Splits the model once: (graphdef, state at step 0)."""
+    graphdef, params, rest = nnx.split(model, is_trained, ...)
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    return graphdef, TrainState(jnp.zeros((), jnp.int32), params, rest, optimizer.init(params), average, key)

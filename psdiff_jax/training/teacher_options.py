@@ -1,0 +1,128 @@
+"""What a teacher is and how it is trained: every key of `config.teacher`, its default and its limits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from psdiff_jax.data.crops import Augment
+from psdiff_jax.errors import InputError
+from psdiff_jax.models.resnet import SPECS, ResNetSpec
+from psdiff_jax.models.teacher import POOLINGS
+
+SCHEDULES = ("cosine", "step", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherOptions:
+    """The keys of `config.teacher`.
+
+    Attributes:
+      kind: "trained" here on truth crops, or "file".
+      file: for "file": `.npz` with image_name, box_xywh, embedding.
+      backbone: a name in `models.resnet.SPECS`, or a mapping with the fields of `ResNetSpec`. Stage 5 keeps stage 4's
+        resolution whatever the spec says.
+      embedding_dim, pooling: see `models.teacher.Teacher`.
+      crop_size: (h, w) that crops are resized to.
+      init_from: `.npz` of a teacher to go on from; "" starts from random weights.
+      steps: 0 takes the teacher of `init_from` as it is.
+      people, crops_per_person, unlabelled: P, K and U of a batch of P x K + U crops.
+      learning_rate, warmup_steps: Adam's, and over how many steps it rises from zero.
+      schedule: after that "cosine" to zero, "step" (a tenth at each share in `decay_at` of the steps), or "constant".
+      weight_decay: L2, on kernels.
+      temperature, momentum, hard_weight: see `training.memory`.
+      negatives: embeddings of unlabelled people kept as further negatives; 0 leaves them out (and `unlabelled` too).
+      flip, pad, erase, jitter: see `data.crops.Augment`.
+      bfloat16: compute in bfloat16 (parameters, statistics and loss stay float32).
+      freeze_statistics: normalise by the running BatchNorm statistics; for a few steps of fine-tuning.
+      log_every, checkpoint_every: in steps.
+    """
+
+    kind: str = "trained"
+    file: str = ""
+    backbone: str | Mapping[str, Any] = "small"
+    embedding_dim: int = 256
+    pooling: str = "avg"
+    crop_size: tuple[int, int] = (128, 64)
+    init_from: str = ""
+    steps: int = 2000
+    people: int = 16
+    crops_per_person: int = 4
+    unlabelled: int = 0
+    learning_rate: float = 3.5e-4
+    warmup_steps: int = 100
+    schedule: str = "cosine"
+    decay_at: tuple[float, ...] = (0.4, 0.8)
+    weight_decay: float = 5e-4
+    temperature: float = 0.05
+    momentum: float = 0.1
+    hard_weight: float = 0.5
+    negatives: int = 0
+    flip: bool = True
+    pad: float = 0.04
+    erase: float = 0.5
+    jitter: float = 0.0
+    bfloat16: bool = False
+    freeze_statistics: bool = False
+    log_every: int = 50
+    checkpoint_every: int = 500
+
+    @classmethod
+    def from_config(cls, config_teacher: Mapping[str, Any]) -> TeacherOptions:
+        """Checked options; InputError naming the key that is unknown, of a wrong type or out of range."""
+        given, defaults = dict(config_teacher), vars(cls())
+        for key, value in given.items():
+            if key not in defaults:
+                raise InputError(f"config.teacher.{key}: no such key; there are {', '.join(defaults)}")
+            given[key] = _typed(key, value, defaults[key])
+        return cls(**given)
+
+    def __post_init__(self) -> None:
+        def need(holds: bool, key: str, what: str) -> None:
+            if not holds:
+                raise InputError(f"config.teacher.{key}={getattr(self, key)!r}: {what}")
+
+        need(self.kind in ("trained", "file"), "kind", "choose trained or file")
+        need(self.kind != "file" or bool(self.file), "file", "name the .npz with the embeddings")
+        need(self.pooling in POOLINGS, "pooling", f"choose one of {', '.join(POOLINGS)}")
+        need(self.schedule in SCHEDULES, "schedule", f"choose one of {', '.join(SCHEDULES)}")
+        need(len(self.crop_size) == 2 and min(self.crop_size) >= 16, "crop_size", "two sides (h, w) of 16 or more")
+        need(self.steps >= 0, "steps", "0 or more")
+        need(self.people >= 2, "people", "2 or more")
+        need(self.crops_per_person >= 1, "crops_per_person", "1 or more")
+        need(self.temperature > 0, "temperature", "above 0")
+        need(0 <= self.momentum < 1, "momentum", "within 0..1")
+        need(0 <= self.hard_weight <= 1, "hard_weight", "within 0..1")
+        need(self.steps > 0 or bool(self.init_from), "steps", "0 needs config.teacher.init_from")
+        self.spec()
+
+    def spec(self) -> ResNetSpec:
+        """The backbone's, with a last stride of 1."""
+        if isinstance(self.backbone, str):
+            if self.backbone not in SPECS:
+                raise InputError(f"config.teacher.backbone={self.backbone!r}: choose one of {', '.join(SPECS)}")
+            spec = SPECS[self.backbone]
+        else:
+            fields = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(self.backbone).items()}
+            try:
+                spec = ResNetSpec(**fields)
+            except TypeError as error:
+                raise InputError(f"config.teacher.backbone: {error}") from error
+        return dataclasses.replace(spec, last_stride=1)
+
+    def augment(self) -> Augment:
+        return Augment(flip=self.flip, pad=self.pad, erase=self.erase, jitter=self.jitter)
+
+
+def _typed(key: str, value: Any, default: Any) -> Any:
+    """`value` in the type of `default`, or InputError; configs and JSON hand over lists for tuples, ints for floats."""
+    if isinstance(default, tuple) and isinstance(value, list | tuple):
+        return tuple(value)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if key == "backbone" and hasattr(value, "items"):  # a dict or a ConfigDict
+        return dict(value.items())
+    if type(value) is not type(default):
+        raise InputError(f"config.teacher.{key}={value!r}: expected {type(default).__name__}, such as {default!r}")
+    return value

@@ -1,0 +1,94 @@
+"""Contact sheets of synthetic street scenes, for a person to look at.
+
+    python scripts/show_street.py --out /tmp/street --preset tiny --scenes 24
+    python scripts/show_street.py --out /tmp/street --preset full --scenes 4 --source people.tar --people 8
+
+Writes scenes.png (a sheet, one column a camera, boxes when asked for) and people.png (one row a test identity, all
+its sightings in the gallery).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+
+import cv2
+import numpy as np
+
+from psdiff_jax.datasets.synthetic_street import PRESETS, Scene, Street, StreetOptions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the pictures")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny")
+    parser.add_argument("--scenes", type=int, default=24, help="scenes on the sheet")
+    parser.add_argument("--people", type=int, default=12, help="test identities on the second sheet (0: no such sheet)")
+    parser.add_argument("--split", choices=("train", "gallery"), default="gallery")
+    parser.add_argument("--source", default="drawn", help="'drawn', or a folder or tar of cut-outs")
+    parser.add_argument("--identities", type=int, nargs=2, metavar=("TRAIN", "TEST"), help="other numbers of people")
+    parser.add_argument("--cameras", type=int, help="another number of cameras")
+    parser.add_argument("--camera-seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--boxes", action="store_true", help="draw boxes: green with identity, grey without")
+    parser.add_argument("--zoom", type=int, default=1)
+    args = parser.parse_args()
+
+    options = StreetOptions.preset(args.preset, source=args.source, camera_seed=args.camera_seed, seed=args.seed)
+    if args.cameras:
+        options = dataclasses.replace(options, cameras=args.cameras)
+    if args.identities:
+        options = dataclasses.replace(
+            options, train_identities=args.identities[0], test_identities=args.identities[1]
+        )
+    street = Street(options)
+    args.out.mkdir(parents=True, exist_ok=True)
+    scenes = [street.scene(args.split, k) for k in range(min(args.scenes, street.length(args.split)))]
+    _write(args.out / "scenes.png", scene_sheet(scenes, options.cameras, args.boxes), args.zoom)
+    if args.people:
+        _write(args.out / "people.png", people_sheet(street, args.people), args.zoom)
+
+
+def scene_sheet(scenes: list[Scene], columns: int, boxes: bool) -> np.ndarray:
+    """uint8 RGB [H, W, 3]: scenes in rows of `columns`."""
+    pictures = []
+    for scene in scenes:
+        picture = scene.image.copy()
+        for box, person in zip(scene.boxes, scene.person_ids, strict=True) if boxes else ():
+            x0, y0, x1, y1 = (int(v) for v in box)
+            cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), (60, 220, 60) if person >= 0 else (190, 190, 190), 1)
+        pictures.append(np.pad(picture, ((0, 2), (0, 2), (0, 0)), constant_values=255))
+    columns = min(columns, len(pictures))
+    pictures += [np.full_like(pictures[0], 255)] * (-len(pictures) % columns)
+    return np.vstack([np.hstack(pictures[k : k + columns]) for k in range(0, len(pictures), columns)])
+
+
+def people_sheet(street: Street, people: int, most: int = 10) -> np.ndarray:
+    """uint8 RGB [H, W, 3]: a row a test identity, its crops from the gallery side by side."""
+    tall, wide = round(street.options.size[0] * 0.7), round(street.options.size[0] * 0.35)
+    rows = []
+    for number in range(min(people, street.options.test_identities)):
+        cells = []
+        for index in [k for k, shown in enumerate(street.plan) if number in shown][:most]:
+            scene = street.scene("gallery", index)
+            box = scene.boxes[list(scene.person_ids).index(number + street.options.train_identities)].astype(int)
+            crop = scene.image[box[1] : box[3], box[0] : box[2]]
+            factor = min(tall / crop.shape[0], wide / crop.shape[1])
+            crop = cv2.resize(crop, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)[:tall, :wide]
+            cell = np.full((tall, wide, 3), 255, np.uint8)
+            cell[: crop.shape[0], : crop.shape[1]] = crop
+            cells.append(cell)
+        cells += [np.full((tall, wide, 3), 255, np.uint8)] * (most - len(cells))
+        rows.append(np.hstack(cells))
+    return np.vstack(rows)
+
+
+def _write(path: pathlib.Path, picture: np.ndarray, zoom: int) -> None:
+    picture = cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The numbers of a run as a dict, as JSON, as a table; and one query's hits."""
+
+import json
+
+import numpy as np
+import pytest
+
+from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.evaluate import evaluate, write_evaluation
+from psdiff_jax.evaluation.person_search import score_search
+from psdiff_jax.evaluation.protocols import make_protocols
+from psdiff_jax.evaluation.ranking import hits_of_query, rank
+from psdiff_jax.evaluation.table import format_hits, format_table
+
+
+@pytest.fixture
+def case(make):
+    return make.random_case(3, images=40, people=8)
+
+
+@pytest.fixture
+def result(case):
+    protocols = make_protocols(["whole", "temporal_gap:100", "sized:5,all"], case.annotations, case.queries)
+    runs = {1: (case.gallery, case.query), 8: (case.gallery, case.query)}
+    return evaluate(
+        runs,
+        case.annotations,
+        case.queries,
+        protocols,
+        search_threshold=0.3,
+        query_embedding="match",
+        settings={"seed": 4},
+    )
+
+
+def test_every_protocol_size_and_number_of_steps(case, result):
+    assert {p: sorted(sizes) for p, sizes in result["search"].items()} == {
+        "whole": ["all"],
+        "temporal_gap:100": ["all"],
+        "sized": ["5", "all"],
+    }
+    for sizes in result["search"].values():
+        for by_steps in sizes.values():
+            assert list(by_steps) == ["1", "8"] and by_steps["1"] == by_steps["8"]
+            assert 0 < by_steps["1"]["mAP"] < 1
+            assert by_steps["1"]["top-1"] <= by_steps["1"]["top-5"] <= by_steps["1"]["top-10"] <= 1
+    assert result["search"]["whole"]["all"] == result["search"]["sized"]["all"]
+    assert result["search"]["sized"]["5"]["1"]["mAP"] > result["search"]["sized"]["all"]["1"]["mAP"]
+    assert result["settings"] == {
+        "seed": 4,
+        "query_embedding": "match",
+        "detection_threshold": 0.01,
+        "search_threshold": 0.3,
+    }
+    assert set(result["detection"]["8"]) == {"all", "labelled", "coco"}
+    assert result["counts"]["gallery_images"] == 40 and result["counts"]["queries"] == len(case.queries.image_names)
+
+
+def test_json_reads_back_the_same(tmp_path, result):
+    write_evaluation(tmp_path / "run" / "evaluation.json", result)
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8")) == result
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["evaluation.json"]
+
+
+def test_table_is_aligned_and_complete(result):
+    text = format_table(result)
+    lines = text.splitlines()
+    assert max(map(len, lines)) < 130
+    rows = [line for line in lines if line.startswith(("whole ", "sized ", "temporal_gap:100 "))]
+    assert len(rows) == 8 and len({len(row) for row in rows}) == 1
+    assert f"{100 * result['search']['whole']['all']['8']['mAP']:.1f}" in rows[1]
+    assert "query embedding match" in text
+
+
+def test_rank(make, case):
+    hits = rank(case.query.embeddings[0], case.gallery, top=5)
+    similarity = case.gallery.embeddings @ case.query.embeddings[0]
+    assert [h.detection for h in hits] == np.argsort(-similarity)[:5].tolist()
+    assert [h.rank for h in hits] == [1, 2, 3, 4, 5]
+    best = hits[0]
+    assert best.image == case.gallery.images[case.gallery.image_index[best.detection]]
+    assert json.loads(json.dumps(best.as_json()))["box"] == pytest.approx(case.gallery.boxes[best.detection].tolist())
+    without = rank(case.query.embeddings[0], case.gallery, top=5, threshold=0.5, leave_out=[best.image])
+    assert all(h.image != best.image and h.score >= 0.5 for h in without)
+    assert rank(case.query.embeddings[0], case.gallery, top=0) == []
+    assert len(rank(case.query.embeddings[0], case.gallery, top=10**6)) == len(case.gallery)
+    assert rank(np.array([1, 0]), make.gallery(case.annotations, [])) == []
+    table = format_hits(hits).splitlines()
+    assert len(table) == 7 and best.image in table[2]
+
+
+def test_rank_refuses_a_wrong_embedding(case):
+    with pytest.raises(InputError, match="3 wide"):
+        rank(np.ones(3), case.gallery)
+    with pytest.raises(InputError, match="unit norm"):
+        rank(np.full(4, np.nan), case.gallery)
+
+
+def test_hits_of_a_search_result(case):
+    protocols = make_protocols(["whole"], case.annotations, case.queries)
+    found = score_search(case.gallery, case.query, case.annotations, case.queries, protocols, 0.5, keep=6)[0]
+    for q in range(len(case.queries.image_names)):
+        ours = [h.detection for h in hits_of_query(found, q, case.gallery)]
+        again = rank(
+            case.query.embeddings[q], case.gallery, top=6, threshold=0.5, leave_out=[case.queries.image_names[q]]
+        )
+        assert ours == [h.detection for h in again]

@@ -1,0 +1,126 @@
+"""Which photographs a query is compared with."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.protocols import images_of_people, make_protocols, parse_protocol, query_images
+
+BOX = (0, 0, 40, 100)
+
+
+@pytest.fixture
+def street(make):
+    """Two cameras, frames 0, 100, 200, ...; person 1 in images 0, 3 and 4."""
+    people = {0: [(BOX, 1), (BOX, -1)], 3: [(BOX, 1), (BOX, 2)], 4: [(BOX, 1), (BOX, 1)], 5: [(BOX, -1)]}
+    annotations = make.annotations([(f"{i}.jpg", i % 2, 100 * i, people.get(i, [])) for i in range(60)])
+    return annotations, make.queries(annotations, [("0.jpg", BOX, 1), ("3.jpg", BOX, 2)])
+
+
+def gallery(spec, street, query=0, seed=0):
+    return [set(p.gallery(query).tolist()) for p in make_protocols([spec], *street, seed)]
+
+
+def test_exclusion_rules(street):
+    everyone = set(range(60))
+    assert gallery("whole", street) == [everyone - {0}]
+    assert gallery("cross_camera", street) == [set(range(1, 60, 2))]
+    assert gallery("same_camera", street, 1) == [set(range(1, 60, 2)) - {3}]
+    assert gallery("temporal_gap:250", street) == [everyone - {0, 2}]
+    assert gallery("temporal_gap:250", street, 1) == [everyone - {1, 3, 5}]
+    assert gallery("temporal_gap", street) == gallery("temporal_gap:250", street)
+    assert gallery("temporal_gap:399", street) == [everyone - {0, 2}]
+    assert gallery("temporal_gap:400", street) == [everyone - {0, 2, 4}]  # the gap itself is left out
+
+
+def test_sized_galleries(street):
+    sizes = gallery("sized:5,20,40,all", street)
+    assert [len(g) for g in sizes] == [5, 20, 40, 59]
+    assert all(small < large for small, large in itertools.pairwise(sizes))
+    assert all({3, 4} <= g and 0 not in g for g in sizes)
+    assert gallery("sized:5,20,40,all", street) == sizes  # the same again
+    assert gallery("sized:40,5", street) == [sizes[2], sizes[0]]  # whichever else is asked for
+    assert gallery("sized:20", street, seed=1) != [sizes[1]]
+    other = gallery("sized:20", street, query=1)[0]
+    assert other != sizes[1] and 3 not in other
+    assert gallery("sized:1", street) == [{3, 4}]  # every true photograph is in, however small the gallery
+    assert gallery("sized:999", street) == [sizes[3]]
+
+
+def test_sized_galleries_are_the_same_on_every_machine_and_for_ever(street):
+    """The negatives are those of smallest draw, the draws being Philox4x64-10 keyed by (seed, query number)."""
+    draws = philox(7, 1, 60)
+    draws[3] = 2**64  # the query's own photograph; nobody else shows person 2
+    expected = sorted(range(60), key=draws.__getitem__)[:8]
+    assert sorted(gallery("sized:8", street, query=1, seed=7)[0]) == sorted(expected)
+    assert all(p.gallery(0).dtype == np.int64 for p in make_protocols(["sized:8", "whole"], *street))
+
+
+def philox(key_0, key_1, count):
+    """Philox4x64-10 from its paper (Salmon et al. 2011), counters 1, 2, ..."""
+    mask, out, counter = 2**64 - 1, [], 0
+    while len(out) < count:
+        counter += 1
+        c, k = [counter, 0, 0, 0], [key_0, key_1]
+        for _ in range(10):
+            a, b = 0xD2E7470EE14C6C93 * c[0], 0xCA5A826395121157 * c[2]
+            c = [(b >> 64) ^ c[1] ^ k[0], b & mask, (a >> 64) ^ c[3] ^ k[1], a & mask]
+            k = [(k[0] + 0x9E3779B97F4A7C15) & mask, (k[1] + 0xBB67AE8584CAA73B) & mask]
+        out += c
+    return out[:count]
+
+
+def test_negatives_are_drawn_evenly(make):
+    annotations = make.annotations([(f"{i}", 0, 0, [(BOX, 1)] if i == 0 else []) for i in range(21)])
+    queries = make.queries(annotations, [("0", BOX, 1)] * 400)
+    protocol = make_protocols(["sized:5"], annotations, queries)[0]
+    counts = np.bincount(np.concatenate([protocol.gallery(q) for q in range(400)]), minlength=21)[1:]
+    assert counts.sum() == 2000 and counts.min() > 60 and counts.max() < 145  # 100 expected, deviation 8.7
+
+
+def test_images_of_people(street):
+    shown = images_of_people(street[0])
+    assert {person: images.tolist() for person, images in shown.items()} == {1: [0, 3, 4], 2: [3]}
+
+
+def test_names_and_sizes(street):
+    made = make_protocols(["whole", "temporal_gap", "sized"], *street)
+    expected = [("whole", "all"), ("temporal_gap:250", "all"), *(("sized", s) for s in (20, 50, 100, "all"))]
+    assert [(p.name, p.size) for p in made] == expected
+    assert [p.leaves_out_hopeless for p in made] == [False, True, False, False, False, False]
+    assert all(p.description for p in made)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "wole",
+        "",
+        "whole:3",
+        "temporal_gap:x",
+        "temporal_gap:1,2",
+        "temporal_gap:-5",
+        "sized:0",
+        "sized:5,,6",
+        "sized:1.5",
+    ],
+)
+def test_a_spec_that_means_nothing_is_named(spec):
+    with pytest.raises(InputError, match=r"config\.evaluate\.protocols") as error:
+        parse_protocol(spec)
+    assert repr(spec) in str(error.value)
+
+
+def test_what_the_data_cannot_serve_is_named(make, street):
+    blind = make.annotations([("a.jpg", -1, 3, [(BOX, 1)]), ("b.jpg", 0, -1, [])])
+    queries = make.queries(blind, [("a.jpg", BOX, 1)])
+    with pytest.raises(InputError, match=r"cross_camera needs the camera of every image; 'a.jpg' has none"):
+        make_protocols(["cross_camera"], blind, queries)
+    with pytest.raises(InputError, match=r"temporal_gap needs the frame number of every image; 'b.jpg' has none"):
+        make_protocols(["temporal_gap"], blind, queries)
+    with pytest.raises(InputError, match="whole with gallery size all is asked for twice"):
+        make_protocols(["whole", "whole"], *street)
+    with pytest.raises(InputError, match=r"query 0: its image 'a.jpg'"):
+        query_images(street[0], queries)
