@@ -107,7 +107,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
             else:
                 arrays[name] = np.frombuffer(body[start:end], _SAFETENSORS[kind]).reshape(entry["shape"])
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: tensor {name!r} cannot be read; it is truncated or of an unknown type") from error
+            raise InputError(f"{path}: tensor {name!r} cannot be read; truncated or of an unknown type") from error
     return arrays
 
 

@@ -10,6 +10,7 @@ where the builder reads files, their contents: other options or data make anothe
 
 A builder is a `tfds.core.GeneratorBasedBuilder` made with `data_dir` and its own options by keyword. It may have
   - `fingerprint(**options) -> str`, a classmethod: a digest of the files it reads (then their path does not count);
+  - an option `workers`, how many processes build: it may not change the records and does not count;
   - `report`, a dict that it fills while it generates (boxes dropped, ...), kept as `PreparedDataset.report`.
 """
 
@@ -170,7 +171,7 @@ def _key(option: str) -> str:
 
 
 def _fingerprint(builder_class: Any, options: Mapping[str, Any]) -> str:
-    counted = dict(options)
+    counted = {key: value for key, value in options.items() if key != "workers"}
     if hasattr(builder_class, "fingerprint"):
         counted["root"] = builder_class.fingerprint(**options)  # what is in the folder counts, not where it is
     elif "root" in counted:

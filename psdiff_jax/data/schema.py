@@ -101,8 +101,8 @@ def scene_example(
         x1, y1, x2, y2 = box
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):  # also false for NaN
             raise InputError(
-                f"{image_name}: box {row + 1} {box.tolist()} (xyxy) does not lie inside its {width} x {height} photograph;"
-                " correct or remove it"
+                f"{image_name}: box {row + 1} {box.tolist()} (xyxy) does not lie inside its"
+                f" {width} x {height} photograph; correct or remove it"
             )
     return _record(image, image_name, height, width, camera, frame, boxes, person_ids)
 

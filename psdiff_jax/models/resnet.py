@@ -55,7 +55,7 @@ SPECS = {
         (3, 4, 6, 3), (64, 128, 256, 512), bottleneck=True, stride_in_1x1=True, epsilon=1e-3,
         mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0),
     ),
-    "small": ResNetSpec((1, 2, 2, 1), (32, 64, 96, 128), bottleneck=False, stem="conv", stem_width=32),
+    "small": ResNetSpec((1, 1, 1, 1), (24, 48, 96, 128), bottleneck=False, stem="conv", stem_width=24),
     "tiny": ResNetSpec((1, 1, 1, 1), (16, 24, 32, 48), bottleneck=False, stem="conv", stem_width=16),
 }
 

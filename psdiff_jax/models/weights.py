@@ -114,7 +114,8 @@ def load_npz(path: str | Path, state: Any, source: str = "", target: str = "") -
     """`state` with the weights of the file `path`.
 
     Args:
-      state: a state of the right structure (`nnx.state(model)`); its values are not used where the file has some.
+      state: a state of the right structure (`nnx.state(model)`). Its own values are not used where the file has some,
+        so they may be abstract (`nnx.eval_shape`).
       source: only what the file has under this prefix is taken, e.g. "backbone"; the rest of the file is left alone.
       target: the part of `state` to fill, e.g. "backbone"; the rest of the state is kept.
 

@@ -24,7 +24,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from psdiff_jax.convert.resnet import convert_resnet
+from psdiff_jax.convert.resnet import load_resnet
 from psdiff_jax.data.crops import BalancedBatches, CropSet, load_crops
 from psdiff_jax.data.targets import Targets, boxes_hash, dataset_name, embed_crops, file_targets, network_targets
 from psdiff_jax.errors import InputError
@@ -82,24 +82,34 @@ def new_state(options: TeacherOptions, seed: int = 0) -> Any:
 
     That file is a teacher's (`save_npz`), or a backbone's with PyTorch names (see `convert.resnet`).
     """
-    state = nnx.state(_module(options, seed))
+    if options.init_from and is_teacher(options.init_from):
+        return load_npz(options.init_from, abstract_state(options))
+    # XLA compiles the default generator for 9 s on one CPU core for a small network, this one for 2.
+    state = jax.jit(lambda key: nnx.state(_module(options, key)))(jax.random.key(seed, impl="rbg"))
     if not options.init_from:
         return state
-    arrays = read_npz(options.init_from)
-    if "conv1.weight" in arrays:
-        backbone, _ = convert_resnet(arrays, nnx.state(_module(options, seed).backbone), options.init_from)
-        return assign(state, flatten_state(backbone), options.init_from, "backbone")
-    return load_npz(options.init_from, state)
+    backbone, _ = load_resnet(options.init_from, abstract_state(options)["backbone"])
+    return assign(state, flatten_state(backbone), options.init_from, "backbone")
 
 
-def split(options: TeacherOptions, state: Any) -> tuple[Any, Any, Any]:
+def is_teacher(path: str | Path) -> bool:
+    """Whether a file holds a whole teacher, and not a backbone alone."""
+    return Path(path).suffix == ".npz" and "neck/scale" in read_npz(path)
+
+
+def abstract_state(options: TeacherOptions) -> Any:
+    """Names and shapes of a teacher's state, without values: what `models.weights.load_npz` fills."""
+    return nnx.state(nnx.eval_shape(lambda: _module(options)))
+
+
+def split(options: TeacherOptions, state: Any) -> tuple[nnx.GraphDef, Any, Any]:
     """(graphdef, parameters, statistics) of a teacher with the given state."""
     graphdef = nnx.graphdef(nnx.eval_shape(lambda: _module(options)))
     return graphdef, *nnx.split_state(state, nnx.Param, nnx.BatchStat)
 
 
-def _module(options: TeacherOptions, seed: int = 0) -> Teacher:
-    return Teacher(options.spec(), options.embedding_dim, options.pooling, rngs=nnx.Rngs(seed))
+def _module(options: TeacherOptions, key: jax.Array | int = 0) -> Teacher:
+    return Teacher(options.spec(), options.embedding_dim, options.pooling, rngs=nnx.Rngs(key))
 
 
 def learning_rate(options: TeacherOptions) -> optax.Schedule:
@@ -158,7 +168,7 @@ def create_state(
     graphdef, params, stats = split(options, state)
     # The running statistics of a network from scratch, or of a new head, say nothing yet: use those of each batch then.
     # Batches must be mixed for that.
-    fresh = not (options.init_from and "neck/scale" in read_npz(options.init_from))
+    fresh = not (options.init_from and is_teacher(options.init_from))
     order = np.random.default_rng(seed).permutation(len(crops)) if fresh else None
     embed = partial(jax.jit(lambda p, s, c: apply_teacher(graphdef, p, s, c, train=fresh)[0]), params, stats)
     embeddings = embed_crops(embed, crops.crops, 256, "memory: crops", order)
@@ -192,7 +202,7 @@ def train_teacher(
     path, key = Path(workdir) / "teacher.npz", _origin(options, dataset, seed)
     if path.is_file() and path.with_suffix(".json").is_file():
         if json.loads(path.with_suffix(".json").read_text()) == json.loads(json.dumps(key)):
-            return TrainedTeacher(options, load_npz(path, nnx.state(_module(options))))
+            return TrainedTeacher(options, load_npz(path, abstract_state(options)))
         print(f"{path} was made with other options or data: training the teacher again", file=sys.stderr, flush=True)
     if options.steps == 0:
         return TrainedTeacher(options, new_state(options, seed))
@@ -217,6 +227,8 @@ def _origin(options: TeacherOptions, dataset: Any, seed: int) -> dict[str, Any]:
     said = dataclasses.asdict(options)
     for key in ("log_every", "checkpoint_every", "init_from"):
         del said[key]
+    if options.init_from and not Path(options.init_from).is_file():
+        raise InputError(f"config.teacher.init_from: {options.init_from}: no such file of weights")
     start = hashlib.sha256(Path(options.init_from).read_bytes()).hexdigest()[:16] if options.init_from else ""
     boxes = boxes_hash(dataset.annotations("train"))
     return {"options": said, "init_from": start, "dataset": dataset_name(dataset), "boxes": boxes, "seed": seed}

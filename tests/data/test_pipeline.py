@@ -291,7 +291,8 @@ def test_targets_of_the_wrong_shape(dataset, config):
     with pytest.raises(InputError) as caught:
         list(eval_batches(dataset, "gallery", config, targets=Short(dataset)))
     assert str(caught.value) == (
-        "the teacher's embeddings of 000.png have shape (1, 4), expected (2, 4): boxes x embedding size; make them again"
+        "the teacher's embeddings of 000.png have shape (1, 4), expected (2, 4):"
+        " boxes x embedding size; make them again"
     )
 
 

@@ -26,7 +26,7 @@ BUILT = []  # how often, for the tests
 class Boxes(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(self, *, data_dir, count=3, query_image="gallery1.png"):
+    def __init__(self, *, data_dir, count=3, query_image="gallery1.png", workers=1):
         self.count, self.query_image, self.report = count, query_image, {}
         super().__init__(data_dir=data_dir)
 
@@ -109,6 +109,7 @@ def test_other_options_make_another_folder(config):
     assert len(first.annotations("train")) == 3 and len(second.annotations("train")) == 2
     options = json.loads((second.folder.parents[1] / "prepared.json").read_text())["options"]
     assert options == {"count": 2}
+    config.builder = {"count": 2, "workers": 2}  # says how, not what
     open_dataset(config)
     assert built() == [3, 2]
 
@@ -168,11 +169,12 @@ def test_a_query_outside_the_gallery_is_named(config):
         ),
         (
             {"builder": {"cuont": 3}},
-            "config.data.builder.cuont: dataset own_builder:Boxes takes no such option; it knows count, query_image",
+            "config.data.builder.cuont: dataset own_builder:Boxes takes no such option;"
+            " it knows count, query_image, workers",
         ),
         (
             {"root": "x"},
-            "config.data.root: dataset own_builder:Boxes takes no such option; it knows count, query_image",
+            "config.data.root: dataset own_builder:Boxes takes no such option; it knows count, query_image, workers",
         ),
         ({"name": "prw"}, "config.data.root is not set: dataset prw needs --config.data.root=..."),
         (
@@ -203,7 +205,8 @@ def test_a_box_outside_its_photograph_is_named(box):
             image=b"x", image_name="a.jpg", height=20, width=30, boxes=[[0, 0, 30, 20], box], person_ids=[1, 2]
         )
     assert str(caught.value) == (
-        f"a.jpg: box 2 {[float(v) for v in box]} (xyxy) does not lie inside its 30 x 20 photograph; correct or remove it"
+        f"a.jpg: box 2 {[float(v) for v in box]} (xyxy) does not lie inside its"
+        " 30 x 20 photograph; correct or remove it"
     )
 
 
@@ -214,5 +217,6 @@ def test_every_box_has_an_id():
 
 
 def test_the_schema_needs_numpy_alone():
-    code = "import sys, psdiff_jax.data.schema; assert not {'tensorflow_datasets', 'grain', 'cv2', 'jax'} & set(sys.modules)"
+    heavy = {"tensorflow_datasets", "grain", "cv2", "jax"}
+    code = f"import sys, psdiff_jax.data.schema; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""Targets: rows of a file find their boxes, what a network computes is kept and renewed, and the evaluator takes both."""
+"""Targets: rows of a file find their boxes; what a network computes is kept and renewed; the evaluator takes them."""
 
 import cv2
 import numpy as np
@@ -13,14 +13,18 @@ from psdiff_jax.evaluation.protocols import make_protocols
 SIZE = (48, 64)
 
 
+def colour(person: int) -> tuple[int, int, int]:
+    return 40 * person + 60, 215 - 40 * person, 99
+
+
 class Dataset:
-    """Coloured rectangles on black: a PreparedDataset in memory. Person p has the colour (40 p + 40, 255 - 40 p, 99)."""
+    """Coloured rectangles on black: a PreparedDataset in memory. Person p has `colour(p)`."""
 
     name = "memory"
 
     def __init__(self):
         self.boxes = {
-            "train": ([[2, 3, 18, 40], [30, 5, 50, 44]], [], [[10, 10, 40.5, 47]]),
+            "train": ([[2, 3, 18, 40], [30, 5, 50, 44]], [], [[10, 10, 40.5, 48]]),
             "gallery": ([[4, 4, 20, 40]], [[8, 2, 30, 40], [32, 2, 60, 40]], [[1, 1, 30, 44], [33, 3, 63, 44]]),
             "query": ([[4, 4, 20, 40]], [[32, 2, 60, 40]]),
         }
@@ -38,7 +42,7 @@ class Dataset:
         split, i = name[:-5], int(name[-5])
         image = np.zeros((*SIZE, 3), np.uint8)
         for (x1, y1, x2, y2), person in zip(self.boxes[split][i], self.ids[split][i], strict=True):
-            image[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = (40 * person + 40, 255 - 40 * person, 99)
+            image[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = colour(person)
         return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
     def annotations(self, split: str) -> Annotations:
@@ -94,7 +98,7 @@ def test_a_missing_box_is_named(tmp_path):
         file_targets(write(tmp_path / "t.npz", [ROWS[0], *ROWS[2:]]), Dataset())
     far = [("train0.jpg", [2, 3, 16, 37.6], [1, 0, 0]), *ROWS]
     del far[2]
-    with pytest.raises(InputError, match="0.60 pixels off"):
+    with pytest.raises(InputError, match=r"0\.60 pixels off"):
         file_targets(write(tmp_path / "t.npz", far), Dataset())
 
 
@@ -130,7 +134,7 @@ def test_network_targets_are_computed_once_and_renewed_when_stale(tmp_path, caps
 
     targets = run()
     assert isinstance(targets.all("train"), np.memmap) and len(calls) == 2
-    np.testing.assert_allclose(targets.lookup("train", 0)[1], embed(np.asarray([[[[80, 215, 99]]]]))[0], atol=1e-3)
+    np.testing.assert_allclose(targets.lookup("train", 0)[1], embed(np.asarray([[[colour(1)]]]))[0], atol=1e-3)
     assert (run().all("gallery") == targets.all("gallery")).all() and len(calls) == 2
     assert "stale" not in capsys.readouterr().err
 

@@ -50,7 +50,7 @@ def test_resized_image_always_fits(size):
 def test_resize_maps_every_pixel_by_the_scale(scale):
     """A linear ramp stays one: output pixel i sees the input at (i + 0.5) / scale - 0.5, whatever the size rounds to.
 
-    OpenCV's area weights are exact to 0.04 pixels; scaling by the ratio of rounded sizes would be off by 0.9 at the far end.
+    OpenCV's area weights are exact to 0.04 pixels; the ratio of the rounded sizes would be off by 0.9 at the far end.
     """
     width = 101
     ramp = np.tile(np.arange(width, dtype=np.float32)[None, :, None], (9, 1, 3))

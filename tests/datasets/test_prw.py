@@ -1,6 +1,5 @@
 """PRW's reader on small trees with all the dirt of the real release, and on the real sequence where it is at hand."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -192,8 +191,8 @@ def test_a_box_outside_its_photograph_names_frame_and_row(config, tree, box):
     annotate(tree, "c3s1_000201", "box_new", [[900, 1, 2, 10, 20], [7, *box]])
     path = tree / "annotations" / "c3s1_000201.jpg.mat"
     assert refused(config) == (
-        f"{path} row 2 of frame c3s1_000201: the box {[float(v) for v in box]} (x y w h) lies outside its 60 x 40 photograph;"
-        " correct or remove it"
+        f"{path} row 2 of frame c3s1_000201: the box {[float(v) for v in box]} (x y w h) lies outside its"
+        " 60 x 40 photograph; correct or remove it"
     )
 
 
@@ -287,9 +286,6 @@ def test_counts_of_the_real_sequence():
 
 
 @needs_real
-@pytest.mark.skipif(
-    not os.environ.get("PSDIFF_SLOW"), reason="PSDIFF_SLOW is not set: prepares the real sequence (5 s)"
-)
 def test_the_real_sequence_from_end_to_end(tmp_path):
     config = config_of(REAL, tmp_path)
     dataset = open_dataset(config.data)

@@ -50,9 +50,9 @@ def test_gradient_equals_torch():
     memory, features, labels = example(negatives=0)
     ours = jax.grad(lambda f: memory_loss(f, labels, memory)[0])(features)
     f = torch.tensor(features, requires_grad=True)
-    known = torch.tensor(labels >= 0)
+    known, classes = torch.tensor(labels >= 0), torch.tensor(labels).long()
     losses = [
-        torch.nn.functional.cross_entropy((f @ torch.tensor(np.asarray(rows)).T / 0.05)[known], torch.tensor(labels).long()[known])
+        torch.nn.functional.cross_entropy((f @ torch.tensor(np.asarray(rows)).T / 0.05)[known], classes[known])
         for rows in (memory.mean, memory.hard)
     ]
     (sum(losses) / 2).backward()
@@ -70,8 +70,8 @@ def test_update_moves_the_rows_of_the_batch_only():
             np.testing.assert_array_equal(new.hard[person], memory.hard[person])
             continue
         hardest = mine[(mine @ np.asarray(memory.hard[person])).argmin()]
-        np.testing.assert_allclose(new.mean[person], unit(0.1 * np.asarray(memory.mean[person]) + 0.9 * mine.mean(0)), atol=1e-6)
-        np.testing.assert_allclose(new.hard[person], unit(0.1 * np.asarray(memory.hard[person]) + 0.9 * hardest), atol=1e-6)
+        for row, old, x in ((new.mean, memory.mean, mine.mean(0)), (new.hard, memory.hard, hardest)):
+            np.testing.assert_allclose(row[person], unit(0.1 * np.asarray(old[person]) + 0.9 * x), atol=1e-6)
 
 
 def test_unlabelled_people_replace_the_oldest_negatives():

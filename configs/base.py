@@ -1,0 +1,99 @@
+"""Every key with its default: the paper's setting (section V-A3). Each experiment starts from this and changes a few.
+
+This file is no experiment of its own: it names no dataset folder.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.cpu_devices = 0  # virtual devices when there is no accelerator; 0 = one for each core
+
+    config.data = ConfigDict({
+        "name": "prw",  # a name in psdiff_jax.data.records.BUILDERS, or module:Class
+        "root": "",  # the folder with the user's data
+        "prepared_dir": "~/psdiff_data",  # where prepared datasets are kept
+        "builder": ConfigDict({}, convert_dict=True),  # options of the builder
+        "image_size": (800, 1333),  # (height, width) that photographs are fitted into
+        "max_boxes": 64,
+        "workers": 0,  # reading processes; 0 = threads
+        "threads": 0,  # reading threads; 0 = one a core
+        "cache": False,  # keep resized photographs in memory
+        "augment": {"flip": True, "scale_jitter": (1.0, 1.0), "color": 0.0},
+    })
+    config.data.builder.unlock()
+
+    # Keys of the teacher are those of psdiff_jax.training.teacher_options.TeacherOptions.
+    config.teacher = ConfigDict({"kind": "trained", "file": "", "backbone": "resnet50", "init_from": "",
+                                 "crop_size": (256, 128), "steps": 20_000, "embedding_dim": 256,
+                                 "people": 16, "crops_per_person": 16, "learning_rate": 3.5e-4})
+    config.teacher.unlock()
+
+    config.model = ConfigDict({
+        "backbone": "resnet50",  # a name in psdiff_jax.models.resnet.SPECS
+        "backbone_weights": "",  # .npz/.pth/.safetensors of an ImageNet network; "teacher" = the teacher's backbone
+        "dim": 256,
+        "embedding_dim": 256,
+        "side": 7,
+        "heads": 8,
+        "dynamic_width": 8,
+        "self_attention": True,
+        "dynamic_conv": True,
+        "cross_attention": True,
+        "cascade": "paper",  # paper, residual, parallel
+        "pool": "mean",  # mean, flatten
+        "slot_attention": False,
+        "time_dim": 1024,
+        "towers": 1,
+        "num_cdl": 1,
+        "sampling_ratio": 2,
+        "canonical_size": 224.0,
+        "roi_backend": "auto",  # auto, gather, matmul
+        "dtype": "bfloat16",
+    })
+
+    config.diffusion = ConfigDict({"timesteps": 1000, "box_scale": 2.0, "embedding_scale": 3.0})
+
+    config.noise = ConfigDict({
+        "slots": 300,  # N_train
+        "random_fraction": 0.25,
+        "rollout_probability": 0.5,
+        "exact_slots": 1,
+    })
+
+    config.matching = ConfigDict({"rule": "simota", "cls": 2.0, "l1": 5.0, "giou": 2.0, "reid": 5.0, "candidates": 5,
+                                  "centre_radius": 2.5})
+
+    config.train = ConfigDict({
+        "steps": 90_000,
+        "batch_size": 32,
+        "learning_rate": 2.5e-5,
+        "weight_decay": 1e-4,
+        "warmup": 1_000,
+        "schedule": "step",  # step (the paper's: /10 at 70/90 and 84/90), cosine, constant
+        "clip_norm": 1.0,
+        "backbone_scale": 1.0,  # learning rate of the backbone, relative
+        "ema_decay": 0.0,  # 0 = no moving average
+        "init_from": "",  # .npz of a whole PSDiff to go on from
+        "log_every": 50,
+        "checkpoint_every": 1_000,
+        "image_every": 1_000,  # TensorBoard pictures of predictions
+        "keep_checkpoints": 2,
+    })
+
+    config.sampler = ConfigDict({"slots": 300, "eta": 1.0, "renewal_threshold": 0.5, "nms_threshold": 0.5})
+
+    config.evaluate = ConfigDict({
+        "steps": (1, 2, 4, 8),
+        "batch_size": 8,
+        "query": "pin",  # pin, match
+        "detection_threshold": 0.01,
+        "search_threshold": 0.5,
+        "protocols": ("whole",),  # see psdiff_jax.evaluation.protocols
+        "max_detections": 100,  # kept a photograph
+        "images": 0,  # only the first so many gallery photographs; 0 = all
+        "strips": 2,  # best, median and worst queries in the report, of each
+    })
+    return config

@@ -1,0 +1,149 @@
+"""From a ConfigDict to the typed options of each part, with one line of error that names the key."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from psdiff_jax.diffusion.noise import Diffusion
+from psdiff_jax.diffusion.samplers import SamplerSpec
+from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.protocols import parse_protocol
+from psdiff_jax.models.cdl import CDLSpec
+from psdiff_jax.models.psdiff import PSDiffSpec
+from psdiff_jax.models.resnet import SPECS
+from psdiff_jax.training.matcher import MatchSpec
+from psdiff_jax.training.optimizer import OptimizerSpec
+from psdiff_jax.training.states import NoiseSpec
+from psdiff_jax.training.teacher_options import TeacherOptions
+
+CHOICES = {
+    "model.backbone": tuple(SPECS),
+    "model.cascade": ("paper", "residual", "parallel"),
+    "model.pool": ("mean", "flatten"),
+    "model.roi_backend": ("auto", "gather", "matmul"),
+    "model.dtype": ("float32", "bfloat16"),
+    "matching.rule": ("simota", "hungarian"),
+    "train.schedule": ("step", "cosine", "constant"),
+    "evaluate.query": ("pin", "match"),
+}
+AT_LEAST_ONE = (
+    "data.max_boxes", "model.dim", "model.embedding_dim", "model.side", "model.heads", "model.dynamic_width",
+    "model.time_dim", "model.num_cdl", "model.sampling_ratio", "diffusion.timesteps", "noise.slots",
+    "matching.candidates", "train.batch_size", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
+    "sampler.slots", "evaluate.batch_size", "evaluate.max_detections",
+)
+NOT_NEGATIVE = ("train.steps", "train.warmup", "noise.exact_slots", "evaluate.images", "evaluate.strips", "cpu_devices",
+                "train.weight_decay", "sampler.eta")
+SHARES = ("noise.random_fraction", "noise.rollout_probability", "sampler.renewal_threshold", "sampler.nms_threshold",
+          "train.ema_decay", "evaluate.detection_threshold", "evaluate.search_threshold")
+
+
+def look_up(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def unknown_key(config: Mapping[str, Any], key: str) -> str | None:
+    """One line about a dotted key that the config does not have, with the nearest that it has; None if it has it."""
+    node: Any = config
+    for depth, part in enumerate(key.split(".")):
+        if not isinstance(node, Mapping) and not hasattr(node, "keys"):
+            return f"config.{key}: config.{'.'.join(key.split('.')[:depth])} is a value, not a group of keys"
+        if part not in node:
+            near = difflib.get_close_matches(part, list(node.keys()), 1)
+            inside = ".".join(["config", *key.split(".")[:depth]])
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(node.keys()))}"
+            return f"config.{key}: no such key in {inside}; {hint}"
+        node = node[part]
+    return None
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Raises InputError naming the first key that is out of range or does not go with another."""
+    def need(holds: bool, key: str, what: str) -> None:
+        if not holds:
+            raise InputError(f"config.{key}={look_up(config, key)!r}: {what}")
+
+    for key, choices in CHOICES.items():
+        need(look_up(config, key) in choices, key, f"choose one of {', '.join(choices)}")
+    for key in AT_LEAST_ONE:
+        need(look_up(config, key) >= 1, key, "must be 1 or more")
+    for key in NOT_NEGATIVE:
+        need(look_up(config, key) >= 0, key, "must not be negative")
+    for key in SHARES:
+        need(0 <= look_up(config, key) <= 1, key, "must lie within 0 and 1")
+    for key in ("train.learning_rate", "train.clip_norm", "diffusion.box_scale", "diffusion.embedding_scale"):
+        need(look_up(config, key) > 0, key, "must be above 0")
+    need(len(config["data"]["image_size"]) == 2 and min(config["data"]["image_size"]) >= 32, "data.image_size",
+         "give (height, width), each 32 or more")
+    need(config["model"]["dim"] % config["model"]["heads"] == 0, "model.heads", "must divide config.model.dim")
+    need(config["noise"]["exact_slots"] < config["noise"]["slots"], "noise.exact_slots",
+         "must be below config.noise.slots")
+    need(config["noise"]["slots"] >= config["data"]["max_boxes"], "noise.slots",
+         f"must be at least config.data.max_boxes={config['data']['max_boxes']}, or people are left out")
+    steps = config["evaluate"]["steps"]
+    need(len(steps) > 0 and all(isinstance(s, int) and 1 <= s <= config["diffusion"]["timesteps"] for s in steps),
+         "evaluate.steps", "give numbers of denoising steps, each from 1 to config.diffusion.timesteps")
+    for protocol in config["evaluate"]["protocols"]:
+        parse_protocol(protocol)
+    teacher = TeacherOptions.from_config(config["teacher"])
+    if teacher.kind == "trained":
+        need(teacher.embedding_dim == config["model"]["embedding_dim"], "teacher.embedding_dim",
+             f"must equal config.model.embedding_dim={config['model']['embedding_dim']}")
+    weights = config["model"]["backbone_weights"]
+    if weights == "teacher":
+        need(teacher.kind == "trained" and teacher.backbone == config["model"]["backbone"], "model.backbone_weights",
+             "the teacher must be trained here, with config.teacher.backbone equal to config.model.backbone")
+    elif weights:
+        need(Path(weights).expanduser().is_file(), "model.backbone_weights", "no such file")
+    if config["train"]["init_from"]:
+        need(Path(config["train"]["init_from"]).expanduser().is_file(), "train.init_from", "no such file")
+
+
+def _fields(cls: type, *groups: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {key: value for group in groups for key, value in group.items() if key in names}
+
+
+def model_spec(config: Mapping[str, Any]) -> PSDiffSpec:
+    """The model that config.model and config.diffusion describe."""
+    model = config["model"]
+    rest = {key: value for key, value in _fields(PSDiffSpec, model).items() if key != "backbone"}
+    diffusion = Diffusion(**config["diffusion"], embedding_dim=model["embedding_dim"])
+    return PSDiffSpec(backbone=SPECS[model["backbone"]], cdl=CDLSpec(**_fields(CDLSpec, model)), diffusion=diffusion,
+                      **rest)
+
+
+def noise_spec(config: Mapping[str, Any]) -> NoiseSpec:
+    return NoiseSpec(**config["noise"])
+
+
+def match_spec(config: Mapping[str, Any]) -> MatchSpec:
+    return MatchSpec(**config["matching"])
+
+
+def sampler_spec(config: Mapping[str, Any]) -> SamplerSpec:
+    return SamplerSpec(**_fields(SamplerSpec, config["sampler"]))
+
+
+def optimizer_spec(config: Mapping[str, Any]) -> OptimizerSpec:
+    return OptimizerSpec(**_fields(OptimizerSpec, config["train"]))
+
+
+def override_error(argv: list[str], config: Any, error: Exception) -> str:
+    """One line about a command line that could not be parsed. `config`: what --config gave, or None."""
+    keys = [re.match(r"--config\.([\w.]+)", arg) for arg in argv]
+    if config is not None:
+        for problem in (unknown_key(config, key[1]) for key in keys if key):
+            if problem:
+                return problem
+    files = [arg.split("=", 1)[-1] for arg, before in zip(argv, ["", *argv], strict=False)
+             if arg.startswith("--config=") or before == "--config"]
+    if config is None and files and isinstance(error, OSError | ImportError):
+        return f"--config {files[0]}: cannot be read ({' '.join(str(error).split())[-80:]})"
+    return " ".join(str(error).split()) or type(error).__name__

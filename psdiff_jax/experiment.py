@@ -1,0 +1,44 @@
+"""One experiment: check the config, open the dataset, then train, evaluate, embed or search."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from psdiff_jax import config as cfg
+from psdiff_jax import parallel
+from psdiff_jax.data.records import open_dataset
+from psdiff_jax.errors import InputError
+
+
+def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None, query: str | None = None,
+        top: int = 10) -> None:
+    """Does what `mode` says (see main.py); everything lands in `workdir`. InputError says what is wrong with the input."""
+    cfg.validate(config)
+    if embeddings and mode != "evaluate":
+        raise InputError("--embeddings goes with --mode evaluate")
+    if (mode == "search") != bool(query):
+        raise InputError("--query goes with --mode search, and that mode needs it: PHOTOGRAPH:x1,y1,x2,y2")
+    parallel.setup_cpu_devices(config.cpu_devices)
+    workdir = workdir.expanduser()
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    dataset = open_dataset(config.data)
+
+    if embeddings:
+        from psdiff_jax.evaluation.run import evaluate_folder
+
+        evaluate_folder(config, workdir, dataset, Path(embeddings).expanduser())
+        return
+    if mode in ("train_and_evaluate", "train"):
+        from psdiff_jax.training.train import train
+
+        train(config, workdir, dataset)
+    if mode != "train":
+        from psdiff_jax.evaluation import run as looking
+
+        if mode == "search":
+            looking.search(config, workdir, dataset, query, top)
+        elif mode == "embed":
+            looking.embed(config, workdir, dataset)
+        else:
+            looking.evaluate_model(config, workdir, dataset)

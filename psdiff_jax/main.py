@@ -1,0 +1,61 @@
+"""python -m psdiff_jax.main --config configs/X.py --workdir DIR [--mode MODE] [--config.a.b=value]"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from psdiff_jax.config import override_error
+from psdiff_jax.errors import InputError
+
+MODES = ("train_and_evaluate", "train", "evaluate", "embed", "search")
+CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, e.g. configs/quickstart.py", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, events, embeddings and the report")
+MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "what to do")
+EMBEDDINGS = flags.DEFINE_string("embeddings", None, "with --mode evaluate: score this folder instead of a model")
+QUERY = flags.DEFINE_string("query", None, "with --mode search: PHOTOGRAPH:x1,y1,x2,y2, or a query of the dataset")
+TOP = flags.DEFINE_integer("top", 10, "with --mode search: how many hits", lower_bound=1)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; a mistake ends the program with one line."""
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise InputError(f"{rest[1]!r} is no option; options start with --, see --help")
+        for flag in (CONFIG, WORKDIR):
+            if flag.value is None:
+                raise InputError(f"--{flag.name} is missing; see --help")
+        CONFIG.value.lock()  # a config file that could not be read says so when it is touched
+        return rest
+    except (InputError, flags.Error, AttributeError, KeyError, ImportError, OSError, TypeError, ValueError) as error:
+        sys.exit(f"error: {override_error(argv, config_alone(argv), error)}")
+
+
+def config_alone(argv: list[str]) -> Mapping | None:
+    """The config file's content without the overrides, or None when the file itself is wrong."""
+    given = [arg for arg in argv if not arg.startswith("--config.")]
+    before, sys.argv = sys.argv, given  # config_flags looks for overrides there
+    try:
+        flags.FLAGS(given)
+        return CONFIG.value
+    except (flags.Error, OSError, ImportError, AttributeError, KeyError, TypeError, ValueError):
+        return None  # what is wrong with the file itself is in the first error
+    finally:
+        sys.argv = before
+
+
+def main(_: list[str]) -> None:
+    try:
+        from psdiff_jax import experiment
+
+        experiment.run(CONFIG.value, Path(WORKDIR.value), MODE.value, embeddings=EMBEDDINGS.value, query=QUERY.value,
+                       top=TOP.value)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,142 @@
+"""The mesh and every sharding: one process on one device, or many processes on many.
+
+    mesh = make_mesh()                        axes ("data", "model") over all devices of all processes
+    state = put_replicated(state, mesh)       the same values on every device
+    batch = put_batch(batch, mesh)            rows spread over "data"; each process gives its own block of rows
+    outputs = fetch(step(state, batch))       host NumPy, whole on every process
+
+Under `jax.jit` the rest follows: XLA's partitioner adds the sums over devices, and no other module names a device.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+
+from psdiff_jax.errors import InputError
+
+AXES = ("data", "model")
+
+
+def setup_cpu_devices(count: int) -> None:
+    """Splits the CPU into `count` devices, for data parallelism over cores; accelerators are left as they are.
+
+    Must come before the first JAX computation; after it, and where JAX_NUM_CPU_DEVICES or XLA_FLAGS already say how
+    many, nothing happens. Two devices on two cores train 1.5 times faster than one device with two threads.
+    """
+    said = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if count > 1 and not said:
+        try:
+            jax.config.update("jax_num_cpu_devices", int(count))
+        except RuntimeError:  # the backends have started: the number of devices is fixed by now
+            pass
+
+
+def make_mesh(model_axis: int = 1) -> Mesh:
+    """A mesh of all devices: ("data", "model"), `model_axis` of them in the second axis.
+
+    Raises:
+      InputError: the devices do not divide by `model_axis`.
+    """
+    count = jax.device_count()
+    if model_axis < 1 or count % model_axis:
+        raise InputError(f"a model axis of {model_axis} does not divide the {count} devices: choose a divisor")
+    return jax.make_mesh((count // model_axis, model_axis), AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading axis over "data", the rest whole."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_divides(batch_size: int, mesh: Mesh, key: str = "config.train.batch_size") -> None:
+    """Raises InputError, naming `key`, unless a batch over all processes divides by the mesh's data axis."""
+    devices = mesh.shape["data"]
+    if batch_size < 1 or batch_size % devices:
+        raise InputError(f"{key} is {batch_size}, which does not divide by the {devices} devices: "
+                         f"choose a multiple of {devices}")  # fmt: skip
+
+
+def put_batch(batch: Any, mesh: Mesh | None) -> Any:
+    """A tree of NumPy arrays [rows of this process, ...] -> global jax.Arrays [rows of all processes, ...].
+
+    Rows are sharded over "data". Without a mesh: onto the default device.
+    """
+    if mesh is None:
+        return jax.device_put(batch)
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def put(value: np.ndarray, sharding: Sharding) -> jax.Array:
+    """One whole host array, the same on every process, as a global array of the given sharding."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(value, sharding)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def put_replicated(tree: Any, mesh: Mesh) -> Any:
+    """A tree of arrays (typed random keys too), whole on every device; the same values must come on every process.
+
+    Arrays that already lie on all devices of the mesh stay as they are sharded. The results may share memory with
+    `tree`: a step that gives up its argument gives up both.
+    """
+    devices = set(mesh.devices.flat)
+
+    def place(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices:
+            return leaf
+        if is_key(leaf):
+            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        if replicated(mesh).is_fully_addressable:
+            return jax.device_put(leaf, replicated(mesh))
+        return put(np.asarray(leaf), replicated(mesh))
+
+    return jax.tree.map(place, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Brings outputs to the host as NumPy, whole on every process, however they are sharded (no typed keys).
+
+    Where arrays are spread over processes, all of them must call this together.
+    """
+    def whole(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return leaf
+        if leaf.is_fully_replicated:
+            return leaf.addressable_data(0)
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(np.asarray, jax.device_get(jax.tree.map(whole, tree)))
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is a typed random key (`jax.random.key`), whose numbers are `jax.random.key_data(leaf)`."""
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files and speaks to the user."""
+    return jax.process_index() == 0
+
+
+def all_agree(ok: bool) -> bool:
+    """Whether `ok` holds on every process; all of them must call this together."""
+    if jax.process_count() == 1:
+        return ok
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(ok))))

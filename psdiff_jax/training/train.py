@@ -1,0 +1,127 @@
+"""Training PSDiff from a config: dataset, teacher, model, loop."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from psdiff_jax import config as cfg
+from psdiff_jax import parallel
+from psdiff_jax.convert.resnet import load_backbone
+from psdiff_jax.data.pipeline import eval_batches, train_batches
+from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.evaluation.drawing import draw_boxes
+from psdiff_jax.evaluation.predict import Predictor
+from psdiff_jax.models.psdiff import PSDiff
+from psdiff_jax.models.weights import load_npz, save_npz
+from psdiff_jax.training.checkpoint import Checkpoints
+from psdiff_jax.training.loop import fit
+from psdiff_jax.training.optimizer import learning_rate, make_optimizer
+from psdiff_jax.training.step import TrainState, create_state, make_train_step
+from psdiff_jax.training.teacher import open_targets
+from psdiff_jax.training.writer import MetricWriter
+
+
+def build_model(config: Any, workdir: Path) -> PSDiff:
+    """A PSDiff with the weights it starts from (config.train.init_from, or config.model.backbone_weights)."""
+    model = PSDiff(cfg.model_spec(config), rngs=nnx.Rngs(config.seed))
+    if config.train.init_from:
+        nnx.update(model, load_npz(Path(config.train.init_from).expanduser(), nnx.state(model)))
+    elif config.model.backbone_weights == "teacher":
+        state = load_npz(workdir / "teacher" / "teacher.npz", nnx.state(model), source="backbone", target="backbone")
+        nnx.update(model, state)
+    elif config.model.backbone_weights:
+        load_backbone(Path(config.model.backbone_weights).expanduser(), model.backbone)
+    return model
+
+
+def initial_state(config: Any, workdir: Path) -> tuple[nnx.GraphDef, TrainState]:
+    """(graphdef, state at step 0)."""
+    optimizer = make_optimizer(cfg.optimizer_spec(config))
+    return create_state(build_model(config, workdir), optimizer, jax.random.key(config.seed),
+                        ema=config.train.ema_decay > 0)
+
+
+def train(config: Any, workdir: Path, dataset: PreparedDataset) -> None:
+    """Trains to config.train.steps, going on from the newest checkpoint in `workdir` when there is one.
+
+    Leaves `workdir/checkpoints`, `workdir/model.npz` (the weights to evaluate or to start another run from),
+    TensorBoard events and metrics.jsonl. The teacher and its targets are in `workdir/teacher`.
+    """
+    mesh = parallel.make_mesh()
+    parallel.check_divides(config.train.batch_size, mesh, "config.train.batch_size")
+    with MetricWriter(workdir) as writer:
+        targets = open_targets(
+            config.teacher, dataset, workdir / "teacher", embedding_dim=config.model.embedding_dim, seed=config.seed,
+            fit=partial(fit, writer=writer, mesh=mesh, prefix="teacher"), place=partial(parallel.put_batch, mesh=mesh),
+        )
+        graphdef, state = initial_state(config, workdir)
+        batches = train_batches(
+            dataset, config, targets=targets, embedding_dim=config.model.embedding_dim,
+            process_index=jax.process_index(), process_count=jax.process_count(), device_count=jax.device_count(),
+        )
+        spec = cfg.optimizer_spec(config)
+        step = make_train_step(graphdef, make_optimizer(spec), cfg.noise_spec(config), cfg.match_spec(config),
+                               cfg.sampler_spec(config), config.train.ema_decay, learning_rate(spec))
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        print(f"training {parameters / 1e6:.2f} M parameters on {mesh.size} {jax.devices()[0].platform} device(s), "
+              f"{config.train.steps} steps of {config.train.batch_size} images", file=sys.stderr, flush=True)
+        checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
+        hooks = [(config.train.image_every, prediction_pictures(config, dataset, graphdef, writer, mesh))]
+        state = fit(step, parallel.put_replicated(state, mesh), batches, steps=config.train.steps, writer=writer,
+                    checkpoints=checkpoints, log_every=config.train.log_every,
+                    checkpoint_every=config.train.checkpoint_every, prefix="train", mesh=mesh, hooks=hooks)
+        checkpoints.close()
+    if parallel.is_main_process():
+        save_npz(workdir / "model.npz", inference_state(state))
+
+
+def inference_state(state: TrainState) -> Any:
+    """The weights to predict with, whole: the moving average where there is one."""
+    return nnx.merge_state(state.params if state.ema is None else state.ema, state.rest)
+
+
+def load_trained(config: Any, workdir: Path) -> tuple[nnx.GraphDef, TrainState]:
+    """The newest checkpoint of `workdir`; InputError when there is none."""
+    graphdef, template = initial_state(config.copy_and_resolve_references(), workdir)
+    mesh = parallel.make_mesh()
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
+    restored = checkpoints.restore_latest(parallel.put_replicated(template, mesh))
+    checkpoints.close()
+    if restored is None:
+        from psdiff_jax.errors import InputError
+
+        raise InputError(f"{workdir / 'checkpoints'} holds no checkpoint: train first, with --mode train")
+    return graphdef, restored[0]
+
+
+def prediction_pictures(config: Any, dataset: PreparedDataset, graphdef: nnx.GraphDef, writer: MetricWriter,
+                        mesh: jax.sharding.Mesh) -> Callable[[int, TrainState], None]:
+    """A hook that writes two gallery photographs to TensorBoard: truths, and predictions at every number of steps."""
+    predictor = Predictor(graphdef, cfg.sampler_spec(config), config.sampler.nms_threshold)
+    steps = tuple(config.evaluate.steps)
+    batch: dict[str, np.ndarray] = {}
+
+    def write(step: int, state: TrainState) -> None:
+        if not batch:
+            count = mesh.size * max(1, 2 // mesh.size)
+            batch.update(next(iter(eval_batches(
+                dataset, "gallery", config, batch_size=count, indices=range(min(count, len(dataset.gallery_source))),
+                process_index=jax.process_index(), process_count=jax.process_count()))))
+        params = state.params if state.ema is None else state.ema
+        people = parallel.fetch(predictor(params, state.rest, parallel.put_batch(batch, mesh),
+                                          jax.random.key(config.seed), steps))
+        for i in range(min(2, len(batch["image"]))):
+            truths = batch["boxes"][i][batch["boxes_mask"][i]]
+            for k in steps:
+                found = jax.tree.map(lambda v, i=i: v[i], people[k])
+                picture = draw_boxes(batch["image"][i], found.boxes[found.keep], found.scores[found.keep], truths,
+                                     min_score=0.3)
+                writer.images(step, f"predictions/{i}/steps_{k}", picture)
+
+    return write

@@ -1,0 +1,193 @@
+"""The teacher: network, one step, a short training that learns, going on from a checkpoint without moving the space."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from psdiff_jax.data.crops import BalancedBatches, CropSet
+from psdiff_jax.data.schema import Annotations
+from psdiff_jax.errors import InputError
+from psdiff_jax.models.teacher import Teacher
+from psdiff_jax.models.weights import flatten_state, save_npz
+from psdiff_jax.training import teacher as teacher_training
+from psdiff_jax.training.teacher import create_state, make_step, new_state, open_targets, train_teacher
+from psdiff_jax.training.teacher_options import TeacherOptions
+
+BACKBONE = {
+    "depths": (1, 1, 1, 1), "widths": (8, 8, 8, 16), "bottleneck": False, "stem": "conv", "stem_width": 8,
+}  # fmt: skip
+CONFIG = {
+    "backbone": BACKBONE, "embedding_dim": 12, "crop_size": (32, 16), "steps": 40, "people": 4, "crops_per_person": 4,
+    "warmup_steps": 4, "learning_rate": 5e-3, "log_every": 20, "erase": 0.0,
+}  # fmt: skip
+
+
+def striped_people(people=8, each=6, seed=0, unlabelled=5) -> CropSet:
+    """Crops of people who differ in the colours of upper and lower half, under noise and changing light."""
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(40, 216, (people, 2, 3))
+    ids = np.concatenate([np.repeat(np.arange(people) + 100, each), np.full(unlabelled, -1)])
+    crops = np.empty((len(ids), 32, 16, 3), np.float64)
+    for crop, person in zip(crops, ids, strict=True):
+        upper, lower = colours[person - 100] if person >= 0 else rng.integers(40, 216, (2, 3))
+        crop[:16], crop[16:] = upper, lower
+    crops = crops * rng.uniform(0.8, 1.2, (len(ids), 1, 1, 1)) + rng.normal(0, 10, crops.shape)
+    rows = np.arange(len(ids), dtype=np.int32)
+    return CropSet(np.clip(crops, 0, 255).astype(np.uint8), ids, rows % 3, rows)
+
+
+class Dataset:
+    """One crop a photograph; stands for a PreparedDataset where crops are given."""
+
+    name = "striped"
+
+    def __init__(self, crops: CropSet):
+        self.crops = crops
+
+    def annotations(self, split: str) -> Annotations:
+        count = len(self.crops)
+        return Annotations(
+            tuple(f"{i}.png" for i in range(count)), np.full((count, 2), (32, 16), np.int32), self.crops.cameras,
+            np.arange(count), (np.asarray([[0, 0, 16, 32]], np.float32),) * count,
+            tuple(self.crops.person_ids[:, None]),
+        )  # fmt: skip
+
+
+def separation(embeddings: np.ndarray, ids: np.ndarray) -> float:
+    """Share of crops whose nearest other crop shows the same person."""
+    known = ids >= 0
+    similarity = embeddings[known] @ embeddings[known].T
+    np.fill_diagonal(similarity, -2)
+    return float((ids[known][similarity.argmax(1)] == ids[known]).mean())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    crops, folder = striped_people(), tmp_path_factory.mktemp("teacher")
+    return crops, folder, train_teacher(CONFIG, Dataset(crops), folder, crops=crops)
+
+
+def test_embeddings_are_unit_vectors_and_bytes_equal_floats():
+    for pooling in ("avg", "gem"):
+        options = TeacherOptions.from_config(CONFIG | {"pooling": pooling})
+        graphdef, params, stats = teacher_training.split(options, new_state(options))
+        crops = striped_people().crops[:5]
+        apply = jax.jit(lambda p, s, c, g=graphdef: teacher_training.apply_teacher(g, p, s, c)[0])
+        embeddings = apply(params, stats, crops)
+        assert embeddings.shape == (5, 12)
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+        np.testing.assert_array_equal(embeddings, apply(params, stats, crops.astype(np.float32)))
+
+
+def test_the_head_is_only_there_where_widths_differ():
+    spec = TeacherOptions.from_config(CONFIG).spec()
+    assert spec.last_stride == 1
+    shapes = {dim: nnx.eval_shape(lambda dim=dim: Teacher(spec, dim, rngs=nnx.Rngs(0))) for dim in (12, 16)}
+    names = {dim: set(flatten_state(nnx.state(teacher))) for dim, teacher in shapes.items()}
+    assert names[12] - names[16] == {"project/kernel"}
+    assert {"neck/scale", "neck/mean", "neck/var"} < names[16] and "neck/bias" not in names[16]
+
+
+def test_training_tells_people_apart_that_it_never_saw(trained):
+    _, _, teacher = trained
+    others = striped_people(people=10, seed=7)
+    untrained = dataclasses.replace(teacher, state=new_state(teacher.options, seed=1))
+    before, after = (separation(np.asarray(t.embed(others.crops)), others.person_ids) for t in (untrained, teacher))
+    assert after > 0.9 and after >= before
+
+
+def test_a_finished_training_is_used_again(trained, capsys):
+    crops, folder, teacher = trained
+    again = train_teacher(CONFIG, Dataset(crops), folder, crops=crops)
+    assert "teacher 40/40" not in capsys.readouterr().err
+    assert again.hash == teacher.hash
+    shorter = train_teacher(CONFIG | {"steps": 2}, Dataset(crops), folder / "copy", crops=crops)
+    assert shorter.hash != teacher.hash
+
+
+def test_the_same_seed_gives_the_same_teacher(tmp_path):
+    crops = striped_people()
+    one, other, third = (
+        train_teacher(CONFIG | {"steps": 3}, Dataset(crops), tmp_path / str(i), crops=crops, seed=seed)
+        for i, seed in enumerate((5, 5, 6))
+    )
+    assert one.hash == other.hash != third.hash
+
+
+def test_fine_tuning_keeps_the_space(trained, tmp_path):
+    """The quick start fine-tunes a shipped teacher on new people: its student must still understand it."""
+    _, _, teacher = trained
+    save_npz(tmp_path / "shipped.npz", teacher.state, half=True)
+    new_people, others = striped_people(seed=3), striped_people(seed=4)
+    config = CONFIG | {"init_from": str(tmp_path / "shipped.npz"), "steps": 10, "learning_rate": 5e-4}
+    tuned = train_teacher(config, Dataset(new_people), tmp_path / "tuned", crops=new_people)
+    assert tuned.hash != teacher.hash
+    cosine = (np.asarray(tuned.embed(others.crops)) * np.asarray(teacher.embed(others.crops))).sum(1)
+    assert cosine.mean() > 0.9
+    as_it_is = train_teacher(config | {"steps": 0}, Dataset(new_people), tmp_path / "none", crops=new_people)
+    cosine = (np.asarray(as_it_is.embed(others.crops)) * np.asarray(teacher.embed(others.crops))).sum(1)
+    assert cosine.min() > 0.999  # float16 kernels
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_step_moves_what_it_should(frozen):
+    options = TeacherOptions.from_config(CONFIG | {"freeze_statistics": frozen, "negatives": 4, "unlabelled": 2})
+    crops = striped_people()
+    batches = BalancedBatches(crops, 4, 4, unlabelled=2)
+    graphdef, state = create_state(options, crops, batches)
+    start = jax.tree.map(np.array, state)
+    state, metrics = make_step(graphdef, options)(state, batches.batch(0))
+    assert int(state.step) == 1 and all(np.isfinite(v) for v in metrics.values())
+    moved = {name: bool((np.asarray(a) != b).any()) for (name, a), b in zip(
+        flatten_state(state).items(), jax.tree.leaves(start), strict=True)}
+    for name, changed in moved.items():
+        if name.startswith(("params", "memory")):
+            assert changed, name
+        if name.startswith("stats"):
+            assert changed != frozen, name
+
+
+def test_a_sharded_batch_gives_the_same_step():
+    """Two devices see half a batch each; statistics, loss and memory are those of the whole batch."""
+    if jax.device_count() < 2:
+        pytest.skip("needs JAX_NUM_CPU_DEVICES=2")
+    options, crops = TeacherOptions.from_config(CONFIG), striped_people()
+    batches = BalancedBatches(crops, 4, 4)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    results = []
+    for place in (lambda x: x, lambda x: jax.device_put(x, sharded)):
+        graphdef, state = create_state(options, crops, batches)
+        results.append(make_step(graphdef, options)(state, place(batches.batch(0))))
+    for name, one in flatten_state(results[0]).items():
+        other = flatten_state(results[1])[name]
+        if "params" not in name:  # Adam's first step is the sign of the gradient, whatever its rounding
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"stepz": 3}, r"config\.teacher\.stepz: no such key"),
+        ({"steps": 3.5}, r"config\.teacher\.steps=3\.5: expected int"),
+        ({"flip": 1}, r"config\.teacher\.flip=1: expected bool"),
+        ({"pooling": "max"}, r"config\.teacher\.pooling='max': choose one of avg, gem"),
+        ({"backbone": "resnet99"}, r"config\.teacher\.backbone='resnet99': choose one of"),
+        ({"backbone": BACKBONE | {"width": 3}}, r"config\.teacher\.backbone: .*width"),
+        ({"kind": "file"}, r"config\.teacher\.file=''"),
+        ({"steps": 0}, r"config\.teacher\.steps=0: 0 needs"),
+        ({"init_from": "nowhere.npz"}, r"nowhere\.npz: no such file"),
+    ],
+)
+def test_bad_options_are_named(change, message, tmp_path):
+    crops = striped_people()
+    with pytest.raises(InputError, match=message):
+        train_teacher(CONFIG | change, Dataset(crops), tmp_path, crops=crops)
+
+
+def test_a_width_that_the_model_has_not_is_refused_before_training(tmp_path):
+    with pytest.raises(InputError, match=r"config\.model\.embedding_dim is 256, but .* is 12"):
+        open_targets(CONFIG, Dataset(striped_people()), tmp_path, embedding_dim=256)
