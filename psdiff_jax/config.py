@@ -86,6 +86,8 @@ def validate(config: Mapping[str, Any]) -> None:
          "must be below config.noise.slots")
     need(config["noise"]["slots"] >= config["data"]["max_boxes"], "noise.slots",
          f"must be at least config.data.max_boxes={config['data']['max_boxes']}, or people are left out")
+    need(config["train"]["steps"] == 0 or config["train"]["warmup"] < config["train"]["steps"], "train.warmup",
+         f"must be below config.train.steps={config['train']['steps']}")
     steps = config["evaluate"]["steps"]
     need(len(steps) > 0 and all(isinstance(s, int) and 1 <= s <= config["diffusion"]["timesteps"] for s in steps),
          "evaluate.steps", "give numbers of denoising steps, each from 1 to config.diffusion.timesteps")

@@ -1,6 +1,7 @@
 """One experiment: check the config, open the dataset, then train, evaluate, embed or search."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from psdiff_jax.errors import InputError
 
 def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None, query: str | None = None,
         top: int = 10) -> None:
-    """Does what `mode` says (see main.py); everything lands in `workdir`. InputError says what is wrong with the input."""
+    """Does what `mode` says (see main.py); everything lands in `workdir`. InputError says what is wrong with it."""
     cfg.validate(config)
     if embeddings and mode != "evaluate":
         raise InputError("--embeddings goes with --mode evaluate")
     if (mode == "search") != bool(query):
         raise InputError("--query goes with --mode search, and that mode needs it: PHOTOGRAPH:x1,y1,x2,y2")
-    parallel.setup_cpu_devices(config.cpu_devices)
+    parallel.setup_cpu_devices(config.cpu_devices or os.cpu_count() or 1)
     workdir = workdir.expanduser()
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")

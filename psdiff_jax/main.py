@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from psdiff_jax.config import override_error
@@ -51,6 +51,7 @@ def main(_: list[str]) -> None:
     try:
         from psdiff_jax import experiment
 
+        logging.set_verbosity(logging.WARNING)  # libraries tell of every file they open
         experiment.run(CONFIG.value, Path(WORKDIR.value), MODE.value, embeddings=EMBEDDINGS.value, query=QUERY.value,
                        top=TOP.value)
     except InputError as error:

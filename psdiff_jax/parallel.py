@@ -22,12 +22,18 @@ from psdiff_jax.errors import InputError
 AXES = ("data", "model")
 
 
-def setup_cpu_devices(count: int) -> None:
+def setup_cpu_devices(count: int, *batch_sizes: int) -> None:
     """Splits the CPU into `count` devices, for data parallelism over cores; accelerators are left as they are.
 
     Must come before the first JAX computation; after it, and where JAX_NUM_CPU_DEVICES or XLA_FLAGS already say how
     many, nothing happens. Two devices on two cores train 1.5 times faster than one device with two threads.
+
+    Args:
+      count: 0 = one for each core this process may use, or fewer, so that all `batch_sizes` divide by it.
     """
+    if count == 0:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = max(n for n in range(1, cores + 1) if all(size % n == 0 for size in batch_sizes))
     said = "JAX_NUM_CPU_DEVICES" in os.environ or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if count > 1 and not said:
         try:
@@ -69,14 +75,21 @@ def check_divides(batch_size: int, mesh: Mesh, key: str = "config.train.batch_si
 def put_batch(batch: Any, mesh: Mesh | None) -> Any:
     """A tree of NumPy arrays [rows of this process, ...] -> global jax.Arrays [rows of all processes, ...].
 
-    Rows are sharded over "data". Without a mesh: onto the default device.
+    Rows are sharded over "data". What is on the devices already stays. Without a mesh: onto the default device.
     """
     if mesh is None:
         return jax.device_put(batch)
     sharding = batch_sharding(mesh)
-    if jax.process_count() == 1:
-        return jax.device_put(batch, sharding)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+    def place(rows: Any) -> jax.Array:
+        if isinstance(rows, jax.Array) and rows.sharding.device_set == sharding.device_set:
+            return rows
+        check_divides(len(rows) * jax.process_count(), mesh, "the number of rows of a batch")
+        if jax.process_count() == 1:
+            return jax.device_put(rows, sharding)
+        return jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+
+    return jax.tree.map(place, batch)
 
 
 def put(value: np.ndarray, sharding: Sharding) -> jax.Array:
@@ -121,6 +134,15 @@ def fetch(tree: Any) -> Any:
         return multihost_utils.process_allgather(leaf, tiled=True)
 
     return jax.tree.map(np.asarray, jax.device_get(jax.tree.map(whole, tree)))
+
+
+def gather_batch(batch: Any) -> Any:
+    """A host batch [rows of this process, ...] -> the rows of all processes, on every process."""
+    if jax.process_count() == 1:
+        return batch
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(batch, tiled=True)
 
 
 def is_key(leaf: Any) -> bool:

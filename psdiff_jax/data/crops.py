@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
+from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
 
 GREY = (124, 116, 104)  # ImageNet's mean colour: what padding and erasing put in
@@ -36,23 +37,11 @@ class CropSet:
         return len(self.crops)
 
 
-def decode_rgb(encoded: bytes, name: str) -> np.ndarray:
-    """uint8 [H,W,3] RGB of an encoded photograph; InputError naming it when it is broken."""
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
-    if image is None:
-        raise InputError(f"{name}: the photograph cannot be decoded; replace it and prepare the dataset again")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
 def crop_boxes(image: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The people in `boxes` [n,4] (xyxy pixels) of `image` uint8 [H,W,3], resized bicubically: uint8 [n,h,w,3].
 
     Boxes are widened to whole pixels and clipped to the photograph; one outside of it is an InputError.
     """
-    import cv2
-
     height, width = image.shape[:2]
     crops = np.empty((len(boxes), *size, 3), np.uint8)
     for i, (x1, y1, x2, y2) in enumerate(np.asarray(boxes, np.float64)):
@@ -83,7 +72,7 @@ def load_crops(
 
     def cut(i: int) -> None:
         name = annotations.image_names[i]
-        image = decode_rgb(source[i]["image"], name)
+        image = decode_image(source[i]["image"], name)
         try:
             crops[starts[i] : starts[i + 1]] = crop_boxes(image, annotations.boxes[i], size)
         except InputError as error:
@@ -136,8 +125,6 @@ class Augment:
 
 def augment_crops(crops: np.ndarray, options: Augment, rng: np.random.Generator) -> np.ndarray:
     """An augmented copy of `crops` uint8 [B,h,w,3]. Consumes the same random numbers whatever the switches are."""
-    import cv2
-
     count, height, width, _ = crops.shape
     flip = rng.random(count) < 0.5
     reach = round(options.pad * height)
@@ -213,15 +200,6 @@ class BalancedBatches:
         rows = self.rows(step)
         rng = np.random.default_rng([self.seed, 3, step])
         return {"crops": augment_crops(self.crops.crops[rows], self.augment, rng), "labels": self.labels[rows]}
-
-    def from_step(self, step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """Batches without end, the next one made by a thread while the current one is used."""
-        with ThreadPoolExecutor(1) as pool:
-            pending = pool.submit(self.batch, step)
-            while True:
-                step += 1
-                ready, pending = pending.result(), pool.submit(partial(self.batch, step))
-                yield ready
 
 
 def _draw(rng: np.random.Generator, members: np.ndarray, count: int) -> np.ndarray:

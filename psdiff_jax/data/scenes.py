@@ -146,3 +146,20 @@ def _image_size(config_data: Any) -> tuple[int, int]:
     if len(size) != 2 or min(size) < 1:
         raise InputError(f"config.data.image_size is {size}, expected (height, width) in pixels")
     return size
+
+
+def photograph_batch(image: np.ndarray, box: np.ndarray, image_size: tuple[int, int], copies: int = 1) -> Batch:
+    """One photograph of the user's as a batch of equal rows (one a device), its box [4] (xyxy pixels) in slot 0."""
+    scale = transforms.fit_scale(image.shape[:2], image_size)
+    small = transforms.resize(image, scale)
+    h, w = small.shape[:2]
+    padded = np.zeros((*image_size, 3), np.uint8)
+    padded[:h, :w] = small
+    row = {
+        "image": padded,
+        "image_size": np.asarray([h, w], np.int32),
+        "scale": np.float32(scale),
+        "boxes": transforms.to_network(np.asarray(box, np.float32)[None], scale, (h, w)),
+        "image_index": np.int32(0),
+    }
+    return {key: np.stack([value] * copies) for key, value in row.items()}

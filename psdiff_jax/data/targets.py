@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -213,7 +214,7 @@ def _compute(
 ) -> None:  # fmt: skip
     crops = load_crops(dataset, split, crop_size, folder=path.parent, workers=workers).crops
     embeddings = embed_crops(embed, crops, batch, f"teacher targets of {split}: crops")
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")  # the processes of a pod may all come here
     path.with_suffix(".json").unlink(missing_ok=True)  # a stop in between leaves nothing that looks fresh
     with unfinished.open("wb") as file:
         np.save(file, embeddings)
@@ -229,7 +230,7 @@ def embed_crops(
     Every batch has the same size, so that one is compiled: the last is filled up with crops it already has.
     """
     order = np.arange(len(crops)) if order is None else order
-    batch = max(min(batch, len(crops)), 1)
+    batch = min(batch, -(-len(crops) // 16) * 16)  # small sets: a number that devices divide
     if not len(crops):  # one blank crop still tells D
         return np.asarray(embed(np.zeros((1, *crops.shape[1:]), np.uint8)), np.float32)[:0]
     chunks = [order[start : start + batch] for start in range(0, len(crops), batch)]

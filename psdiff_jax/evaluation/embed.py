@@ -13,7 +13,7 @@ from psdiff_jax import config as cfg
 from psdiff_jax import parallel
 from psdiff_jax.data.pipeline import EvalBatches, eval_batches
 from psdiff_jax.data.records import PreparedDataset
-from psdiff_jax.data.transforms import to_original
+from psdiff_jax.data.transforms import decode_image, to_original
 from psdiff_jax.evaluation.detection import box_iou
 from psdiff_jax.evaluation.embeddings import Detections
 from psdiff_jax.evaluation.predict import People, Predictor
@@ -105,7 +105,7 @@ def _with_scene_noise(batches: Iterable[Batch], scenes: np.ndarray) -> Iterator[
         yield {**batch, "image_index": index, "query_index": batch["image_index"]}
 
 
-def _batches(dataset: PreparedDataset, split: str, config: Any, indices: Iterable[int]) -> "Iterable[Batch]":
+def _batches(dataset: PreparedDataset, split: str, config: Any, indices: Iterable[int]) -> Iterator[Batch]:
     sizes = dataset.annotations(split).sizes
     batches: EvalBatches = eval_batches(dataset, split, config, indices=list(indices),
                                         process_index=jax.process_index(), process_count=jax.process_count(),
@@ -157,11 +157,9 @@ LoadImage = Callable[[str], np.ndarray]
 
 def image_loader(dataset: PreparedDataset, split: str = "gallery") -> LoadImage:
     """A function from a photograph's name to its pixels, uint8 RGB."""
-    from psdiff_jax.data.crops import decode_rgb
-
     position = {name: i for i, name in enumerate(dataset.annotations(split).image_names)}
 
     def load(name: str) -> np.ndarray:
-        return decode_rgb(dataset.source(split)[position[name]]["image"], name)
+        return decode_image(dataset.source(split)[position[name]]["image"], name)
 
     return load

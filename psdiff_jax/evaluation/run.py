@@ -2,15 +2,16 @@
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from psdiff_jax import parallel
-from psdiff_jax.data.crops import decode_rgb
 from psdiff_jax.data.records import PreparedDataset
-from psdiff_jax.data.scenes import prepare_photograph
+from psdiff_jax.data.scenes import photograph_batch
+from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.embed import Embedder, embed_gallery, embed_queries, image_loader, make_embedder
 from psdiff_jax.evaluation.embeddings import Detections, load_embeddings, save_embeddings
@@ -55,7 +56,7 @@ def evaluate_model(config: Any, workdir: Path, dataset: PreparedDataset) -> dict
     detections, step = embed(config, workdir, dataset)
     result = score(config, dataset, detections, {"training_step": step}) if parallel.is_main_process() else {}
     if result:
-        with MetricWriter(workdir) as writer:
+        with closing(MetricWriter(workdir)) as writer:
             for kind, metrics in scalars(result).items():
                 writer.scalars(step, kind, metrics)
         report(config, workdir, dataset, detections, result)
@@ -148,7 +149,7 @@ def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.nda
         path, box = Path(given[1]).expanduser(), np.asarray([float(v) for v in given.groups()[1:]], np.float32)
         if not path.is_file():
             raise InputError(f"--query: there is no photograph {path}")
-        image = decode_rgb(path.read_bytes(), str(path))
+        image = decode_image(path.read_bytes(), str(path))
         height, width = image.shape[:2]
         if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
             raise InputError(f"--query: box {box.tolist()} does not lie in {path} of {width}x{height} pixels; "
@@ -160,8 +161,8 @@ def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.nda
     elif query in queries.image_names:
         row = queries.image_names.index(query)
     else:
-        raise InputError(f"--query={query}: neither PHOTOGRAPH:x1,y1,x2,y2 nor a query of {dataset.name} (a number below "
-                         f"{len(queries.image_names)}, or an image name such as {queries.image_names[0]})")
+        raise InputError(f"--query={query}: neither PHOTOGRAPH:x1,y1,x2,y2 nor a query of {dataset.name} (a number "
+                         f"below {len(queries.image_names)}, or an image name such as {queries.image_names[0]})")
     name = queries.image_names[row]
     return image_loader(dataset)(name), queries.boxes[row], name, (name,)
 
@@ -169,7 +170,7 @@ def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.nda
 def embed_box(config: Any, workdir: Path, image: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Unit embedding [D] of the person in `box` (xyxy pixels of `image`), pinned, in the exported number of steps."""
     embedder, _ = trained_embedder(config, workdir)
-    batch = prepare_photograph(image, box, tuple(config.data.image_size), copies=embedder.mesh.size)
+    batch = photograph_batch(image, box, tuple(config.data.image_size), copies=embedder.mesh.size)
     people = embedder.predict(batch, (exported_steps(config),), pinned=True)[exported_steps(config)]
     return people.embeddings[0, 0]
 

@@ -136,7 +136,8 @@ class CDL(nnx.Module):
         self.collaborate_time = ScaleShift(spec.time_dim, 2 * c, rngs=rngs)
         self.embedding_hidden = linear(2 * c, 2 * c, rngs=rngs)
         self.embedding_norm = norm(2 * c)
-        self.embedding_head = linear(2 * c, d, rngs=rngs)
+        # Small, so that e0_hat starts near the length of its target (1) and Eq. 14 does not drown the other terms.
+        self.embedding_head = nnx.Linear(2 * c, d, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
         self.skip = linear(2 * c, d, rngs=rngs) if spec.cascade != "paper" else None
         self.object_time = ScaleShift(spec.time_dim, d, rngs=rngs)
         self.tower = nnx.List([linear(d, d, rngs=rngs) for _ in range(spec.towers)])
@@ -172,9 +173,9 @@ class CDL(nnx.Module):
 
         hidden = nnx.relu(self.embedding_norm(self.embedding_hidden(joint)))
         e0 = self.embedding_head(hidden)
-        objects = {"paper": lambda: e0, "residual": lambda: e0 + self.skip(joint), "parallel": lambda: self.skip(joint)}[
-            self.spec.cascade
-        ]()
+        objects = e0 if self.spec.cascade == "paper" else self.skip(joint)
+        if self.spec.cascade == "residual":
+            objects = objects + e0
         objects = self.object_time(objects, time)
         for layer, layer_norm in zip(self.tower, self.tower_norm, strict=True):
             objects = nnx.relu(layer_norm(layer(objects)))

@@ -117,6 +117,12 @@ class Checkpoints:
         """Waits, and ends the background work."""
         self._manager.close()
 
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
     def _read_agreed(self, step: int, template: Any) -> tuple[Any, dict[str, Any]] | None:
         """Reads a step; None, loudly, where it is damaged, on all processes if on any."""
         try:

@@ -65,8 +65,12 @@ def loss_fn(params: Any, rest: Any, graphdef: nnx.GraphDef, key: jax.Array, batc
 
 def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, noise: NoiseSpec,
                     matching: MatchSpec, sampler: SamplerSpec, ema_decay: float = 0.0,
+                    schedule: optax.Schedule | None = None,
                     ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """The jitted step: (state, batch) -> (state, metrics). The batch's leading axis may be sharded."""
+    """The jitted step: (state, batch) -> (state, metrics). The batch's leading axis may be sharded.
+
+    `schedule` is the optimizer's learning rate, reported as a metric.
+    """
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -81,6 +85,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
             decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
             ema = jax.tree.map(lambda average, new: decay * average + (1 - decay) * new, ema, params)
         metrics = {"loss": total, **terms, "gradient_norm": optax.global_norm(gradients)}
+        if schedule is not None:
+            metrics["learning_rate"] = jnp.asarray(schedule(state.step))
         return TrainState(state.step + 1, params, state.rest, opt_state, ema, state.key), metrics
 
     return step

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
-import sys
-import time
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,14 +23,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import AxisType
 
+from psdiff_jax import parallel
 from psdiff_jax.convert.resnet import load_resnet
 from psdiff_jax.data.crops import BalancedBatches, CropSet, load_crops
 from psdiff_jax.data.targets import Targets, boxes_hash, dataset_name, embed_crops, file_targets, network_targets
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.teacher import Teacher, apply_teacher
 from psdiff_jax.models.weights import assign, flatten_state, load_npz, read_npz, save_npz, state_hash
+from psdiff_jax.training.checkpoint import Checkpoints
+from psdiff_jax.training.loop import fit as plain_fit
 from psdiff_jax.training.memory import MemoryState, init_memory, memory_loss, update_memory
+from psdiff_jax.training.progress import say
 from psdiff_jax.training.teacher_options import TeacherOptions
 
 Batch = Mapping[str, Any]
@@ -57,14 +62,12 @@ class TrainedTeacher:
     @cached_property
     def hash(self) -> str:
         """Digest of the weights and of what else decides the embedding of a crop."""
-        rest = repr((self.options.spec(), self.options.pooling))
-        return f"{state_hash(self.state)}-{hashlib.sha256(rest.encode()).hexdigest()[:8]}"
+        return f"{state_hash(self.state)}-{_digest([dataclasses.asdict(self.options.spec()), self.options.pooling])}"
 
     @cached_property
     def embed(self) -> Callable[[np.ndarray], jax.Array]:
         """Crops uint8 [B,h,w,3] -> float32 [B,D] of unit length (compiled once for each B)."""
-        graphdef, params, stats = split(self.options, self.state)
-        return partial(jax.jit(lambda p, s, crops: apply_teacher(graphdef, p, s, crops)[0]), params, stats)
+        return _embedder(self.options, self.state, train=False)
 
     def targets(
         self, dataset: Any, splits: Sequence[str] = ("train",), *, folder: str | Path, batch: int = 256,
@@ -110,6 +113,19 @@ def split(options: TeacherOptions, state: Any) -> tuple[nnx.GraphDef, Any, Any]:
 
 def _module(options: TeacherOptions, key: jax.Array | int = 0) -> Teacher:
     return Teacher(options.spec(), options.embedding_dim, options.pooling, rngs=nnx.Rngs(key))
+
+
+def _embedder(options: TeacherOptions, state: Any, train: bool) -> Callable[[np.ndarray], jax.Array]:
+    """Crops [B,h,w,3] -> embeddings [B,D]; each of this machine's devices takes a part of the crops if they divide."""
+    mesh = jax.make_mesh((jax.local_device_count(),), ("data",), (AxisType.Auto,), devices=jax.local_devices())
+    graphdef, params, stats = split(options, parallel.put_replicated(parallel.fetch(state), mesh))
+    apply = jax.jit(lambda p, s, crops: apply_teacher(graphdef, p, s, crops, train)[0])
+
+    def embed(crops: np.ndarray) -> jax.Array:
+        spread = len(crops) % mesh.size == 0
+        return apply(params, stats, jax.device_put(crops, parallel.batch_sharding(mesh)) if spread else crops)
+
+    return embed
 
 
 def learning_rate(options: TeacherOptions) -> optax.Schedule:
@@ -165,14 +181,13 @@ def create_state(
 ) -> tuple[nnx.GraphDef, TeacherState]:
     """(graphdef, state at step 0): the network, and the memory as this network sees the crops."""
     state = new_state(options, seed)
-    graphdef, params, stats = split(options, state)
     # The running statistics of a network from scratch, or of a new head, say nothing yet: use those of each batch then.
     # Batches must be mixed for that.
     fresh = not (options.init_from and is_teacher(options.init_from))
     order = np.random.default_rng(seed).permutation(len(crops)) if fresh else None
-    embed = partial(jax.jit(lambda p, s, c: apply_teacher(graphdef, p, s, c, train=fresh)[0]), params, stats)
-    embeddings = embed_crops(embed, crops.crops, 256, "memory: crops", order)
+    embeddings = embed_crops(_embedder(options, state, fresh), crops.crops, 256, "memory: crops", order)
     memory = init_memory(embeddings, batches.labels, batches.people, options.negatives)
+    graphdef, params, stats = split(options, state)
     return graphdef, TeacherState(jnp.zeros((), jnp.int32), params, stats, make_optimizer(options).init(params), memory)
 
 
@@ -185,45 +200,62 @@ def train_teacher(
     workers: int = 1,
     crops: CropSet | None = None,
     fit: Callable[..., TeacherState] | None = None,
-    place: Callable[[Any], Any] | None = None,
 ) -> TrainedTeacher:
     """The teacher that `config.teacher` describes, trained on the truth boxes of the train split.
 
-    It is left in `workdir/teacher.npz`. Where one lies there that was made from the same options, seed and crops, it is
-    used instead.
+    It is left in `workdir/teacher.npz`; while it is trained its checkpoints are there too. Where a finished one was
+    made from the same options, seed and boxes, it is used instead.
 
     Args:
-      crops: the crops of the train split, when they are at hand.
-      fit: the training loop, called as `fit(step, state, batches, steps=..., log_every=..., checkpoint_every=...)`,
-        where `batches(step)` begins an iterator at a step.
-      place: puts a batch onto the devices, e.g. sharded by its leading axis.
+      workers: threads that cut out crops. crops: those of the train split, when they are at hand.
+      fit: `training.loop.fit` with the writer and mesh of the run.
     """
     options = TeacherOptions.from_config(config_teacher)
-    path, key = Path(workdir) / "teacher.npz", _origin(options, dataset, seed)
+    path, origin = Path(workdir) / "teacher.npz", _origin(options, dataset, seed)
     if path.is_file() and path.with_suffix(".json").is_file():
-        if json.loads(path.with_suffix(".json").read_text()) == json.loads(json.dumps(key)):
+        if json.loads(path.with_suffix(".json").read_text()) == origin:
             return TrainedTeacher(options, load_npz(path, abstract_state(options)))
-        print(f"{path} was made with other options or data: training the teacher again", file=sys.stderr, flush=True)
+        say(f"teacher: {path} was made with other options or data; training again")
     if options.steps == 0:
-        return TrainedTeacher(options, new_state(options, seed))
-    crops = load_crops(dataset, "train", options.crop_size, folder=workdir, workers=workers) if crops is None else crops
+        state = new_state(options, seed)
+    else:
+        crops = crops or load_crops(dataset, "train", options.crop_size, folder=workdir, workers=workers)
+        state = _train(options, crops, Path(workdir) / f"checkpoints-{_digest(origin)}", seed, fit or partial(plain_fit, prefix="teacher"))
+    if parallel.is_main_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)  # a stop in between leaves nothing that looks finished
+        save_npz(path, state)
+        path.with_suffix(".json").write_text(json.dumps(origin, indent=2) + "\n")
+    return TrainedTeacher(options, state)
+
+
+def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit: Callable[..., TeacherState]) -> Any:
+    """The trained state, on the host. Checkpoints in `folder` are deleted at the end."""
     batches = BalancedBatches(
         crops, options.people, options.crops_per_person, augment=options.augment(), seed=seed,
         unlabelled=options.unlabelled if options.negatives else 0,
     )  # fmt: skip
+    count, index = jax.process_count(), jax.process_index()
+    if batches.size % count:
+        raise InputError(f"config.teacher: batches of {batches.size} crops do not divide by {count} processes")
+    share = slice(index * batches.size // count, (index + 1) * batches.size // count)
+
+    def open_at(step: int) -> Iterator[Batch]:
+        return ({name: rows[share] for name, rows in batches.batch(i).items()} for i in itertools.count(step))
+
     graphdef, state = create_state(options, crops, batches, seed)
-    state = (fit or _fit)(
-        make_step(graphdef, options), state, lambda step: map(place or (lambda b: b), batches.from_step(step)),
-        steps=options.steps, log_every=options.log_every, checkpoint_every=options.checkpoint_every,
-    )  # fmt: skip
-    teacher = TrainedTeacher(options, nnx.merge_state(state.params, state.stats))
-    save_npz(path, teacher.state)
-    path.with_suffix(".json").write_text(json.dumps(key, indent=2) + "\n")
-    return teacher
+    with Checkpoints(folder, keep=1) as checkpoints:
+        state = fit(
+            make_step(graphdef, options), state, open_at, steps=options.steps, checkpoints=checkpoints,
+            log_every=options.log_every, checkpoint_every=options.checkpoint_every,
+        )  # fmt: skip
+    if parallel.is_main_process():
+        shutil.rmtree(folder, ignore_errors=True)
+    return parallel.fetch(nnx.merge_state(state.params, state.stats))
 
 
 def _origin(options: TeacherOptions, dataset: Any, seed: int) -> dict[str, Any]:
-    """What decides the outcome of a training."""
+    """What decides the outcome of a training, as JSON gives it back."""
     said = dataclasses.asdict(options)
     for key in ("log_every", "checkpoint_every", "init_from"):
         del said[key]
@@ -231,21 +263,12 @@ def _origin(options: TeacherOptions, dataset: Any, seed: int) -> dict[str, Any]:
         raise InputError(f"config.teacher.init_from: {options.init_from}: no such file of weights")
     start = hashlib.sha256(Path(options.init_from).read_bytes()).hexdigest()[:16] if options.init_from else ""
     boxes = boxes_hash(dataset.annotations("train"))
-    return {"options": said, "init_from": start, "dataset": dataset_name(dataset), "boxes": boxes, "seed": seed}
+    origin = {"options": said, "init_from": start, "dataset": dataset_name(dataset), "boxes": boxes, "seed": seed}
+    return json.loads(json.dumps(origin))
 
 
-def _fit(
-    step_fn: Step, state: TeacherState, batches: Callable[[int], Iterator[Batch]], *, steps: int, log_every: int,
-    **_: Any,
-) -> TeacherState:  # fmt: skip
-    begin, done = time.perf_counter(), int(state.step)
-    for i, batch in zip(range(done, steps), batches(done), strict=False):
-        state, metrics = step_fn(state, batch)
-        if (i + 1) % log_every == 0 or i + 1 == steps:
-            terms = "  ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
-            speed = (time.perf_counter() - begin) / (i + 1 - done) * 1e3
-            print(f"teacher {i + 1}/{steps}  {terms}  {speed:.0f} ms a step", file=sys.stderr, flush=True)
-    return state
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def open_targets(
@@ -265,7 +288,7 @@ def open_targets(
     if options.kind == "file":
         targets = file_targets(options.file, dataset, splits)
         for note in targets.notes:
-            print(note, file=sys.stderr, flush=True)
+            say(note)
     else:
         if options.embedding_dim != embedding_dim:  # known before anything is trained
             raise InputError(

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from flax import nnx
 
 from psdiff_jax import config as cfg
 from psdiff_jax import parallel
-from psdiff_jax.convert.resnet import load_backbone
+from psdiff_jax.convert.resnet import load_resnet
 from psdiff_jax.data.pipeline import eval_batches, train_batches
 from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.drawing import draw_boxes
 from psdiff_jax.evaluation.predict import Predictor
 from psdiff_jax.models.psdiff import PSDiff
@@ -36,7 +38,8 @@ def build_model(config: Any, workdir: Path) -> PSDiff:
         state = load_npz(workdir / "teacher" / "teacher.npz", nnx.state(model), source="backbone", target="backbone")
         nnx.update(model, state)
     elif config.model.backbone_weights:
-        load_backbone(Path(config.model.backbone_weights).expanduser(), model.backbone)
+        state, _ = load_resnet(Path(config.model.backbone_weights).expanduser(), nnx.state(model.backbone))
+        nnx.update(model.backbone, state)
     return model
 
 
@@ -55,10 +58,10 @@ def train(config: Any, workdir: Path, dataset: PreparedDataset) -> None:
     """
     mesh = parallel.make_mesh()
     parallel.check_divides(config.train.batch_size, mesh, "config.train.batch_size")
-    with MetricWriter(workdir) as writer:
+    with closing(MetricWriter(workdir)) as writer:
         targets = open_targets(
             config.teacher, dataset, workdir / "teacher", embedding_dim=config.model.embedding_dim, seed=config.seed,
-            fit=partial(fit, writer=writer, mesh=mesh, prefix="teacher"), place=partial(parallel.put_batch, mesh=mesh),
+            fit=partial(fit, writer=writer, mesh=mesh, prefix="teacher"),
         )
         graphdef, state = initial_state(config, workdir)
         batches = train_batches(
@@ -88,14 +91,12 @@ def inference_state(state: TrainState) -> Any:
 
 def load_trained(config: Any, workdir: Path) -> tuple[nnx.GraphDef, TrainState]:
     """The newest checkpoint of `workdir`; InputError when there is none."""
-    graphdef, template = initial_state(config.copy_and_resolve_references(), workdir)
+    graphdef, template = initial_state(config, workdir)
     mesh = parallel.make_mesh()
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
     restored = checkpoints.restore_latest(parallel.put_replicated(template, mesh))
     checkpoints.close()
     if restored is None:
-        from psdiff_jax.errors import InputError
-
         raise InputError(f"{workdir / 'checkpoints'} holds no checkpoint: train first, with --mode train")
     return graphdef, restored[0]
 

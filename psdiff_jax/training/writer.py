@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,20 @@ class MetricWriter:
             self._file.close()
         self._file = None
 
+    def __enter__(self) -> MetricWriter:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
     def _run(self, split: str) -> Any:
         if split not in self._runs:
             from tensorboardX import SummaryWriter
 
             folder = self._folder / "tensorboard" / split
-            self._runs[split] = SummaryWriter(str(folder), purge_step=self._purge_step)
+            # Names of files hold the second, so that two runs of one second would share a file.
+            suffix = f".{time.time_ns()}"
+            self._runs[split] = SummaryWriter(str(folder), purge_step=self._purge_step, filename_suffix=suffix)
         return self._runs[split]
 
     def _records(self) -> Any:

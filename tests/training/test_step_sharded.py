@@ -1,0 +1,108 @@
+"""A PSDiff step on 8 devices is the step on 1. As a program: trains on all devices, results to the file named."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from psdiff_jax import parallel
+from psdiff_jax.diffusion.noise import Diffusion
+from psdiff_jax.diffusion.samplers import SamplerSpec
+from psdiff_jax.models.cdl import CDLSpec
+from psdiff_jax.models.psdiff import PSDiff, PSDiffSpec
+from psdiff_jax.models.resnet import SPECS
+from psdiff_jax.training.checkpoint import Checkpoints, named_leaves
+from psdiff_jax.training.loop import fit
+from psdiff_jax.training.matcher import MatchSpec
+from psdiff_jax.training.optimizer import OptimizerSpec, make_optimizer
+from psdiff_jax.training.states import NoiseSpec
+from psdiff_jax.training.step import TrainState, create_state, make_train_step
+
+IMAGES, HEIGHT, WIDTH, TRUTHS, DIM = 8, 64, 96, 3, 8
+STEPS = 3
+
+
+def make_training():
+    """(step function, state at step 0)."""
+    spec = PSDiffSpec(SPECS["tiny"], CDLSpec(dim=16, side=3, heads=2, dynamic_width=4, embedding_dim=DIM, time_dim=16),
+                      Diffusion(embedding_dim=DIM), canonical_size=32.0)  # fmt: skip
+    model = jax.jit(lambda: nnx.split(PSDiff(spec, rngs=nnx.Rngs(0))))
+    model = nnx.merge(*model())
+    optimizer = make_optimizer(OptimizerSpec(learning_rate=1e-3, steps=10, warmup=1))
+    graphdef, state = create_state(model, optimizer, jax.random.key(0), ema=True)
+    step = make_train_step(graphdef, optimizer, NoiseSpec(slots=12, random_fraction=0.25, rollout_probability=0.5),
+                           MatchSpec(), SamplerSpec(slots=12), ema_decay=0.9)  # fmt: skip
+    return step, state
+
+
+def make_batches(step: int):
+    """Images with different numbers of people, so that a loss divided per device would show."""
+    while True:
+        rng = np.random.default_rng(step)
+        corner = rng.uniform(0, 40, (IMAGES, TRUTHS, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(10, 24, corner.shape)], -1).astype(np.float32)
+        embeddings = rng.normal(size=(IMAGES, TRUTHS, DIM)).astype(np.float32)
+        yield {
+            "image": rng.integers(0, 255, (IMAGES, HEIGHT, WIDTH, 3), np.uint8),
+            "image_size": np.tile(np.int32([HEIGHT, WIDTH]), (IMAGES, 1)),
+            "boxes": boxes,
+            "boxes_mask": np.arange(TRUTHS) <= np.arange(IMAGES)[:, None] % TRUTHS,
+            "embeddings": embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True),
+            "person_ids": np.full((IMAGES, TRUTHS), -1, np.int32),
+        }
+        step += 1
+
+
+def run(checkpoints: Checkpoints | None = None) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """Trains; (state, all numbers of every step and leaves of the state)."""
+    mesh = parallel.make_mesh()
+    step, state = make_training()
+    results: dict[str, np.ndarray] = {}
+
+    def noted(state, batch):
+        rows = batch["image"].sharding.shard_shape(batch["image"].shape)[0]
+        assert rows * jax.device_count() == IMAGES
+        new, metrics = step(state, batch)
+        results.update({f"metrics.{int(new.step)}.{name}": np.asarray(v) for name, v in metrics.items()})
+        return new, metrics
+
+    state = fit(noted, state, make_batches, steps=STEPS, mesh=mesh, checkpoints=checkpoints)
+    kept = named_leaves(state._replace(key=jax.random.key_data(state.key)))
+    return state, results | {f"state.{name}": np.asarray(leaf) for name, leaf in kept}
+
+
+def test_eight_devices_train_as_one(tmp_path):
+    done = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=200,
+                          env={**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    state, one = run()
+    with np.load(tmp_path / "eight.npz") as eight:
+        assert set(eight.files) == set(one)
+        assert eight["state.step"] == STEPS
+        for name in one:
+            wrong = np.abs(eight[name].astype(np.float64) - one[name]).max(initial=0)
+            assert wrong <= 1e-5 * max(1.0, np.abs(one[name]).max(initial=0)), (name, wrong)
+
+    # The checkpoint of 8 devices goes on with one.
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        restored, data_state = checkpoints.restore_latest(make_training()[1])
+    assert data_state == {"step": STEPS}
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    for (name, got), (_, wanted) in zip(named_leaves(restored.params), named_leaves(state.params), strict=True):
+        assert got.sharding.device_set == {jax.devices()[0]}
+        np.testing.assert_allclose(got, wanted, atol=1e-5, err_msg=name)
+    assert jnp.array_equal(jax.random.key_data(restored.key), jax.random.key_data(state.key))
+
+
+def main(folder: Path) -> None:
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        np.savez(folder / "eight.npz", **run(checkpoints)[1])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
