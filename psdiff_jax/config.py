@@ -63,6 +63,17 @@ def unknown_key(config: Mapping[str, Any], key: str) -> str | None:
     return None
 
 
+def fill_in_root(config: Any) -> None:
+    """Replaces {root} in the paths of a config by config.data.root."""
+    for key in ("teacher.file", "teacher.init_from", "model.backbone_weights", "train.init_from"):
+        group, name = key.split(".")
+        value = config[group][name]
+        if "{root}" in value:
+            if not config["data"]["root"]:
+                raise InputError("config.data.root is empty: name the dataset's folder")
+            config[group][name] = value.replace("{root}", str(config["data"]["root"]))
+
+
 def validate(config: Mapping[str, Any]) -> None:
     """Raises InputError naming the first key that is out of range or does not go with another."""
     def need(holds: bool, key: str, what: str) -> None:

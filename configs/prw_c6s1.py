@@ -1,0 +1,48 @@
+"""Real frames: PRW, camera 6 sequence 1 (one camera: report it as prw_c6s1, never as PRW).
+
+    python -m psdiff_jax.main --config configs/prw_c6s1.py --config.data.root=DIR/prw_c6s1 --workdir runs/prw_c6s1
+
+The full variant is for an accelerator: ResNet-50 from ImageNet weights and an external teacher's embeddings, both of
+which the command must name (config.model.backbone_weights, config.teacher.file) unless they lie beside DIR as in
+DIR/prw_c6s1/teacher_omz0277.npz and DIR/weights/resnet50_v1_imagenet.npz.
+
+`configs/prw_c6s1.py:cpu` is the shrunk one for two CPU cores: the small model of the quick start, which begins with
+the shipped checkpoint's weights, on frames of 288x360 pixels.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from psdiff_jax.configs.base import get_config as base
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = base()
+    config.data.update({"name": "prw", "image_size": (576, 720), "max_boxes": 16, "cache": True})
+    config.data.augment.update({"scale_jitter": (0.8, 1.25), "color": 0.2})
+    config.teacher.update({"kind": "file", "file": "{root}/teacher_omz0277.npz"})
+    config.model.update({
+        "backbone": "resnet50_v1", "backbone_weights": "{root}/../weights/resnet50_v1_imagenet.npz",
+        "cascade": "residual", "pool": "flatten",
+    })
+    config.train.update({"steps": 12_000, "batch_size": 16, "learning_rate": 1e-4, "ema_decay": 0.999})
+    config.evaluate.update({"protocols": ("whole", "temporal_gap:250"), "search_threshold": 0.3})
+    if variant == "cpu":
+        from psdiff_jax.configs.street_pretrain import get_config as street
+
+        config.model = street().model
+        config.model.backbone_weights = ""
+        config.data.image_size = (288, 360)
+        config.noise.update({"slots": 64})
+        config.sampler.update({"slots": 64})
+        config.train.update({
+            "steps": 1_600, "batch_size": 8, "learning_rate": 5e-4, "warmup": 100, "schedule": "cosine",
+            "ema_decay": 0.995, "init_from": str(PRETRAINED / "street_psdiff.npz"), "checkpoint_every": 200,
+            "image_every": 800,
+        })
+    elif variant:
+        raise ValueError(f"configs/prw_c6s1.py has no variant {variant!r}; there is cpu")
+    return config
