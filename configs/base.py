@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
+    config.distributed = False  # pods: join the other processes (jax.distributed finds SLURM, Kubernetes and TPU VMs)
     config.cpu_devices = 0  # virtual devices when there is no accelerator; 0 = one for each core
 
     config.data = ConfigDict({
@@ -83,7 +84,7 @@ def get_config() -> ConfigDict:
         "keep_checkpoints": 2,
     })
 
-    config.sampler = ConfigDict({"slots": 300, "eta": 1.0, "renewal_threshold": 0.5, "nms_threshold": 0.5})
+    config.sampler = ConfigDict({"slots": 300, "eta": 1.0, "renewal_threshold": 0.1, "nms_threshold": 0.5})
 
     config.evaluate = ConfigDict({
         "steps": (1, 2, 4, 8),

@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.noise.update({"slots": 64})
     config.sampler.update({"slots": 64})
     config.train.update({
-        "steps": 12_000, "batch_size": 8, "learning_rate": 1e-3, "warmup": 200, "schedule": "cosine",
+        "steps": 14_000, "batch_size": 8, "learning_rate": 1e-3, "warmup": 200, "schedule": "cosine",
         "ema_decay": 0.999, "checkpoint_every": 500, "image_every": 2_000,
     })
     config.evaluate.update({"protocols": ("sized:50,100,all",), "search_threshold": 0.3, "batch_size": 16})

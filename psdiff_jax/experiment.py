@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from psdiff_jax import config as cfg
 from psdiff_jax import parallel
 from psdiff_jax.data.records import open_dataset
@@ -20,6 +22,8 @@ def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None,
         raise InputError("--embeddings goes with --mode evaluate")
     if (mode == "search") != bool(query):
         raise InputError("--query goes with --mode search, and that mode needs it: PHOTOGRAPH:x1,y1,x2,y2")
+    if config.distributed:
+        jax.distributed.initialize()
     parallel.setup_cpu_devices(config.cpu_devices or os.cpu_count() or 1)
     workdir = workdir.expanduser()
     workdir.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ def put_batch(batch: Any, mesh: Mesh | None) -> Any:
     sharding = batch_sharding(mesh)
 
     def place(rows: Any) -> jax.Array:
-        if isinstance(rows, jax.Array) and rows.sharding.device_set == sharding.device_set:
+        if _is_on(rows, mesh):
             return rows
         check_divides(len(rows) * jax.process_count(), mesh, "the number of rows of a batch")
         if jax.process_count() == 1:
@@ -102,13 +102,11 @@ def put(value: np.ndarray, sharding: Sharding) -> jax.Array:
 def put_replicated(tree: Any, mesh: Mesh) -> Any:
     """A tree of arrays (typed random keys too), whole on every device; the same values must come on every process.
 
-    Arrays that already lie on all devices of the mesh stay as they are sharded. The results may share memory with
-    `tree`: a step that gives up its argument gives up both.
+    Arrays that are sharded over this mesh already stay as they are. The results may share memory with `tree`: a step
+    that gives up its argument gives up both.
     """
-    devices = set(mesh.devices.flat)
-
     def place(leaf: Any) -> jax.Array:
-        if isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices:
+        if _is_on(leaf, mesh):
             return leaf
         if is_key(leaf):
             return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
@@ -117,6 +115,12 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
         return put(np.asarray(leaf), replicated(mesh))
 
     return jax.tree.map(place, tree)
+
+
+def _is_on(leaf: Any, mesh: Mesh) -> bool:
+    # Not merely on the same devices: a step's results name the mesh, and a step whose arguments do not is compiled for
+    # these and then once more for its own results.
+    return isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == mesh
 
 
 def fetch(tree: Any) -> Any:

@@ -145,17 +145,21 @@ def _read_file(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 def _match(
     truth: np.ndarray, boxes: np.ndarray, rows: np.ndarray, size: np.ndarray, tolerance: float, name: str, path: Any
 ) -> np.ndarray:
-    """The row of each truth box [n,4] among the file's `boxes` [R,4] (xyxy) of that image: int [n]."""
+    """The row of each truth box [n,4] among the file's `boxes` [R,4] (xyxy) of that image: int [n].
+
+    Two people with the same box (PRW has such) get a row each, if there are two.
+    """
     limits = np.asarray([size[1], size[0]] * 2, np.float64)
     truth, boxes = (np.clip(np.asarray(b, np.float64).reshape(-1, 4), 0, limits) for b in (truth, boxes))
-    chosen = np.empty(len(truth), np.int64)
+    chosen, taken = np.empty(len(truth), np.int64), np.zeros(len(boxes), bool)
     for i, box in enumerate(truth):
         apart = np.abs(boxes - box).max(axis=1) if len(boxes) else np.asarray([np.inf])
         if apart.min() > tolerance:
             xywh = [round(float(v), 2) for v in (*box[:2], *(box[2:] - box[:2]))]
             closest = f"; its closest row is {apart.min():.2f} pixels off" if len(boxes) else "; it has no row there"
             raise InputError(f"{path}: no embedding for {name} box {xywh} (xywh){closest}; add it to the file")
-        chosen[i] = rows[apart.argmin()]
+        best = np.where(taken & (apart[~taken].min(initial=np.inf) <= tolerance), np.inf, apart).argmin()
+        chosen[i], taken[best] = rows[best], True
     return chosen
 
 

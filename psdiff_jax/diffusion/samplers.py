@@ -24,7 +24,7 @@ class SamplerSpec:
 
     slots: int = 300
     eta: float = 1.0
-    renewal_threshold: float = 0.5
+    renewal_threshold: float = 0.1
 
 
 class Pin(NamedTuple):

@@ -220,7 +220,8 @@ def train_teacher(
         state = new_state(options, seed)
     else:
         crops = crops or load_crops(dataset, "train", options.crop_size, folder=workdir, workers=workers)
-        state = _train(options, crops, Path(workdir) / f"checkpoints-{_digest(origin)}", seed, fit or partial(plain_fit, prefix="teacher"))
+        folder = Path(workdir) / f"checkpoints-{_digest(origin)}"
+        state = _train(options, crops, folder, seed, fit or partial(plain_fit, prefix="teacher"))
     if parallel.is_main_process():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)  # a stop in between leaves nothing that looks finished

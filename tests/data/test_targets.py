@@ -93,6 +93,16 @@ def test_rows_of_a_file_find_their_boxes(tmp_path):
     assert "3 of 5 rows" in note and "1 in images outside" in note and "1 that match no box" in note
 
 
+def test_two_people_with_one_box_get_a_row_each(tmp_path):
+    dataset = Dataset()
+    dataset.boxes["train"][2].append([10, 10, 40.5, 48])
+    dataset.ids["train"][2].append(5)
+    twice = [*ROWS, ("train2.jpg", [10, 10, 30.5, 38], [1, 0, 0])]
+    for rows, expected in ((twice, {(0, 0, 1), (1, 0, 0)}), (ROWS, {(0, 0, 1)})):
+        targets = file_targets(write(tmp_path / "t.npz", rows), dataset)
+        assert {tuple(row) for row in targets.lookup("train", 2).tolist()} == expected
+
+
 def test_a_missing_box_is_named(tmp_path):
     with pytest.raises(InputError, match=r"t\.npz: no embedding for train0\.jpg box \[2\.0, 3\.0, 16\.0, 37\.0\]"):
         file_targets(write(tmp_path / "t.npz", [ROWS[0], *ROWS[2:]]), Dataset())

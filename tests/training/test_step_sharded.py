@@ -1,4 +1,4 @@
-"""A PSDiff step on 8 devices is the step on 1. As a program: trains on all devices, results to the file named."""
+"""A PSDiff step on 8 devices is the step on 1. As a program: trains on all devices, results to the folder named."""
 
 import os
 import subprocess
@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from psdiff_jax import parallel
@@ -19,9 +19,8 @@ from psdiff_jax.models.resnet import SPECS
 from psdiff_jax.training.checkpoint import Checkpoints, named_leaves
 from psdiff_jax.training.loop import fit
 from psdiff_jax.training.matcher import MatchSpec
-from psdiff_jax.training.optimizer import OptimizerSpec, make_optimizer
 from psdiff_jax.training.states import NoiseSpec
-from psdiff_jax.training.step import TrainState, create_state, make_train_step
+from psdiff_jax.training.step import create_state, make_train_step
 
 IMAGES, HEIGHT, WIDTH, TRUTHS, DIM = 8, 64, 96, 3, 8
 STEPS = 3
@@ -31,9 +30,9 @@ def make_training():
     """(step function, state at step 0)."""
     spec = PSDiffSpec(SPECS["tiny"], CDLSpec(dim=16, side=3, heads=2, dynamic_width=4, embedding_dim=DIM, time_dim=16),
                       Diffusion(embedding_dim=DIM), canonical_size=32.0)  # fmt: skip
-    model = jax.jit(lambda: nnx.split(PSDiff(spec, rngs=nnx.Rngs(0))))
-    model = nnx.merge(*model())
-    optimizer = make_optimizer(OptimizerSpec(learning_rate=1e-3, steps=10, warmup=1))
+    model = nnx.merge(*jax.jit(lambda: nnx.split(PSDiff(spec, rngs=nnx.Rngs(0))))())
+    # Not Adam: it makes full steps of rounding errors where the gradient is zero (the bias of an attention's keys).
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.01, momentum=0.9))
     graphdef, state = create_state(model, optimizer, jax.random.key(0), ema=True)
     step = make_train_step(graphdef, optimizer, NoiseSpec(slots=12, random_fraction=0.25, rollout_probability=0.5),
                            MatchSpec(), SamplerSpec(slots=12), ema_decay=0.9)  # fmt: skip
@@ -58,8 +57,8 @@ def make_batches(step: int):
         step += 1
 
 
-def run(checkpoints: Checkpoints | None = None) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """Trains; (state, all numbers of every step and leaves of the state)."""
+def run(checkpoints: Checkpoints) -> dict[str, np.ndarray]:
+    """Trains on all devices; the numbers of every step and the leaves of the state."""
     mesh = parallel.make_mesh()
     step, state = make_training()
     results: dict[str, np.ndarray] = {}
@@ -73,35 +72,43 @@ def run(checkpoints: Checkpoints | None = None) -> tuple[TrainState, dict[str, n
 
     state = fit(noted, state, make_batches, steps=STEPS, mesh=mesh, checkpoints=checkpoints)
     kept = named_leaves(state._replace(key=jax.random.key_data(state.key)))
-    return state, results | {f"state.{name}": np.asarray(leaf) for name, leaf in kept}
+    return results | {f"state.{name}": np.asarray(leaf) for name, leaf in kept}
+
+
+def run_on(folder: Path, devices: int) -> None:
+    # Compiling takes all the time, and optimising most of that.
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, timeout=600,
+                          env={**os.environ, **environment})  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_eight_devices_train_as_one(tmp_path):
-    done = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, timeout=200,
-                          env={**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"})  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    state, one = run()
-    with np.load(tmp_path / "eight.npz") as eight:
-        assert set(eight.files) == set(one)
+    run_on(tmp_path / "8", 8)
+    run_on(tmp_path / "1", 1)
+    with np.load(tmp_path / "8" / "results.npz") as eight, np.load(tmp_path / "1" / "results.npz") as one:
+        assert set(eight.files) == set(one.files)
         assert eight["state.step"] == STEPS
         for name in one:
             wrong = np.abs(eight[name].astype(np.float64) - one[name]).max(initial=0)
             assert wrong <= 1e-5 * max(1.0, np.abs(one[name]).max(initial=0)), (name, wrong)
 
     # The checkpoint of 8 devices goes on with one.
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        restored, data_state = checkpoints.restore_latest(make_training()[1])
+    _, template = make_training()
+    with Checkpoints(tmp_path / "8" / "checkpoints") as checkpoints:
+        restored, data_state = checkpoints.restore_latest(template)
     assert data_state == {"step": STEPS}
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    for (name, got), (_, wanted) in zip(named_leaves(restored.params), named_leaves(state.params), strict=True):
-        assert got.sharding.device_set == {jax.devices()[0]}
-        np.testing.assert_allclose(got, wanted, atol=1e-5, err_msg=name)
-    assert jnp.array_equal(jax.random.key_data(restored.key), jax.random.key_data(state.key))
+    assert jax.tree.structure(restored) == jax.tree.structure(template)
+    with np.load(tmp_path / "8" / "results.npz") as eight:
+        for name, leaf in named_leaves(restored._replace(key=jax.random.key_data(restored.key))):
+            assert leaf.sharding.device_set == {jax.devices()[0]}
+            np.testing.assert_array_equal(leaf, eight[f"state.{name}"], err_msg=name)
 
 
 def main(folder: Path) -> None:
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        np.savez(folder / "eight.npz", **run(checkpoints)[1])
+        np.savez(folder / "results.npz", **run(checkpoints))
 
 
 if __name__ == "__main__":

@@ -17,16 +17,16 @@ from psdiff_jax.training.teacher import create_state, make_step, new_state, open
 from psdiff_jax.training.teacher_options import TeacherOptions
 
 BACKBONE = {
-    "depths": (1, 1, 1, 1), "widths": (8, 8, 8, 16), "bottleneck": False, "stem": "conv", "stem_width": 8,
+    "depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "bottleneck": False, "stem": "conv", "stem_width": 8,
 }  # fmt: skip
 CONFIG = {
-    "backbone": BACKBONE, "embedding_dim": 12, "crop_size": (32, 16), "steps": 40, "people": 4, "crops_per_person": 4,
-    "warmup_steps": 4, "learning_rate": 5e-3, "log_every": 20, "erase": 0.0,
+    "backbone": BACKBONE, "embedding_dim": 12, "crop_size": (32, 16), "steps": 60, "people": 16, "crops_per_person": 2,
+    "warmup_steps": 5, "learning_rate": 6e-3, "temperature": 0.1, "momentum": 0.5, "log_every": 20, "erase": 0.0,
 }  # fmt: skip
 
 
-def striped_people(people=8, each=6, seed=0, unlabelled=5) -> CropSet:
-    """Crops of people who differ in the colours of upper and lower half, under noise and changing light."""
+def striped_people(people=32, each=4, seed=0, unlabelled=5) -> CropSet:
+    """Crops of people who differ in the colours of upper and lower half, under noise and light of changing colour."""
     rng = np.random.default_rng(seed)
     colours = rng.integers(40, 216, (people, 2, 3))
     ids = np.concatenate([np.repeat(np.arange(people) + 100, each), np.full(unlabelled, -1)])
@@ -34,7 +34,7 @@ def striped_people(people=8, each=6, seed=0, unlabelled=5) -> CropSet:
     for crop, person in zip(crops, ids, strict=True):
         upper, lower = colours[person - 100] if person >= 0 else rng.integers(40, 216, (2, 3))
         crop[:16], crop[16:] = upper, lower
-    crops = crops * rng.uniform(0.8, 1.2, (len(ids), 1, 1, 1)) + rng.normal(0, 10, crops.shape)
+    crops = crops * rng.uniform(0.5, 1.2, (len(ids), 1, 1, 3)) + rng.normal(0, 10, crops.shape)
     rows = np.arange(len(ids), dtype=np.int32)
     return CropSet(np.clip(crops, 0, 255).astype(np.uint8), ids, rows % 3, rows)
 
@@ -93,61 +93,53 @@ def test_the_head_is_only_there_where_widths_differ():
 
 def test_training_tells_people_apart_that_it_never_saw(trained):
     _, _, teacher = trained
-    others = striped_people(people=10, seed=7)
+    others = striped_people(people=10, seed=8)
     untrained = dataclasses.replace(teacher, state=new_state(teacher.options, seed=1))
     before, after = (separation(np.asarray(t.embed(others.crops)), others.person_ids) for t in (untrained, teacher))
-    assert after > 0.9 and after >= before
+    assert after > before + 0.15  # 0.38 and 0.68 when this was written; chance is 0.08
 
 
-def test_a_finished_training_is_used_again(trained, capsys):
+def test_the_same_seed_gives_the_same_teacher_and_a_finished_one_is_used_again(trained, tmp_path, capsys):
     crops, folder, teacher = trained
-    again = train_teacher(CONFIG, Dataset(crops), folder, crops=crops)
-    assert "teacher 40/40" not in capsys.readouterr().err
-    assert again.hash == teacher.hash
-    shorter = train_teacher(CONFIG | {"steps": 2}, Dataset(crops), folder / "copy", crops=crops)
-    assert shorter.hash != teacher.hash
+    assert not list(folder.glob("checkpoints*"))
+    capsys.readouterr()
+    again = train_teacher(CONFIG | {"log_every": 7}, Dataset(crops), folder, crops=crops)
+    assert again.hash == teacher.hash and not capsys.readouterr().out
+    elsewhere = train_teacher(CONFIG, Dataset(crops), tmp_path, crops=crops)
+    assert elsewhere.hash == teacher.hash
+    other = train_teacher(CONFIG, Dataset(crops), tmp_path, crops=crops, seed=1)
+    assert other.hash != teacher.hash and "other options or data; training again" in capsys.readouterr().out
 
 
-def test_the_same_seed_gives_the_same_teacher(tmp_path):
-    crops = striped_people()
-    one, other, third = (
-        train_teacher(CONFIG | {"steps": 3}, Dataset(crops), tmp_path / str(i), crops=crops, seed=seed)
-        for i, seed in enumerate((5, 5, 6))
-    )
-    assert one.hash == other.hash != third.hash
-
-
-def test_fine_tuning_keeps_the_space(trained, tmp_path):
+def test_fine_tuning_with_frozen_statistics_keeps_the_space(trained, tmp_path):
     """The quick start fine-tunes a shipped teacher on new people: its student must still understand it."""
     _, _, teacher = trained
     save_npz(tmp_path / "shipped.npz", teacher.state, half=True)
     new_people, others = striped_people(seed=3), striped_people(seed=4)
     config = CONFIG | {"init_from": str(tmp_path / "shipped.npz"), "steps": 10, "learning_rate": 5e-4}
+    config |= {"freeze_statistics": True}
     tuned = train_teacher(config, Dataset(new_people), tmp_path / "tuned", crops=new_people)
-    assert tuned.hash != teacher.hash
+    for name, value in flatten_state(tuned.state).items():
+        frozen = name.endswith(("/mean", "/var"))
+        assert (value == np.asarray(flatten_state(teacher.state)[name])).all() == frozen, name
     cosine = (np.asarray(tuned.embed(others.crops)) * np.asarray(teacher.embed(others.crops))).sum(1)
     assert cosine.mean() > 0.9
     as_it_is = train_teacher(config | {"steps": 0}, Dataset(new_people), tmp_path / "none", crops=new_people)
     cosine = (np.asarray(as_it_is.embed(others.crops)) * np.asarray(teacher.embed(others.crops))).sum(1)
     assert cosine.min() > 0.999  # float16 kernels
+    assert (tmp_path / "none" / "teacher.npz").is_file()
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_step_moves_what_it_should(frozen):
-    options = TeacherOptions.from_config(CONFIG | {"freeze_statistics": frozen, "negatives": 4, "unlabelled": 2})
+def test_a_step_moves_everything():
+    options = TeacherOptions.from_config(CONFIG | {"negatives": 4, "unlabelled": 2})
     crops = striped_people()
-    batches = BalancedBatches(crops, 4, 4, unlabelled=2)
+    batches = BalancedBatches(crops, 16, 2, unlabelled=2)
     graphdef, state = create_state(options, crops, batches)
-    start = jax.tree.map(np.array, state)
+    start = {name: np.array(leaf) for name, leaf in flatten_state(state).items()}
     state, metrics = make_step(graphdef, options)(state, batches.batch(0))
     assert int(state.step) == 1 and all(np.isfinite(v) for v in metrics.values())
-    moved = {name: bool((np.asarray(a) != b).any()) for (name, a), b in zip(
-        flatten_state(state).items(), jax.tree.leaves(start), strict=True)}
-    for name, changed in moved.items():
-        if name.startswith(("params", "memory")):
-            assert changed, name
-        if name.startswith("stats"):
-            assert changed != frozen, name
+    for name, leaf in flatten_state(state).items():
+        assert (np.asarray(leaf) != start[name]).any(), name
 
 
 def test_a_sharded_batch_gives_the_same_step():
@@ -155,7 +147,7 @@ def test_a_sharded_batch_gives_the_same_step():
     if jax.device_count() < 2:
         pytest.skip("needs JAX_NUM_CPU_DEVICES=2")
     options, crops = TeacherOptions.from_config(CONFIG), striped_people()
-    batches = BalancedBatches(crops, 4, 4)
+    batches = BalancedBatches(crops, 16, 2)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharded = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     results = []

@@ -1,0 +1,86 @@
+"""Session setup, and the tiny model and batch that tests of models, samplers and training share."""
+
+import os
+import zlib
+from types import SimpleNamespace
+
+# Before jax is imported anywhere: tests run on the CPU unless told otherwise.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from flax import nnx
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
+    # Compiled programs are kept between sessions: most of the suite's time is XLA's.
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def numpy_weights(state, scale: float = 1.0):
+    """Weights that depend on NumPy and on a variable's path only, so that pinned numbers survive new flax initialisers.
+
+    Matrices and kernels are normal with the deviation scale / sqrt(inputs), scales near 1, vectors small.
+    """
+
+    def fill(path, value):
+        name = jax.tree_util.keystr(path)
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        draw = rng.normal(size=value.shape)
+        if value.ndim > 1:
+            draw *= scale / np.sqrt(np.prod(value.shape[:-1]))
+        elif "scale" in name or "var" in name:
+            draw = 1 + 0.1 * np.abs(draw)
+        else:
+            draw *= 0.1
+        return draw.astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, state)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A tiny PSDiff, weights from NumPy: .spec, .graphdef, .params (trained ones), .rest, .make(spec) for others."""
+    from psdiff_jax.diffusion.noise import Diffusion
+    from psdiff_jax.models.cdl import CDLSpec
+    from psdiff_jax.models.psdiff import PSDiff, PSDiffSpec
+    from psdiff_jax.models.resnet import SPECS
+    from psdiff_jax.training.step import is_trained
+
+    cdl = CDLSpec(dim=16, side=3, heads=2, dynamic_width=4, embedding_dim=8, time_dim=16)
+    spec = PSDiffSpec(SPECS["tiny"], cdl, Diffusion(embedding_dim=8), canonical_size=32.0)
+
+    def make(spec):
+        # Only shapes come from flax: initialising eagerly would take seconds.
+        model = nnx.eval_shape(lambda: PSDiff(spec, rngs=nnx.Rngs(0)))
+        graphdef, params, rest = nnx.split(model, is_trained, ...)
+        return SimpleNamespace(spec=spec, graphdef=graphdef, params=numpy_weights(params), rest=numpy_weights(rest))
+
+    return SimpleNamespace(**vars(make(spec)), make=make)
+
+
+@pytest.fixture
+def make_batch():
+    """(images, people, seed) -> a batch of 64x96 noise photographs with 0, 1, ... `people` truths, embeddings of 8."""
+
+    def make(images: int = 2, people: int = 3, seed: int = 0, dim: int = 8) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        height, width = 64, 96
+        size = rng.uniform(10, 30, (images, people, 2))
+        corner = rng.uniform(0, 1, (images, people, 2)) * (np.array([width, height]) - size)
+        embeddings = rng.normal(size=(images, people, dim))
+        return {
+            "image": rng.integers(0, 256, (images, height, width, 3)).astype(np.uint8),
+            "image_size": np.tile(np.int32([height, width]), (images, 1)),
+            "image_index": np.arange(images, dtype=np.int32),
+            "boxes": np.concatenate([corner, corner + size], -1).astype(np.float32),
+            "boxes_mask": np.arange(people) < (people - np.arange(images)[:, None]) % (people + 1),
+            "embeddings": (embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)).astype(np.float32),
+            "person_ids": np.full((images, people), -1, np.int32),
+        }
+
+    return make

@@ -1,0 +1,161 @@
+"""The DDIM sampler against diffusers, exact denoisers, and its promises about pins, renewal and batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from psdiff_jax.diffusion.noise import Diffusion, State
+from psdiff_jax.diffusion.samplers import Pin, SamplerSpec, ddim_step, renew, sample
+
+DIFFUSION = Diffusion(embedding_dim=5)
+
+
+def random_state(seed, images=2, slots=6):
+    rng = np.random.default_rng(seed)
+    return State(jnp.float32(rng.normal(size=(images, slots, 4))), jnp.float32(rng.normal(size=(images, slots, 5))))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("steps", [2, 4, 8])
+def test_a_step_is_diffusers_step(eta, steps):
+    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
+    scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2",
+                                        prediction_type="sample", clip_sample=False, set_alpha_to_one=True)
+    # Their table is float32 and loses the last, tiny signal powers: both sides use ours.
+    scheduler.alphas_cumprod = torch.tensor(np.asarray(DIFFUSION.alpha_bar(jnp.arange(1, 1001))))
+    scheduler.set_timesteps(steps)
+    x, x0, noise = (random_state(seed) for seed in range(3))
+    for t in range(1000, 0, -1000 // steps):
+        following = t - 1000 // steps
+        got = ddim_step(DIFFUSION, x, x0, jnp.full(2, t), jnp.full(2, following), noise, eta)
+        for half in range(2):
+            want = scheduler.step(torch.tensor(np.asarray(x0[half])), t - 1, torch.tensor(np.asarray(x[half])),
+                                  eta=eta, variance_noise=torch.tensor(np.asarray(noise[half]))).prev_sample
+            np.testing.assert_allclose(got[half], want.numpy(), atol=1e-5, err_msg=f"{t} -> {following}")
+        x = got
+    np.testing.assert_allclose(x.box, x0.box, atol=1e-6)  # at t = 0 the state is the estimate
+
+
+def test_times_may_differ_by_image():
+    x, x0, noise = (random_state(seed) for seed in range(3))
+    both = ddim_step(DIFFUSION, x, x0, jnp.int32([900, 300]), jnp.int32([200, 299]), noise, 1.0)
+    for image, (t, following) in enumerate([(900, 200), (300, 299)]):
+        own = [jax.tree.map(lambda v, i=image: v[i:i + 1], state) for state in (x, x0, noise)]
+        alone = ddim_step(DIFFUSION, *own[:2], jnp.int32([t]), jnp.int32([following]), own[2], 1.0)
+        np.testing.assert_allclose(both.box[image], alone.box[0], rtol=1e-6)
+
+
+def run(denoise, spec, steps, images=2, pin=None, keys=None, diffusion=DIFFUSION):
+    keys = jax.random.split(jax.random.key(0), images) if keys is None else keys
+    return jax.jit(lambda keys, pin: sample(denoise, diffusion, spec, keys, steps, pin))(keys, pin)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_a_perfect_denoiser_recovers_the_truth_along_the_forward_process(eta, steps):
+    """States that a perfect denoiser meets are those of Eq. 10: the same noise all along (eta 0), the same law (eta 1).
+    """
+    slots = 600
+    truth = State(jnp.full((2, slots, 4), 1.5), jnp.full((2, slots, 5), -0.7))
+
+    def denoise(x, t):
+        return truth, jnp.ones((2, slots)), (x, t, truth)
+
+    x, t, out = run(denoise, SamplerSpec(slots, eta, renewal_threshold=0.0), steps)
+    np.testing.assert_array_equal(t[:, 0], np.round(1000 - 1000 / steps * np.arange(steps)))
+    np.testing.assert_array_equal(out.box[-1], truth.box)
+    a = np.asarray(DIFFUSION.alpha_bar(t[:, 0]), np.float64)[:, None, None, None]
+    for half in range(2):
+        noise = (np.asarray(x[half]) - np.sqrt(a) * truth[half]) / np.sqrt(1 - a)
+        assert np.abs(noise.mean((1, 2))).max() < 0.15
+        np.testing.assert_allclose(noise.std((1, 2)), 1, atol=0.12)
+        if eta == 0 or steps == 1:
+            np.testing.assert_allclose(noise, np.broadcast_to(noise[:1], noise.shape), atol=1e-3)
+        else:
+            assert np.abs(np.corrcoef(noise.reshape(steps, -1)) - np.eye(steps)).max() < 0.9
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_ideal_denoiser_of_a_gaussian_samples_that_gaussian(eta):
+    """x_0 ~ N(m, c^2): then E[x_0 | x_t] is known, and sampling with it must return m and c."""
+    mean, deviation, slots = 0.6, 0.3, 3000
+
+    def denoise(x, t):
+        a = DIFFUSION.alpha_bar(t)[:, None, None]
+        gain = jnp.sqrt(a) * deviation**2 / (a * deviation**2 + 1 - a)
+        x0 = State(*(mean + gain * (v - jnp.sqrt(a) * mean) for v in x))
+        return x0, jnp.ones(x.box.shape[:2]), x0
+
+    out = run(denoise, SamplerSpec(slots, eta, renewal_threshold=0.0), 100)
+    for half in (out.box[-1], out.embedding[-1]):
+        assert float(half.mean()) == pytest.approx(mean, abs=0.02)
+        assert float(half.std()) == pytest.approx(deviation, rel=0.06)
+
+
+def contracting(x, t):
+    """A denoiser that depends on the state: it answers half of it, and scores a slot by its box's first number."""
+    x0 = State(*(0.5 * v for v in x))
+    return x0, jax.nn.sigmoid(x.box[..., 0]), (x, x0)
+
+
+def test_a_result_does_not_depend_on_the_batch():
+    spec, keys = SamplerSpec(7, 1.0, 0.5), jax.random.split(jax.random.key(5), 4)
+    together, _ = run(contracting, spec, 5, keys=keys)
+    order = jnp.int32([3, 1])
+    apart, _ = run(contracting, spec, 5, keys=keys[order])
+    np.testing.assert_allclose(apart.box, together.box[:, order], rtol=1e-6)
+    assert not np.allclose(together.box[:, 0], together.box[:, 1])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_noise_is_fresh_in_every_step(threshold):
+    """Estimates of zero leave nothing but noise, of which DDIM (eta 1) keeps a known share from step to step."""
+    def denoise(x, t):
+        return jax.tree.map(jnp.zeros_like, x), jnp.zeros(x.box.shape[:2]), x
+
+    x = run(denoise, SamplerSpec(400, 1.0, threshold), 6)
+    correlation = np.corrcoef(np.concatenate([np.reshape(v, (6, -1)) for v in x], 1))
+    a = np.asarray(DIFFUSION.alpha_bar(jnp.round(1000 - 1000 / 6 * jnp.arange(6)).astype(int)), np.float64)
+    kept = np.sqrt(a[:-1] * (1 - a[1:]) / (a[1:] * (1 - a[:-1])))
+    want = np.eye(6)
+    for i in range(6):
+        for j in range(i + 1, 6):  # scores are 0: with renewal nothing is kept at all
+            want[i, j] = want[j, i] = 0 if threshold else np.prod(kept[i:j])
+    assert want[4, 5] > 0.3 or threshold
+    np.testing.assert_allclose(correlation, want, atol=0.06)
+
+
+def test_renewal_takes_box_and_embedding_of_poor_slots_only():
+    x, noise = random_state(0), random_state(1)
+    scores = jnp.float32([[0.1, 0.5, 0.49, 0.9, 0.0, 1.0]] * 2)
+    got = renew(x, noise, scores, 0.5)
+    poor = [0, 2, 4]
+    for mine, old, new in zip(got, x, noise, strict=True):
+        np.testing.assert_array_equal(mine[:, poor], new[:, poor])
+        np.testing.assert_array_equal(mine[:, [1, 3, 5]], old[:, [1, 3, 5]])
+
+
+def test_pinned_boxes_stay_put_and_are_never_renewed():
+    box = jnp.float32([[0.3, -0.4, -1.0, -0.5], [1, 1, 1, 1], [0.2, 0.2, -1.5, -1.2]])
+    active = jnp.array([True, False, True])
+
+    def poor(x, t):  # every slot scores low: all but the pinned one start anew in each step
+        x0 = State(*(0.5 * v for v in x))
+        return x0, jnp.zeros(x.box.shape[:2]), x
+
+    for denoise, spec in ((poor, SamplerSpec(6, 1.0, 0.5)), (lambda x, t: (*contracting(x, t)[:2], x),
+                                                             SamplerSpec(6, 0.0, 0.0))):
+        x = run(denoise, spec, 4, images=3, pin=Pin(box, active))
+        free = run(denoise, spec, 4, images=3)
+        for image in (0, 2):
+            np.testing.assert_array_equal(x.box[:, image, 0], np.tile(box[image], (4, 1)))
+        np.testing.assert_allclose(x.box[:, 1], free.box[:, 1], rtol=1e-6)  # not active: as if there were no pin
+        np.testing.assert_allclose(x.box[:, :, 1:], free.box[:, :, 1:], rtol=1e-6)
+    # eta 0, estimates x/2: the pinned slot's embedding is denoised like any other and never starts anew.
+    x = run(lambda x, t: (*contracting(x, t)[:2], x), SamplerSpec(6, 0.0, 1.0), 4, images=3, pin=Pin(box, active))
+    kept = np.asarray(x.embedding[:, 0, 0])
+    start = kept[0]
+    for step in range(1, 4):
+        assert np.corrcoef(kept[step], start)[0, 1] > 0.999
+    assert np.corrcoef(x.embedding[1, 0, 1], x.embedding[0, 0, 1])[0, 1] < 0.99

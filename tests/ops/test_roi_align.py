@@ -1,0 +1,155 @@
+"""RoIAlign against onnxruntime's operator, a float64 loop and a NumPy rule for the levels."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from psdiff_jax.ops.roi_align import assign_levels, roi_align
+
+STRIDES, SIDE, CANONICAL = (4, 8, 16, 32), 7, 56.0
+HEIGHT, WIDTH = 96, 160
+BACKENDS = ("gather", "matmul")
+
+
+def numpy_levels(boxes, levels, canonical):
+    size = np.maximum(boxes[..., 2:].astype(np.float64) - boxes[..., :2], 0)
+    with np.errstate(divide="ignore"):
+        raw = np.floor(4 + np.log2(np.sqrt(size[..., 0] * size[..., 1]) / canonical + 1e-8))
+    return np.minimum(np.maximum(raw, 2), levels + 1).astype(int) - 2
+
+
+def onnx_roi_align(features, boxes, stride):
+    """features [H,W,C], boxes [N,4] -> [N,S,S,C] from onnxruntime."""
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    tensor = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node(
+        "RoiAlign", ["x", "rois", "index"], ["y"], mode="avg", output_height=SIDE, output_width=SIDE, sampling_ratio=2,
+        spatial_scale=1.0 / stride, coordinate_transformation_mode="half_pixel")
+    graph = onnx.helper.make_graph(
+        [node], "g", [tensor("x", onnx.TensorProto.FLOAT, None), tensor("rois", onnx.TensorProto.FLOAT, None),
+                      tensor("index", onnx.TensorProto.INT64, None)], [tensor("y", onnx.TensorProto.FLOAT, None)])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 16)], ir_version=8)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {"x": features.transpose(2, 0, 1)[None], "rois": boxes, "index": np.zeros(len(boxes), np.int64)}
+    return session.run(None, feed)[0].transpose(0, 2, 3, 1)
+
+
+def plain_weights(box, height, width, stride, side, ratio):
+    """[S,S,H,W] float64: what each cell of the map contributes to each output cell, by loops over samples."""
+    weights = np.zeros((side, side, height, width))
+    x1, y1, x2, y2 = (float(v) / stride - 0.5 for v in box)
+
+    def corners(at, size):
+        if at < -1 or at > size:
+            return []
+        at = min(max(at, 0.0), size - 1)
+        low = int(np.floor(at))
+        return [(low, 1 - (at - low)), (min(low + 1, size - 1), at - low)]
+
+    for i, j in np.ndindex(side, side):
+        for a, b in np.ndindex(ratio, ratio):
+            y = y1 + (y2 - y1) / side * (i + (a + 0.5) / ratio)
+            x = x1 + (x2 - x1) / side * (j + (b + 0.5) / ratio)
+            for row, row_weight in corners(y, height):
+                for column, column_weight in corners(x, width):
+                    weights[i, j, row, column] += row_weight * column_weight / ratio**2
+    return weights
+
+
+def case_boxes(rng, count):
+    """Boxes of all sizes; then at the border, across it, outside, empty, and as large as the photograph."""
+    size = np.exp(rng.uniform(np.log(3), np.log(120), (count, 2)))
+    low = rng.uniform(-0.2, 1, (count, 2)) * [WIDTH, HEIGHT]
+    special = [
+        [0, 0, 10, 10], [WIDTH - 20, HEIGHT - 40, WIDTH, HEIGHT], [-30, -30, 20, 20], [150, 80, 200, 130],
+        [-80, 5, -40, 60], [WIDTH + 50, 10, WIDTH + 90, 60], [20, 300, 60, 400], [-4, -4, 12, 12],
+        [30, 30, 30, 30], [0, 0, 0, 0], [40, 20, 40, 60], [0, 0, WIDTH, HEIGHT], [-50, -50, 300, 200],
+        [WIDTH - 1, HEIGHT - 1, WIDTH + 6, HEIGHT + 6],
+    ]
+    return np.concatenate([np.concatenate([low, low + size], -1), special]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def case():
+    rng = np.random.default_rng(0)
+    pyramid = tuple(rng.uniform(-1, 1, (2, HEIGHT // s, WIDTH // s, 5)).astype(np.float32) for s in STRIDES)
+    return pyramid, np.stack([case_boxes(rng, 40) for _ in range(2)])
+
+
+@pytest.fixture(scope="module")
+def values(case):
+    return {b: np.asarray(jax.jit(partial(roi_align, strides=STRIDES, side=SIDE, canonical_size=CANONICAL, backend=b))
+                          (*case)) for b in BACKENDS}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_values_against_onnxruntime(case, values, backend):
+    pyramid, boxes = case
+    levels = numpy_levels(boxes, 4, CANONICAL)
+    assert set(levels.flat) == {0, 1, 2, 3}
+    for image in range(2):
+        want = np.zeros((boxes.shape[1], SIDE, SIDE, 5), np.float32)
+        for level, stride in enumerate(STRIDES):
+            here = levels[image] == level
+            want[here] = onnx_roi_align(pyramid[level][image], boxes[image, here], stride)
+        np.testing.assert_allclose(values[backend][image], want, atol=1e-5)
+
+
+def test_backends_agree_and_outside_is_zero(case, values):
+    np.testing.assert_allclose(values["gather"], values["matmul"], atol=1e-5)
+    _, boxes = case
+    outside = boxes[0, :, 0] > WIDTH + 40
+    assert outside.any()
+    for v in values.values():
+        assert not v[0, outside].any()
+
+
+def test_auto_is_one_of_the_backends(case, values):
+    np.testing.assert_allclose(roi_align(*case, side=SIDE, canonical_size=CANONICAL), values["matmul"], atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_sides_and_ratios_and_gradients_against_a_float64_loop(backend):
+    rng = np.random.default_rng(1)
+    sizes, strides, side, ratio = ((9, 13), (5, 7)), (4, 8), 2, 3  # odd sizes, as pyramids of odd photographs have
+    pyramid = tuple(jnp.float32(rng.normal(size=(1, *size, 3))) for size in sizes)
+    boxes = np.float32([[[2, 3, 17, 30], [-6, -6, 5, 9], [5, 5, 49, 35], [30, 1, 56, 33], [80, 80, 90, 90],
+                         [10, 10, 10, 10]]])
+    levels = numpy_levels(boxes, 2, 16.0)[0]
+    assert set(levels) == {0, 1}
+    upstream = rng.normal(size=(1, 6, side, side, 3))
+    want, gradients = np.zeros((6, side, side, 3)), [np.zeros((*size, 3)) for size in sizes]
+    for n, level in enumerate(levels):
+        weights = plain_weights(boxes[0, n], *sizes[level], strides[level], side, ratio)
+        want[n] = np.einsum("ijhw,hwc->ijc", weights, np.float64(pyramid[level][0]))
+        gradients[level] += np.einsum("ijhw,ijc->hwc", weights, upstream[0, n])
+
+    def f(pyramid, boxes):
+        out = roi_align(pyramid, boxes, strides=strides, side=side, sampling_ratio=ratio, canonical_size=16.0,
+                        backend=backend)
+        return (out * upstream).sum(), out
+
+    (_, out), (of_pyramid, of_boxes) = jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(
+        pyramid, jnp.asarray(boxes))
+    np.testing.assert_allclose(out[0], want, atol=1e-5)
+    for got, gradient in zip(of_pyramid, gradients, strict=True):
+        np.testing.assert_allclose(got[0], gradient, atol=1e-5)
+    assert not of_boxes.any()
+
+
+def test_levels_against_numpy():
+    rng = np.random.default_rng(2)
+    low = rng.uniform(0, 800, (2000, 2))
+    boxes = np.concatenate([low, low + np.exp(rng.uniform(0, 7, low.shape))], -1).astype(np.float32)
+    np.testing.assert_array_equal(assign_levels(jnp.asarray(boxes), 4), numpy_levels(boxes, 4, 224.0))
+    np.testing.assert_array_equal(assign_levels(jnp.asarray(boxes), 3, 40.0), numpy_levels(boxes, 3, 40.0))
+    # The borders between levels belong to the upper one; empty and inside-out boxes to the finest.
+    sides = np.float32([0, 56, 111.9, 112, 223.9, 224, 447.9, 448, 4000])
+    square = jnp.stack([0 * sides, 0 * sides, sides, sides], -1)
+    np.testing.assert_array_equal(assign_levels(square, 4), [0, 0, 0, 1, 1, 2, 2, 3, 3])
+    assert assign_levels(jnp.float32([50, 50, 10, 10]), 4) == 0

@@ -1,0 +1,175 @@
+"""The whole program in miniature: train, stop and go on, evaluate, score a folder, search."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import ConfigDict
+
+from psdiff_jax import experiment
+from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.embeddings import load_embeddings
+from psdiff_jax.models.weights import read_npz
+from psdiff_jax.training.writer import read_metrics
+
+from .tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ConfigDict, Path]:
+    """(config, workdir) of a run that was trained and evaluated."""
+    folder = tmp_path_factory.mktemp("experiment")
+    config = tiny_config(folder / "prepared")
+    experiment.run(config, folder / "run", "train_and_evaluate")
+    return config, folder / "run"
+
+
+def test_everything_is_there(finished):
+    _, workdir = finished
+    for name in ("config.json", "model.npz", "metrics.jsonl", "evaluation.json", "report/steps.png",
+                 "report/ranking.png", "report/table.txt", "teacher/teacher.npz", "checkpoints", "tensorboard"):
+        assert (workdir / name).exists(), name
+
+
+def test_embeddings_folder_is_what_the_design_says(finished):
+    config, workdir = finished
+    for part in ("gallery", "query"):
+        folder = workdir / "embeddings" / part
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r")
+                  for name in ("embeddings", "boxes", "scores", "image_index")}
+        count = len(arrays["scores"])
+        assert count > 0
+        assert arrays["embeddings"].dtype == np.float32 and arrays["embeddings"].shape == (count, 32)
+        np.testing.assert_allclose(np.linalg.norm(arrays["embeddings"], axis=1), 1, atol=1e-4)
+        assert arrays["boxes"].dtype == np.float32 and arrays["boxes"].shape == (count, 4)
+        assert arrays["boxes"].min() >= 0 and arrays["boxes"][:, 2].max() <= 160 and arrays["boxes"][:, 3].max() <= 96
+        assert arrays["image_index"].dtype == np.int32
+        images = json.loads((folder / "images.json").read_text())
+        assert arrays["image_index"].max() < len(images)
+    assert len(np.load(workdir / "embeddings/query/person_id.npy")) == config.data.builder.queries
+
+
+def test_metrics_are_json_lines(finished):
+    _, workdir = finished
+    records = read_metrics(workdir / "metrics.jsonl", "train")
+    assert [record["step"] for record in records] == [2, 4]
+    assert {"loss", "cls", "l1", "giou", "reid", "learning_rate", "gradient_norm"} <= set(records[0])
+
+
+def test_evaluation_names_every_protocol_size_and_step(finished):
+    _, workdir = finished
+    result = json.loads((workdir / "evaluation.json").read_text())
+    assert set(result["search"]) == {"whole", "sized"}
+    assert set(result["search"]["sized"]) == {"4", "all"}
+    for by_steps in result["search"]["sized"].values():
+        assert set(by_steps) == {"1", "2"}
+        assert {"mAP", "top-1", "top-5", "top-10"} <= set(by_steps["1"])
+
+
+def test_going_on_equals_not_stopping(finished, tmp_path):
+    """Two steps, a stop, and the same command again end where four steps in one go end, bit for bit."""
+    config, workdir = finished
+    half = config.copy_and_resolve_references()
+    half.train.steps = 2
+    half.train.schedule = "constant"
+    full = half.copy_and_resolve_references()
+    full.train.steps = 4
+    experiment.run(half, tmp_path / "stopped", "train")
+    experiment.run(full, tmp_path / "stopped", "train")
+    experiment.run(full, tmp_path / "whole", "train")
+    stopped, whole = (read_npz(tmp_path / name / "model.npz") for name in ("stopped", "whole"))
+    assert stopped.keys() == whole.keys()
+    for name in whole:
+        np.testing.assert_array_equal(stopped[name], whole[name], err_msg=name)
+
+
+def test_scoring_the_exported_folder_gives_the_same_numbers(finished, tmp_path):
+    config, workdir = finished
+    experiment.run(config, tmp_path, "evaluate", embeddings=str(workdir / "embeddings"))
+    given = json.loads((tmp_path / "evaluation.json").read_text())
+    model = json.loads((workdir / "evaluation.json").read_text())
+    assert given["search"]["whole"]["all"]["given"] == model["search"]["whole"]["all"]["2"]
+    assert given["detection"]["given"] == model["detection"]["2"]
+
+
+def test_search_by_query_number_and_by_photograph(finished, tmp_path):
+    import cv2
+
+    config, workdir = finished
+    experiment.run(config, workdir, "search", query="1", top=3)
+    answer = json.loads((workdir / "search/hits.json").read_text())
+    similarities = [hit["similarity"] for hit in answer["hits"]]
+    assert len(similarities) == 3 and similarities == sorted(similarities, reverse=True)
+    assert answer["query"]["image"] not in {hit["image"] for hit in answer["hits"]}
+    assert (workdir / "search/hits.png").stat().st_size > 1000
+
+    photograph = tmp_path / "my photo ü.png"
+    cv2.imencode(".png", np.full((120, 200, 3), 90, np.uint8))[1].tofile(photograph)
+    experiment.run(config, workdir, "search", query=f"{photograph}:10,20,60,110", top=2)
+    assert len(json.loads((workdir / "search/hits.json").read_text())["hits"]) == 2
+
+
+@pytest.mark.parametrize(("query", "message"), [
+    ("nowhere.jpg:1,2,3,4", "no photograph"),
+    ("99", "a number below 3"),
+    ("nobody", "nor a query of"),
+])
+def test_a_wrong_query_is_one_line(finished, query, message):
+    config, workdir = finished
+    with pytest.raises(InputError, match=message) as caught:
+        experiment.run(config, workdir, "search", query=query)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_query_embedding_is_that_of_its_pinned_box(finished):
+    """Pinned boxes come back as given, in pixels of the original photograph."""
+    config, workdir = finished
+    from psdiff_jax.data.records import open_dataset
+
+    queries = open_dataset(config.data).queries()
+    found = load_embeddings(workdir / "embeddings/query")
+    np.testing.assert_allclose(found.boxes, queries.boxes, atol=1e-3)
+    assert [found.images[i] for i in found.image_index] == list(queries.image_names)
+
+
+def test_match_queries_are_detections(finished, tmp_path):
+    config, workdir = finished
+    matched = config.copy_and_resolve_references()
+    matched.evaluate.query = "match"
+    from psdiff_jax.data.records import open_dataset
+    from psdiff_jax.evaluation.embed import embed_gallery, embed_queries
+    from psdiff_jax.evaluation.run import trained_embedder
+
+    embedder, _ = trained_embedder(matched, workdir)
+    dataset = open_dataset(matched.data)
+    query, gallery = embed_queries(embedder, dataset, matched)[2], embed_gallery(embedder, dataset, matched)[2]
+    for row, name in enumerate(dataset.queries().image_names):
+        boxes = gallery.boxes[gallery.image_index == gallery.images.index(name)]
+        assert np.abs(boxes - query.boxes[row]).max(axis=1).min() < 1e-2
+
+
+def test_weights_of_another_model_are_refused(finished, tmp_path):
+    config, workdir = finished
+    other = config.copy_and_resolve_references()
+    other.train.init_from = str(workdir / "model.npz")
+    other.model.dim = 32
+    from psdiff_jax.training.train import build_model
+
+    with pytest.raises(InputError, match=r"model\.npz.*shape"):
+        build_model(other, tmp_path)
+
+
+def test_finished_weights_start_another_run(finished, tmp_path):
+    config, workdir = finished
+    from psdiff_jax.training.train import build_model
+
+    other = config.copy_and_resolve_references()
+    other.train.init_from = str(workdir / "model.npz")
+    other.seed = 5
+    from psdiff_jax.models.weights import flatten_state
+
+    ours = flatten_state(nnx.state(build_model(other, tmp_path)))
+    for name, value in read_npz(workdir / "model.npz").items():
+        np.testing.assert_array_equal(np.asarray(ours[name]), value, err_msg=name)

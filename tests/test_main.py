@@ -1,0 +1,87 @@
+"""The command line: every mistake is one line that names the culprit, before anything is compiled."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from psdiff_jax.config import unknown_key, validate
+from psdiff_jax.configs import base
+from psdiff_jax.errors import InputError
+
+CONFIGS = Path(base.__file__).parent
+
+
+def command(*options: str, config: str | Path = CONFIGS / "street_pretrain.py") -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "psdiff_jax.main", "--config", str(config), *options]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--config.model.dimm=2"], "config.model.dimm: no such key in config.model; did you mean dim?"),
+    (["--config.train.steps=many"], "config.train.steps"),
+    (["--config.model.dim=65"], "config.model.heads=8: must divide config.model.dim"),
+    (["--config.data.name=nothing"], "nothing"),
+    (["--config.train.batch_size=3", "--config.cpu_devices=2"], "config.train.batch_size"),
+    (["--mode=fly"], "train_and_evaluate"),
+    (["--mode=search"], "--query"),
+    (["--embeddings=x"], "--embeddings goes with --mode evaluate"),
+    (["stray"], "stray"),
+])
+def test_a_mistake_is_one_line(options, message, tmp_path):
+    prepared = f"--config.data.prepared_dir={tmp_path / 'prepared'}"
+    small = [f"--config.data.builder.{key}={value}" for key, value in
+             dict(train_images=2, gallery_images=2, cameras=2, train_identities=2, test_identities=1, queries=1).items()]
+    done = command("--workdir", str(tmp_path / "run"), prepared, *small, *options)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
+    assert len(lines) == 1 and message in lines[0], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_config_file_is_named(tmp_path):
+    done = command("--workdir", str(tmp_path), config=tmp_path / "nope.py")
+    assert "nope.py" in done.stderr and "Traceback" not in done.stderr and done.returncode != 0
+
+
+def test_a_missing_dataset_folder_is_named(tmp_path):
+    done = command("--workdir", str(tmp_path), f"--config.data.root={tmp_path / 'nowhere'}",
+                   "--config.teacher.kind=trained", "--config.model.backbone_weights=",
+                   config=CONFIGS / "prw_c6s1.py")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "nowhere" in done.stderr.splitlines()[-1]
+
+
+def test_unknown_key_suggests_the_nearest():
+    assert unknown_key(base.get_config(), "train.step") == (
+        "config.train.step: no such key in config.train; did you mean steps?")
+    assert unknown_key(base.get_config(), "train.steps") is None
+    assert "is a value" in unknown_key(base.get_config(), "seed.x")
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("noise.exact_slots", 300, "config.noise.exact_slots"),
+    ("noise.slots", 5, "config.noise.slots"),
+    ("evaluate.steps", (0,), "config.evaluate.steps"),
+    ("evaluate.protocols", ("whoole",), "whoole"),
+    ("train.warmup", 90_000, "config.train.warmup"),
+    ("sampler.renewal_threshold", 1.5, "config.sampler.renewal_threshold"),
+    ("model.backbone_weights", "nowhere.npz", "config.model.backbone_weights"),
+    ("teacher.embedding_dim", 128, "config.teacher.embedding_dim"),
+    ("model.cascade", "waterfall", "config.model.cascade"),
+])
+def test_impossible_combinations_name_the_key(key, value, message):
+    config = base.get_config()
+    group, name = key.split(".")
+    config[group][name] = value
+    with pytest.raises(InputError, match=message) as caught:
+        validate(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_config_file_is_valid():
+    from psdiff_jax.configs import street_pretrain
+
+    validate(street_pretrain.get_config())
+    validate(base.get_config())

@@ -1,0 +1,160 @@
+"""Matching against scipy, and against the rules written out plainly."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from psdiff_jax.training.matcher import FORBIDDEN, MatchSpec, cost_matrix, focal_cost, hungarian, match, simota
+
+SHAPES = ((12, 5), (5, 8), (30, 6))  # the second has more truths than slots
+CASES = 100
+
+
+def random_costs(slots, truths, seed=0):
+    """Costs as they occur: a spread of 10 and, for some, the penalties of 100 and 10,000. Masks from none to all."""
+    rng = np.random.default_rng(seed)
+    cost = rng.uniform(-2, 10, (CASES, slots, truths)) + 100 * (rng.uniform(size=(CASES, slots, truths)) < 0.4)
+    cost += 1e4 * (rng.uniform(size=(CASES, slots, 1)) < 0.2)
+    mask = rng.uniform(size=(CASES, truths)) < rng.choice([0, 0.2, 0.6, 1, 1], size=(CASES, 1))
+    ious = rng.uniform(size=cost.shape) ** rng.uniform(0.5, 4, (CASES, 1, 1)) * mask[:, None]
+    return np.where(mask[:, None], cost, FORBIDDEN).astype(np.float32), ious.astype(np.float32), mask
+
+
+def plain_simota(cost, ious, mask, candidates):
+    """The rule of the docstring, truth by truth: -1 or the truth of each slot."""
+    slots = len(cost)
+    claims = [set() for _ in range(slots)]
+    for truth in np.flatnonzero(mask):
+        k = max(int(np.sort(ious[:, truth])[::-1][:candidates].sum()), 1)
+        for slot in sorted(range(slots), key=lambda s: cost[s, truth])[:k]:
+            claims[slot].add(truth)
+    owner = [min(c, key=lambda truth, s=s: cost[s, truth]) if c else -1 for s, c in enumerate(claims)]
+    while True:
+        free = [s for s in range(slots) if owner[s] < 0]
+        wishes: dict[int, list[int]] = {}
+        for truth in np.flatnonzero(mask):
+            if truth not in owner and free:
+                wishes.setdefault(min(free, key=lambda s: cost[s, truth]), []).append(truth)
+        if not wishes:
+            return np.array(owner)
+        for slot, truths in wishes.items():
+            owner[slot] = min(truths, key=lambda truth: cost[slot, truth])
+
+
+def owners(result):
+    matched, truth = (np.asarray(v) for v in result)
+    assert not truth[~matched].any()
+    return np.where(matched, truth, -1)
+
+
+@pytest.mark.parametrize(("slots", "truths"), SHAPES)
+def test_hungarian_costs_what_scipys_does(slots, truths):
+    cost, _, mask = random_costs(slots, truths)
+    results = jax.jit(jax.vmap(hungarian))(cost, mask)
+    for case in range(CASES):
+        real = np.flatnonzero(mask[case])
+        rows, columns = linear_sum_assignment(cost[case][:, real].astype(np.float64))
+        got = owners(jax.tree.map(lambda v, c=case: v[c], results))
+        used = np.flatnonzero(got >= 0)
+        assert len(used) == min(slots, len(real)) and len(set(got[used])) == len(used) and set(got[used]) <= set(real)
+        best = cost[case][rows, real[columns]].astype(np.float64).sum()
+        # float32 potentials of 1e6 stand in the padded columns: a hundredth is what they can be off by.
+        assert cost[case][used, got[used]].astype(np.float64).sum() == pytest.approx(best, abs=1e-2)
+
+
+@pytest.mark.parametrize(("slots", "truths"), SHAPES)
+def test_simota_is_its_rule(slots, truths):
+    cost, ious, mask = random_costs(slots, truths, seed=1)
+    results = jax.jit(jax.vmap(partial(simota, candidates=5)))(cost, ious, mask)
+    unserved = conflicts = 0
+    for case in range(CASES):
+        got = owners(jax.tree.map(lambda v, c=case: v[c], results))
+        np.testing.assert_array_equal(got, plain_simota(cost[case], ious[case], mask[case], 5), err_msg=str(case))
+        missing = set(np.flatnonzero(mask[case])) - set(got)
+        unserved += len(missing)
+        assert not missing or (got >= 0).all()  # a truth goes without only where every slot is taken
+        if slots >= 5 * truths:
+            assert not missing
+        wanted = np.maximum(np.sort(ious[case], 0)[::-1][:5].sum(0).astype(int), 1)
+        conflicts += sum((got == t).sum() != wanted[t] for t in np.flatnonzero(mask[case]))
+    assert conflicts > 20  # the cases put the later rules to the test
+    assert (unserved > 0) == (slots < truths * 5 and unserved > 0)
+
+
+def test_one_truth_takes_as_many_as_its_overlaps_sum_to():
+    ious = jnp.float32([[0.9], [0.8], [0.7], [0.5], [0.2], [0.1]])  # the five largest sum to 3.1
+    cost = 1 - ious
+    np.testing.assert_array_equal(owners(simota(cost, ious, jnp.array([True]), 5)), [0, 0, 0, -1, -1, -1])
+    np.testing.assert_array_equal(owners(simota(cost, 0 * ious, jnp.array([True]), 5)), [0, -1, -1, -1, -1, -1])
+    np.testing.assert_array_equal(owners(simota(cost, ious, jnp.array([False]), 5)), [-1] * 6)
+
+
+def random_scene(slots=20, truths=5, seed=0):
+    rng = np.random.default_rng(seed)
+    height, width = 90, 160
+
+    def boxes(count):
+        low = rng.uniform(0, 1, (count, 2)) * [width - 30, height - 30]
+        return np.concatenate([low, low + rng.uniform(5, 30, (count, 2))], -1)
+
+    def unit(count):
+        e = rng.normal(size=(count, 6))
+        return e / np.linalg.norm(e, axis=-1, keepdims=True)
+
+    mask = np.array([True, True, False, True, False])[:truths]
+    return (3 * rng.normal(size=slots), boxes(slots), 2 * unit(slots), boxes(truths), unit(truths), mask,
+            np.int32([height, width]))
+
+
+def plain_iou_giou(a, b):
+    area = lambda v: (v[2] - v[0]) * (v[3] - v[1])  # noqa: E731
+    inside = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    union = area(a) + area(b) - inside
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return inside / union, inside / union - (hull - union) / hull
+
+
+@pytest.mark.parametrize("rule", ["simota", "hungarian"])
+def test_costs_pair_by_pair(rule):
+    spec = MatchSpec(rule, cls=2.0, l1=5.0, giou=2.5, reid=1.5, centre_radius=0.6)
+    logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, (height, width) = random_scene()
+    want, want_iou = np.zeros((20, 5)), np.zeros((20, 5))
+    for n in range(20):
+        p = 1 / (1 + np.exp(-logits[n]))
+        focal = -0.25 * (1 - p) ** 2 * np.log(p) + 0.75 * p**2 * np.log(1 - p)
+        centre = (boxes[n, :2] + boxes[n, 2:]) / 2
+        inside, near = np.zeros(5, bool), np.zeros(5, bool)
+        for m in range(5):
+            truth = truth_boxes[m]
+            middle, sides = (truth[:2] + truth[2:]) / 2, truth[2:] - truth[:2]
+            inside[m] = mask[m] and (truth[:2] < centre).all() and (centre < truth[2:]).all()
+            near[m] = mask[m] and (abs(centre - middle) < 0.6 * sides).all()
+            iou, giou = plain_iou_giou(boxes[n], truth)
+            l1 = (np.abs(boxes[n] - truth) / [width, height, width, height]).sum()
+            want[n, m] = 2 * focal + 5 * l1 - 2.5 * giou + 1.5 * np.linalg.norm(embeddings[n] - truth_embeddings[m])
+            want_iou[n, m] = iou * mask[m]
+        if rule == "simota":
+            want[n] += 100 * ~(inside & near) + 1e4 * ~(inside | near).any()
+    assert rule == "hungarian" or ((want < 50).any() and (want[:, mask] > 1e4).any())
+    want[:, ~mask] = FORBIDDEN
+    cost, iou = cost_matrix(*(jnp.asarray(v, jnp.float32) for v in (logits, boxes, embeddings, truth_boxes,
+                            truth_embeddings)), jnp.asarray(mask), jnp.int32([height, width]), spec)
+    np.testing.assert_allclose(cost, want, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(iou, want_iou, atol=1e-5)
+
+
+def test_extreme_scores_cost_something_finite():
+    cost = focal_cost(jnp.float32([-200, 200, 0]), 0.25, 2.0)
+    assert jnp.isfinite(cost).all() and cost[1] < cost[2] < cost[0]
+
+
+def test_the_rule_of_the_spec_is_used():
+    cost, ious, mask = (v[2] for v in random_costs(12, 5, seed=3))
+    np.testing.assert_array_equal(owners(match(cost, ious, mask, MatchSpec("hungarian"))),
+                                  owners(hungarian(cost, mask)))
+    np.testing.assert_array_equal(owners(match(cost, ious, mask, MatchSpec(candidates=3))),
+                                  owners(simota(cost, ious, mask, 3)))

@@ -1,0 +1,78 @@
+"""Learning rates at the steps that matter, and which weights decay."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from psdiff_jax.training.optimizer import OptimizerSpec, learning_rate, make_optimizer
+
+
+def rate(spec, *steps):
+    schedule = learning_rate(spec)
+    return [float(schedule(jnp.int32(step))) for step in steps]
+
+
+def test_the_papers_schedule():
+    """Section V-A3: 2.5e-5, divided by 10 at 70K and again at 84K of 90K iterations."""
+    spec = OptimizerSpec()
+    got = rate(spec, 0, 499, 999, 1000, 69_999, 70_001, 83_999, 84_001, 89_999)
+    want = np.array([0.001, 0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]) * 2.5e-5
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_other_schedules():
+    spec = OptimizerSpec(1e-3, steps=100, warmup=10, schedule="constant")
+    np.testing.assert_allclose(rate(spec, 0, 4, 9, 50, 99), [1e-4, 5e-4, 1e-3, 1e-3, 1e-3], rtol=1e-5)
+    no_warmup = OptimizerSpec(1e-3, steps=100, warmup=0, schedule="constant")
+    np.testing.assert_allclose(rate(no_warmup, 0, 99), 1e-3, rtol=1e-5)
+    cosine = OptimizerSpec(1e-3, steps=110, warmup=10, schedule="cosine")
+    np.testing.assert_allclose(rate(cosine, 10, 60, 110), [1e-3, (1e-3 + 1e-5) / 2, 1e-5], rtol=1e-3)
+    assert 0 < rate(cosine, 5)[0] < 1e-3
+
+
+PARAMS = {"backbone": {"conv": jnp.full((3, 3), 2.0), "bias": jnp.full(3, 2.0)},
+          "head": {"kernel": jnp.full((3, 2), 2.0), "scale": jnp.full(2, 2.0)}}
+
+
+def zeros():
+    return {group: {name: jnp.zeros_like(v) for name, v in values.items()} for group, values in PARAMS.items()}
+
+
+def updates(spec, gradients):
+    optimizer = make_optimizer(spec)
+    return optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)[0]
+
+
+def test_only_matrices_decay():
+    spec = OptimizerSpec(1e-2, weight_decay=0.1, warmup=0, schedule="constant")
+    got = updates(spec, zeros())
+    for group in got.values():
+        for name, value in group.items():
+            np.testing.assert_allclose(value, -1e-2 * 0.1 * 2 if name in ("conv", "kernel") else 0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, 0.0])
+def test_the_backbone_has_a_rate_of_its_own(scale):
+    gradients = {group: {name: jnp.ones_like(v) for name, v in values.items()} for group, values in PARAMS.items()}
+    got = updates(OptimizerSpec(1e-2, weight_decay=0.1, warmup=0, schedule="constant", backbone_scale=scale), gradients)
+    # Adam's first step is the sign of the gradient, whatever its size; then decay.
+    for group, factor in (("backbone", scale), ("head", 1.0)):
+        matrix, vector = got[group].values()
+        np.testing.assert_allclose(vector, -1e-2 * factor, rtol=1e-3)
+        np.testing.assert_allclose(matrix, -1e-2 * (1 + 0.2) * factor, rtol=1e-3)
+
+
+def test_gradients_are_clipped_as_a_whole():
+    """Two steps, the second with a gradient 1e6 times as large: Adam's averages must hold no more than clip_norm."""
+    optimizer = make_optimizer(OptimizerSpec(1e-2, weight_decay=0.0, clip_norm=0.5, warmup=0, schedule="constant"))
+    gradients = zeros() | {"head": {"kernel": jnp.full((3, 2), 1e6), "scale": jnp.zeros(2)}}
+    state = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)[1]
+    first_moments = [leaf for leaf in _leaves(state) if leaf.shape == (3, 2) and leaf.max() > 1e-3]
+    assert len(first_moments) == 1
+    np.testing.assert_allclose(np.linalg.norm(first_moments[0]), 0.1 * 0.5, rtol=1e-4)
+
+
+def _leaves(tree):
+    import jax
+
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]

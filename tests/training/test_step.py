@@ -1,0 +1,110 @@
+"""The training step: a golden one, what it trains, and that it can learn one batch by heart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from psdiff_jax.diffusion.samplers import SamplerSpec
+from psdiff_jax.training.matcher import MatchSpec
+from psdiff_jax.training.optimizer import OptimizerSpec, learning_rate, make_optimizer
+from psdiff_jax.training.states import NoiseSpec
+from psdiff_jax.training.step import create_state, make_train_step
+
+NOISE = NoiseSpec(slots=12, random_fraction=0.25, rollout_probability=0.5, exact_slots=1)
+OPTIMIZER = OptimizerSpec(learning_rate=3e-3, steps=1000, warmup=1, schedule="constant", clip_norm=10.0)
+
+# One step of the tiny model of tests/conftest.py (weights from NumPy) on its batch. When a change is meant to alter
+# numbers, print `metrics` in test_golden_step and put the new ones here, saying in the commit why they moved.
+GOLDEN = {"loss": 0.0, "cls": 0.0, "l1": 0.0, "giou": 0.0, "reid": 0.0, "gradient_norm": 0.0}
+
+
+@pytest.fixture(scope="module")
+def training(tiny):
+    """(step, function that makes a fresh state): steps give their state's memory away."""
+    optimizer = make_optimizer(OPTIMIZER)
+    step = make_train_step(tiny.graphdef, optimizer, NOISE, MatchSpec(), SamplerSpec(slots=12), ema_decay=0.9,
+                           schedule=learning_rate(OPTIMIZER))
+
+    def fresh(seed=0):
+        params, rest = (jax.tree.map(jnp.array, tree) for tree in (tiny.params, tiny.rest))
+        model = nnx.merge(tiny.graphdef, params, rest)
+        return create_state(model, optimizer, jax.random.key(seed), ema=True)[1]
+
+    return step, fresh
+
+
+@pytest.fixture
+def batch(make_batch):
+    return {k: jnp.asarray(v) for k, v in make_batch(2, people=3, seed=1).items()}
+
+
+def numbers(metrics):
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def test_golden_step(training, batch):
+    step, fresh = training
+    state, metrics = step(fresh(), batch)
+    metrics = numbers(metrics)
+    assert metrics.pop("learning_rate") == pytest.approx(3e-3)
+    assert metrics["loss"] == pytest.approx(sum(metrics[k] for k in ("cls", "l1", "giou", "reid")), rel=1e-5)
+    assert metrics == pytest.approx(GOLDEN, rel=1e-3)
+    assert int(state.step) == 1
+
+
+def test_what_a_step_changes(training, batch):
+    step, fresh = training
+    before = fresh()
+    old = jax.tree.map(np.array, (before.params, before.rest))
+    state, _ = step(before, batch)
+    for path, value in jax.tree_util.tree_flatten_with_path(old[0])[0]:
+        name = jax.tree_util.keystr(path)
+        new = _at(state.params, path)
+        assert not np.array_equal(value, new) or "['key']['bias']" in name, name
+        # The average's first decay is min(0.9, 1 / 10).
+        np.testing.assert_allclose(_at(state.ema, path), 0.1 * value + 0.9 * new, atol=1e-6, err_msg=name)
+    trained = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(old[0])[0]]
+    assert not any("bn" in name or "['downsample'][1]" in name for name in trained)
+    kinds = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(old[1])[0]]
+    assert kinds and all("['backbone']" in name and ("bn" in name or "['downsample'][1]" in name) for name in kinds)
+    for a, b in zip(jax.tree.leaves(old[1]), jax.tree.leaves(state.rest), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _at(tree, path):
+    wanted = jax.tree_util.keystr(path)
+    return next(np.asarray(v) for p, v in jax.tree_util.tree_flatten_with_path(tree)[0]
+                if jax.tree_util.keystr(p) == wanted)
+
+
+def test_steps_follow_from_the_state_alone(training, batch):
+    """The same state gives the same step; another step number or key gives other noise."""
+    step, fresh = training
+    losses = []
+    for state in (fresh(), fresh(), fresh(1), fresh()._replace(step=jnp.int32(5))):
+        losses.append(float(step(state, batch)[1]["loss"]))
+    assert losses[0] == losses[1] and len(set(losses)) == 3
+
+
+def test_a_photograph_without_people_is_harmless(training, batch):
+    step, fresh = training
+    empty = batch | {"boxes_mask": jnp.zeros_like(batch["boxes_mask"]), "boxes": 0 * batch["boxes"],
+                     "embeddings": 0 * batch["embeddings"]}
+    state, metrics = step(fresh(), empty)
+    metrics = numbers(metrics)
+    assert metrics["l1"] == metrics["giou"] == metrics["reid"] == 0 and 0 < metrics["gradient_norm"] < np.inf
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_it_learns_one_batch_by_heart(training, batch):
+    step, fresh = training
+    state, history = fresh(), []
+    for _ in range(60):
+        state, metrics = step(state, batch)
+        history.append(numbers(metrics))
+    assert all(np.isfinite(list(m.values())).all() for m in history)
+    first, last = ({k: np.mean([m[k] for m in part]) for k in history[0]} for part in (history[:10], history[-10:]))
+    assert last["loss"] < 0.6 * first["loss"]
+    assert all(last[k] < first[k] for k in ("cls", "l1", "giou", "reid"))
