@@ -88,7 +88,8 @@ def validate(config: Mapping[str, Any]) -> None:
         need(look_up(config, key) >= 0, key, "must not be negative")
     for key in SHARES:
         need(0 <= look_up(config, key) <= 1, key, "must lie within 0 and 1")
-    for key in ("train.learning_rate", "train.clip_norm", "diffusion.box_scale", "diffusion.embedding_scale"):
+    for key in ("train.learning_rate", "train.clip_norm", "diffusion.box_scale", "diffusion.embedding_scale",
+                "sampler.time_power"):
         need(look_up(config, key) > 0, key, "must be above 0")
     need(len(config["data"]["image_size"]) == 2 and min(config["data"]["image_size"]) >= 32, "data.image_size",
          "give (height, width), each 32 or more")
@@ -108,14 +109,17 @@ def validate(config: Mapping[str, Any]) -> None:
     if teacher.kind == "trained":
         need(teacher.embedding_dim == config["model"]["embedding_dim"], "teacher.embedding_dim",
              f"must equal config.model.embedding_dim={config['model']['embedding_dim']}")
-    weights = config["model"]["backbone_weights"]
-    if weights == "teacher":
+    if config["model"]["backbone_weights"] == "teacher":
         need(teacher.kind == "trained" and teacher.backbone == config["model"]["backbone"], "model.backbone_weights",
              "the teacher must be trained here, with config.teacher.backbone equal to config.model.backbone")
-    elif weights:
-        need(Path(weights).expanduser().is_file(), "model.backbone_weights", "no such file")
-    if config["train"]["init_from"]:
-        need(Path(config["train"]["init_from"]).expanduser().is_file(), "train.init_from", "no such file")
+
+
+def check_files(config: Mapping[str, Any]) -> None:
+    """Raises InputError naming the key of a file that training needs and that is not there."""
+    for key in ("model.backbone_weights", "train.init_from", "teacher.init_from", "teacher.file"):
+        path = look_up(config, key)
+        if path and path != "teacher" and not Path(path).expanduser().is_file():
+            raise InputError(f"config.{key}={path!r}: no such file")
 
 
 def _fields(cls: type, *groups: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None,
     """Does what `mode` says (see main.py); everything lands in `workdir`. InputError says what is wrong with it."""
     cfg.fill_in_root(config)
     cfg.validate(config)
+    if mode.startswith("train"):
+        cfg.check_files(config)
     if embeddings and mode != "evaluate":
         raise InputError("--embeddings goes with --mode evaluate")
     if (mode == "search") != bool(query):

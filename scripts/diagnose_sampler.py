@@ -54,7 +54,7 @@ def diagnose(model: PSDiff, batch: dict[str, jax.Array], key: jax.Array, steps: 
     """{"truth"|"sampler": [steps, 2 (in, out), B, M, 2], "pinned": [steps, B] cosine of the first truth}."""
     diffusion = model.spec.diffusion
     condition: Condition = model.features(batch["image"], batch["image_size"])
-    times = sampling_times(diffusion.timesteps, steps)[:-1]
+    times = sampling_times(diffusion.timesteps, steps, sampler.time_power)[:-1]
     images = batch["image"].shape[0]
 
     def look(state: State, t: jax.Array) -> tuple[tuple[State, jax.Array], jax.Array]:
@@ -104,7 +104,7 @@ def collect(config: Any, workdir: Path) -> dict[str, Any]:
         for kind in ("truth", "sampler"):
             rows[kind].append(found[kind][:, :, truths])
         rows["pinned"].append(found["pinned"][:, truths[:, 0]])
-    times = sampling_times(config.diffusion.timesteps, STEPS.value)[:-1]
+    times = sampling_times(config.diffusion.timesteps, STEPS.value, config.sampler.time_power)[:-1]
     result: dict[str, Any] = {"times": times.tolist()}
     for kind in ("truth", "sampler"):
         mean = np.concatenate(rows[kind], axis=2).mean(axis=2)

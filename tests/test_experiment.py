@@ -70,7 +70,7 @@ def test_evaluation_names_every_protocol_size_and_step(finished):
 
 def test_going_on_equals_not_stopping(finished, tmp_path):
     """Two steps, a stop, and the same command again end where four steps in one go end, bit for bit."""
-    config, workdir = finished
+    config, _ = finished
     half = config.copy_and_resolve_references()
     half.train.steps = 2
     half.train.schedule = "constant"

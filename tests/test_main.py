@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from psdiff_jax.config import unknown_key, validate
+from psdiff_jax.config import check_files, fill_in_root, unknown_key, validate
 from psdiff_jax.configs import base
 from psdiff_jax.errors import InputError
 
@@ -31,8 +31,9 @@ def command(*options: str, config: str | Path = CONFIGS / "street_pretrain.py") 
 ])
 def test_a_mistake_is_one_line(options, message, tmp_path):
     prepared = f"--config.data.prepared_dir={tmp_path / 'prepared'}"
-    small = [f"--config.data.builder.{key}={value}" for key, value in
-             dict(train_images=2, gallery_images=2, cameras=2, train_identities=2, test_identities=1, queries=1).items()]
+    counts = {"train_images": 2, "gallery_images": 2, "cameras": 2, "train_identities": 2, "test_identities": 1,
+              "queries": 1}
+    small = [f"--config.data.builder.{key}={value}" for key, value in counts.items()]
     done = command("--workdir", str(tmp_path / "run"), prepared, *small, *options)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
@@ -67,7 +68,6 @@ def test_unknown_key_suggests_the_nearest():
     ("evaluate.protocols", ("whoole",), "whoole"),
     ("train.warmup", 90_000, "config.train.warmup"),
     ("sampler.renewal_threshold", 1.5, "config.sampler.renewal_threshold"),
-    ("model.backbone_weights", "nowhere.npz", "config.model.backbone_weights"),
     ("teacher.embedding_dim", 128, "config.teacher.embedding_dim"),
     ("model.cascade", "waterfall", "config.model.cascade"),
 ])
@@ -80,8 +80,26 @@ def test_impossible_combinations_name_the_key(key, value, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["model.backbone_weights", "train.init_from", "teacher.init_from", "teacher.file"])
+def test_a_missing_file_names_the_key(key):
+    config = base.get_config()
+    group, name = key.split(".")
+    config[group][name] = "nowhere.npz"
+    with pytest.raises(InputError, match=f"config.{key}='nowhere.npz': no such file"):
+        check_files(config)
+
+
 def test_every_config_file_is_valid():
-    from psdiff_jax.configs import street_pretrain
+    from psdiff_jax.configs import prw_c6s1, quickstart, street_pretrain
 
     validate(street_pretrain.get_config())
     validate(base.get_config())
+    for config in (quickstart.get_config(), quickstart.get_config("smoke")):
+        validate(config)
+        check_files(config)  # the shipped weights are there
+    for variant in ("", "cpu"):
+        config = prw_c6s1.get_config(variant)
+        config.data.root = "somewhere"
+        fill_in_root(config)
+        assert config.teacher.file == "somewhere/teacher_omz0277.npz"
+        validate(config)

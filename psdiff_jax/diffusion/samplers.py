@@ -20,11 +20,13 @@ class SamplerSpec:
 
     slots: N_test. eta: DDIM's randomness (1 = DDPM-like, 0 = deterministic).
     renewal_threshold: slots whose score lies below it start anew from noise, box and embedding together (0 = never).
+    time_power: how the times are spaced, see `schedule.sampling_times`.
     """
 
     slots: int = 300
     eta: float = 1.0
     renewal_threshold: float = 0.1
+    time_power: float = 1.0
 
 
 class Pin(NamedTuple):
@@ -81,7 +83,7 @@ def sample(
     Returns:
       `output` of every step, stacked along a new leading axis [steps, ...]; the last one is the answer.
     """
-    times = jnp.asarray(sampling_times(diffusion.timesteps, steps))
+    times = jnp.asarray(sampling_times(diffusion.timesteps, steps, spec.time_power))
     images = keys.shape[0]
 
     def step(x: State, moment: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[State, object]:

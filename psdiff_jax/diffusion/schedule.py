@@ -15,6 +15,11 @@ def cosine_alpha_bar(timesteps: int = 1000, offset: float = 0.008, max_beta: flo
     return np.concatenate([[1.0], np.cumprod(1 - betas)])
 
 
-def sampling_times(timesteps: int, steps: int) -> np.ndarray:
-    """`steps + 1` times from T down to 0, evenly spaced and rounded: int32 [steps+1]."""
-    return np.round(np.linspace(timesteps, 0, steps + 1)).astype(np.int32)
+def sampling_times(timesteps: int, steps: int, power: float = 1.0) -> np.ndarray:
+    """`steps + 1` times from T down to 0: T (1 - i/K)^power rounded, strictly falling; int32 [steps+1].
+
+    power 1 is evenly spaced; above 1 the last steps look at smaller t, where boxes and embeddings are nearly clean.
+    """
+    remaining = np.arange(steps, -1, -1)
+    times = np.round(timesteps * (remaining / steps) ** power)
+    return np.maximum(times, remaining).astype(np.int32)  # a steep curve would round its last times onto each other

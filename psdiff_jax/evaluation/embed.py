@@ -40,7 +40,7 @@ class Embedder:
         """Host arrays of the whole (global) batch. `pinned`: hold the first box of each photograph in slot 0."""
         wanted = {name: batch[name] for name in ("image", "image_size", "image_index")}
         on_device = parallel.put_batch(wanted, self.mesh)
-        boxes = parallel.put_batch({"b": np.ascontiguousarray(batch["boxes"][:, 0])}, self.mesh)["b"] if pinned else None
+        boxes = parallel.put_batch(np.ascontiguousarray(batch["boxes"][:, 0]), self.mesh) if pinned else None
         return parallel.fetch(self.predictor(self.params, self.rest, on_device, self.key, steps, boxes))
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from psdiff_jax.diffusion.noise import State, normalize
 from psdiff_jax.diffusion.samplers import Pin, SamplerSpec, sample
-from psdiff_jax.models.psdiff import Estimate, PSDiff
+from psdiff_jax.models.psdiff import Estimate, merge
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.nms import nms
 from psdiff_jax.training.step import to_clean
@@ -54,7 +54,7 @@ class Predictor:
         batch: image uint8 [B,H,W,3], image_size [B,2], image_index [B] (noise is drawn from it, so that the result
         does not depend on the batch). query_boxes: [B,4] xyxy pixels to hold in slot 0.
         """
-        model: PSDiff = nnx.merge(self.graphdef, params, rest)
+        model = merge(self.graphdef, params, rest)
         condition = model.features(batch["image"], batch["image_size"])
         keys = jax.vmap(partial(jax.random.fold_in, key))(batch["image_index"])
         pin = None

@@ -4,7 +4,7 @@ Legend: B image, H W pixels, N slot, D embedding.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,22 @@ def apply_deltas(boxes: jax.Array, deltas: jax.Array) -> jax.Array:
     move = deltas[..., :2] / jnp.asarray(DELTA_WEIGHTS[:2])
     scale = jnp.minimum(deltas[..., 2:] / jnp.asarray(DELTA_WEIGHTS[2:]), MAX_LOG_SCALE)
     return box_ops.to_xyxy(jnp.concatenate([box[..., :2] + move * size, size * jnp.exp(scale)], axis=-1))
+
+
+def merge(graphdef: nnx.GraphDef, *states: Any) -> "PSDiff":
+    """The model of a split, its parameters cast to the dtype it computes in (`PSDiffSpec.dtype`).
+
+    BatchNorm statistics stay float32; gradients come back in the dtype of the parameters given.
+    """
+    model: PSDiff = nnx.merge(graphdef, *states)
+    dtype = jnp.dtype(model.spec.dtype)
+    if dtype == jnp.float32:
+        return model
+
+    def cast(variable: nnx.Variable) -> nnx.Variable:
+        return variable.replace(variable[...].astype(dtype)) if isinstance(variable, nnx.Param) else variable
+
+    return nnx.merge(graphdef, *jax.tree.map(cast, states, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
 
 
 class PSDiff(nnx.Module):

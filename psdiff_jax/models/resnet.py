@@ -72,6 +72,11 @@ def max_pool(x: jax.Array) -> jax.Array:
     return jax.lax.reduce_window(x, -np.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
+def normalized(norm: nnx.BatchNorm, x: jax.Array, train: bool) -> jax.Array:
+    """BatchNorm with float32 statistics whose result has the dtype of its input."""
+    return norm(x, use_running_average=not train).astype(x.dtype)
+
+
 class Block(nnx.Module):
     """A residual block; names follow torchvision's state_dict (conv1, bn1, ..., downsample)."""
 
@@ -93,14 +98,13 @@ class Block(nnx.Module):
         self.downsample = nnx.List([conv(cin, cout, 1, stride, rngs=rngs), norm(cout)]) if projected else None
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        frozen = not train
         shortcut = x
         if self.downsample is not None:
-            shortcut = self.downsample[1](self.downsample[0](x), use_running_average=frozen)
-        x = nnx.relu(self.bn1(self.conv1(x), use_running_average=frozen))
-        x = self.bn2(self.conv2(x), use_running_average=frozen)
+            shortcut = normalized(self.downsample[1], self.downsample[0](x), train)
+        x = nnx.relu(normalized(self.bn1, self.conv1(x), train))
+        x = normalized(self.bn2, self.conv2(x), train)
         if self.bottleneck:
-            x = self.bn3(self.conv3(nnx.relu(x)), use_running_average=frozen)
+            x = normalized(self.bn3, self.conv3(nnx.relu(x)), train)
         return nnx.relu(x + shortcut)
 
 
@@ -132,11 +136,11 @@ class ResNet(nnx.Module):
     def __call__(self, images: jax.Array, train: bool = False, dtype: jnp.dtype = jnp.float32) -> Sequence[jax.Array]:
         mean, std = (jnp.asarray(v, jnp.float32) for v in (self.spec.mean, self.spec.std))
         x = ((images - mean) / std).astype(dtype)
-        x = nnx.relu(self.bn1(self.conv1(x), use_running_average=not train))
+        x = nnx.relu(normalized(self.bn1, self.conv1(x), train))
         if self.spec.stem == "pool":
             x = max_pool(x)
         else:
-            x = nnx.relu(self.bn2(self.conv2(x), use_running_average=not train))
+            x = nnx.relu(normalized(self.bn2, self.conv2(x), train))
         outputs = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:

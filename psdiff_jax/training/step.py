@@ -11,7 +11,7 @@ from flax import nnx
 
 from psdiff_jax.diffusion.noise import State
 from psdiff_jax.diffusion.samplers import SamplerSpec
-from psdiff_jax.models.psdiff import Condition, Estimate, PSDiff
+from psdiff_jax.models.psdiff import Condition, Estimate, PSDiff, merge
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.training.losses import set_loss
 from psdiff_jax.training.matcher import MatchSpec
@@ -50,7 +50,7 @@ def to_clean(model: PSDiff, condition: Condition, estimate: Estimate) -> tuple[S
 def loss_fn(params: Any, rest: Any, graphdef: nnx.GraphDef, key: jax.Array, batch: dict[str, jax.Array],
             noise: NoiseSpec, matching: MatchSpec, sampler: SamplerSpec) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss (Eq. 13, summed over the stacked layers) and its terms, those of the last layer by name."""
-    model = nnx.merge(graphdef, params, rest)
+    model = merge(graphdef, params, rest)
     condition = model.features(batch["image"], batch["image_size"])
     frozen = jax.lax.stop_gradient(condition)
 

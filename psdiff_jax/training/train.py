@@ -29,6 +29,9 @@ from psdiff_jax.training.teacher import open_targets
 from psdiff_jax.training.writer import MetricWriter
 
 
+PICTURES = 2  # photographs that TensorBoard shows
+
+
 def build_model(config: Any, workdir: Path) -> PSDiff:
     """A PSDiff with the weights it starts from (config.train.init_from, or config.model.backbone_weights)."""
     model = PSDiff(cfg.model_spec(config), rngs=nnx.Rngs(config.seed))
@@ -43,11 +46,10 @@ def build_model(config: Any, workdir: Path) -> PSDiff:
     return model
 
 
-def initial_state(config: Any, workdir: Path) -> tuple[nnx.GraphDef, TrainState]:
+def initial_state(config: Any, model: PSDiff) -> tuple[nnx.GraphDef, TrainState]:
     """(graphdef, state at step 0)."""
     optimizer = make_optimizer(cfg.optimizer_spec(config))
-    return create_state(build_model(config, workdir), optimizer, jax.random.key(config.seed),
-                        ema=config.train.ema_decay > 0)
+    return create_state(model, optimizer, jax.random.key(config.seed), ema=config.train.ema_decay > 0)
 
 
 def train(config: Any, workdir: Path, dataset: PreparedDataset) -> None:
@@ -63,7 +65,7 @@ def train(config: Any, workdir: Path, dataset: PreparedDataset) -> None:
             config.teacher, dataset, workdir / "teacher", embedding_dim=config.model.embedding_dim, seed=config.seed,
             fit=partial(fit, writer=writer, mesh=mesh, prefix="teacher"),
         )
-        graphdef, state = initial_state(config, workdir)
+        graphdef, state = initial_state(config, build_model(config, workdir))
         batches = train_batches(
             dataset, config, targets=targets, embedding_dim=config.model.embedding_dim,
             process_index=jax.process_index(), process_count=jax.process_count(), device_count=jax.device_count(),
@@ -90,15 +92,21 @@ def inference_state(state: TrainState) -> Any:
 
 
 def load_trained(config: Any, workdir: Path) -> tuple[nnx.GraphDef, TrainState]:
-    """The newest checkpoint of `workdir`; InputError when there is none."""
-    graphdef, template = initial_state(config, workdir)
-    mesh = parallel.make_mesh()
+    """The newest checkpoint of `workdir`; before the first, the weights of config.train.init_from as they are.
+
+    Raises:
+      InputError: there is neither.
+    """
+    graphdef, template = initial_state(config, PSDiff(cfg.model_spec(config), rngs=nnx.Rngs(config.seed)))
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
-    restored = checkpoints.restore_latest(parallel.put_replicated(template, mesh))
+    restored = checkpoints.restore_latest(parallel.put_replicated(template, parallel.make_mesh()))
     checkpoints.close()
-    if restored is None:
+    if restored is not None:
+        return graphdef, restored[0]
+    if not config.train.init_from:
         raise InputError(f"{workdir / 'checkpoints'} holds no checkpoint: train first, with --mode train")
-    return graphdef, restored[0]
+    print(f"{workdir / 'checkpoints'} holds no checkpoint: using {config.train.init_from} as it is", file=sys.stderr)
+    return initial_state(config, build_model(config, workdir))
 
 
 def prediction_pictures(config: Any, dataset: PreparedDataset, graphdef: nnx.GraphDef, writer: MetricWriter,
@@ -109,15 +117,16 @@ def prediction_pictures(config: Any, dataset: PreparedDataset, graphdef: nnx.Gra
     batch: dict[str, np.ndarray] = {}
 
     def write(step: int, state: TrainState) -> None:
-        if not batch:
-            count = mesh.size * max(1, 2 // mesh.size)
+        if not batch:  # as large as evaluation's, for then both run the same compiled program
+            count = min(PICTURES, len(dataset.gallery_source))
             batch.update(next(iter(eval_batches(
-                dataset, "gallery", config, batch_size=count, indices=range(min(count, len(dataset.gallery_source))),
-                process_index=jax.process_index(), process_count=jax.process_count()))))
+                dataset, "gallery", config, indices=range(count), process_index=jax.process_index(),
+                process_count=jax.process_count(), device_count=jax.device_count()))))
         params = state.params if state.ema is None else state.ema
-        people = parallel.fetch(predictor(params, state.rest, parallel.put_batch(batch, mesh),
+        wanted = {name: batch[name] for name in ("image", "image_size", "image_index")}
+        people = parallel.fetch(predictor(params, state.rest, parallel.put_batch(wanted, mesh),
                                           jax.random.key(config.seed), steps))
-        for i in range(min(2, len(batch["image"]))):
+        for i in np.flatnonzero(batch["valid"]):
             truths = batch["boxes"][i][batch["boxes_mask"][i]]
             for k in steps:
                 found = jax.tree.map(lambda v, i=i: v[i], people[k])

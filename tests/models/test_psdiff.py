@@ -10,11 +10,12 @@ import pytest
 from flax import nnx
 
 from psdiff_jax.diffusion.noise import State
-from psdiff_jax.models.psdiff import Condition, apply_deltas
+from psdiff_jax.models.psdiff import Condition, apply_deltas, merge
+from psdiff_jax.ops.roi_align import roi_align
 
 
 def run(model, params, image, image_size, box, embedding, t):
-    model = nnx.merge(model.graphdef, params, model.rest)
+    model = merge(model.graphdef, params, model.rest)
     condition = model.features(image, image_size)
     return condition, model.denoise(condition, State(box, embedding), t)
 
@@ -54,7 +55,6 @@ def test_estimates_are_deltas_of_the_decoded_boxes(forward, make_batch, tiny):
     moved = ((boxes[..., :2] + boxes[..., 2:]) / 2 - centre) / sides
     scale = np.log((boxes[..., 2:] - boxes[..., :2]) / sides)
     model = nnx.merge(tiny.graphdef, tiny.params, tiny.rest)
-    from psdiff_jax.ops.roi_align import roi_align
     pixels = jnp.asarray(np.concatenate([centre - unit[..., 2:] * size[:2] / 2, centre + unit[..., 2:] * size[:2] / 2],
                                         -1), jnp.float32)
     cells = roi_align(condition.pyramid, pixels, side=3, canonical_size=32.0, backend="gather")
@@ -119,9 +119,31 @@ def test_stacked_layers_refine_one_another(tiny, make_batch):
     np.testing.assert_allclose(again.embeddings, estimates[1].embeddings, atol=1e-3)
 
 
-@pytest.mark.xfail(strict=True, reason="flax promotes bfloat16 inputs and float32 parameters to float32 in every layer")
-def test_bfloat16_reaches_the_features(tiny, make_batch):
-    model, batch = tiny.make(dataclasses.replace(tiny.spec, dtype="bfloat16")), make_batch(1)
-    condition = jax.eval_shape(lambda *args: run(model, model.params, *args)[0], batch["image"], batch["image_size"],
-                               *random_states(1))
+def products(jaxpr):
+    """Operand types of every matrix product and convolution of a jaxpr, those inside calls too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield tuple(str(v.aval.dtype) for v in equation.invars)
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from products(inner)
+
+
+def test_bfloat16_computes_in_bfloat16(tiny, make_batch):
+    """flax promotes bfloat16 inputs and float32 parameters to float32: the parameters must be cast as well."""
+    batch, states = make_batch(1), random_states(1)
+    model = tiny.make(dataclasses.replace(tiny.spec, dtype="bfloat16"))
+
+    def loss(params):
+        condition, (estimate,) = run(model, params, batch["image"], batch["image_size"], *states)
+        return jnp.sum(estimate.embeddings), (condition, estimate)
+
+    closed, (_, (condition, estimate)) = jax.make_jaxpr(loss, return_shape=True)(model.params)
     assert all(level.dtype == jnp.bfloat16 for level in condition.pyramid)
+    assert all(v.dtype == jnp.float32 for v in estimate)  # boxes and losses stay exact
+    kinds = list(products(closed.jaxpr))
+    wide = [kind for kind in kinds if kind != ("bfloat16", "bfloat16")]
+    assert len(kinds) > 25 and len(wide) <= 2  # the two layers of the time code
+    gradient = jax.eval_shape(jax.grad(loss, has_aux=True), model.params)[0]
+    assert all(v.dtype == jnp.float32 for v in jax.tree.leaves(gradient))
