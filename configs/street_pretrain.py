@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         "dtype": "float32",
     })
     config.noise.update({"slots": 64})
-    config.sampler.update({"slots": 64})
+    config.sampler.update({"slots": 64, "time_power": 2.0})
     config.train.update({
         "steps": 14_000, "batch_size": 8, "learning_rate": 1e-3, "warmup": 200, "schedule": "cosine",
         "ema_decay": 0.999, "checkpoint_every": 500, "image_every": 2_000,

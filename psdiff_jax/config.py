@@ -88,9 +88,9 @@ def validate(config: Mapping[str, Any]) -> None:
         need(look_up(config, key) >= 0, key, "must not be negative")
     for key in SHARES:
         need(0 <= look_up(config, key) <= 1, key, "must lie within 0 and 1")
-    for key in ("train.learning_rate", "train.clip_norm", "diffusion.box_scale", "diffusion.embedding_scale",
-                "sampler.time_power"):
+    for key in ("train.learning_rate", "train.clip_norm", "diffusion.box_scale", "diffusion.embedding_scale"):
         need(look_up(config, key) > 0, key, "must be above 0")
+    need(config["sampler"]["time_power"] >= 1, "sampler.time_power", "must be 1 (evenly spaced times) or more")
     need(len(config["data"]["image_size"]) == 2 and min(config["data"]["image_size"]) >= 32, "data.image_size",
          "give (height, width), each 32 or more")
     need(config["model"]["dim"] % config["model"]["heads"] == 0, "model.heads", "must divide config.model.dim")

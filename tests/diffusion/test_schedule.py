@@ -38,3 +38,12 @@ def test_sampling_times():
         times = sampling_times(1000, steps)
         assert times[0] == 1000 and times[-1] == 0 and len(times) == steps + 1
         assert np.diff(times).max() < 0 and np.ptp(np.diff(times)) <= 1
+
+
+def test_sampling_times_of_a_power_look_closer_at_the_end():
+    np.testing.assert_array_equal(sampling_times(1000, 4, power=2.0), [1000, 562, 250, 62, 0])
+    for power in (1.5, 2.0, 5.0):
+        for steps in (1, 7, 50, 1000):
+            times = sampling_times(1000, steps, power)
+            assert times[0] == 1000 and times[-1] == 0
+            assert (np.diff(times) < 0).all()

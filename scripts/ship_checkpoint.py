@@ -1,0 +1,34 @@
+"""Puts a finished run's weights where the quick start finds them: half precision, with the run's config and log.
+
+    python -m psdiff_jax.main --config configs/street_pretrain.py --workdir runs/street_pretrain
+    python scripts/ship_checkpoint.py --workdir runs/street_pretrain
+"""
+
+import shutil
+from pathlib import Path
+
+from absl import app, flags
+
+from psdiff_jax.errors import InputError
+from psdiff_jax.models.weights import read_npz, save_npz
+
+WORKDIR = flags.DEFINE_string("workdir", None, "the finished run", required=True)
+OUT = flags.DEFINE_string("out", "configs/pretrained", "where the files go")
+
+
+def main(_: list[str]) -> None:
+    workdir, out = Path(WORKDIR.value), Path(OUT.value)
+    for name in ("model.npz", "teacher/teacher.npz", "config.json", "metrics.jsonl"):
+        if not (workdir / name).is_file():
+            raise InputError(f"{workdir / name} is missing: let the run finish first")
+    out.mkdir(parents=True, exist_ok=True)
+    for name, shipped in (("model.npz", "street_psdiff.npz"), ("teacher/teacher.npz", "street_teacher.npz")):
+        save_npz(out / shipped, read_npz(workdir / name), half=True)
+    shutil.copy(workdir / "config.json", out / "street_config.json")
+    shutil.copy(workdir / "metrics.jsonl", out / "street_metrics.jsonl")
+    total = sum(file.stat().st_size for file in out.iterdir())
+    print(f"{out}: {total / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    app.run(main)
