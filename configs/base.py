@@ -84,7 +84,13 @@ def get_config() -> ConfigDict:
         "keep_checkpoints": 2,
     })
 
-    config.sampler = ConfigDict({"slots": 300, "eta": 1.0, "renewal_threshold": 0.1, "time_power": 1.0, "nms_threshold": 0.5})
+    config.sampler = ConfigDict({
+        "slots": 300,  # N_test
+        "eta": 1.0,
+        "renewal_threshold": 0.1,
+        "time_power": 1.0,  # 1 = evenly spaced times
+        "nms_threshold": 0.5,
+    })
 
     config.evaluate = ConfigDict({
         "steps": (1, 2, 4, 8),

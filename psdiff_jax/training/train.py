@@ -28,7 +28,6 @@ from psdiff_jax.training.step import TrainState, create_state, make_train_step
 from psdiff_jax.training.teacher import open_targets
 from psdiff_jax.training.writer import MetricWriter
 
-
 PICTURES = 2  # photographs that TensorBoard shows
 
 

@@ -11,7 +11,7 @@ from psdiff_jax.diffusion.samplers import SamplerSpec
 from psdiff_jax.evaluation.predict import Predictor
 from psdiff_jax.models.psdiff import PSDiff
 
-STEPS = (1, 2, 3)
+STEPS = (1, 3)
 FIELDS = ("image", "image_size", "image_index")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from psdiff_jax.diffusion.noise import Diffusion, State
 from psdiff_jax.diffusion.samplers import Pin, SamplerSpec, ddim_step, renew, sample
+from psdiff_jax.diffusion.schedule import cosine_alpha_bar
 
 DIFFUSION = Diffusion(embedding_dim=5)
 
@@ -22,16 +23,16 @@ def test_a_step_is_diffusers_step(eta, steps):
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2",
                                         prediction_type="sample", clip_sample=False, set_alpha_to_one=True)
-    # Their table is float32 and loses the last, tiny signal powers: both sides use ours.
-    scheduler.alphas_cumprod = torch.tensor(np.asarray(DIFFUSION.alpha_bar(jnp.arange(1, 1001))))
+    # In float32 theirs takes the root of a negative number at T: it runs in float64, on the same signal powers.
+    scheduler.alphas_cumprod = torch.tensor(cosine_alpha_bar(1000)[1:])
     scheduler.set_timesteps(steps)
     x, x0, noise = (random_state(seed) for seed in range(3))
     for t in range(1000, 0, -1000 // steps):
         following = t - 1000 // steps
         got = ddim_step(DIFFUSION, x, x0, jnp.full(2, t), jnp.full(2, following), noise, eta)
         for half in range(2):
-            want = scheduler.step(torch.tensor(np.asarray(x0[half])), t - 1, torch.tensor(np.asarray(x[half])),
-                                  eta=eta, variance_noise=torch.tensor(np.asarray(noise[half]))).prev_sample
+            clean, noisy, fresh = (torch.tensor(np.asarray(state[half], np.float64)) for state in (x0, x, noise))
+            want = scheduler.step(clean, t - 1, noisy, eta=eta, variance_noise=fresh).prev_sample
             np.testing.assert_allclose(got[half], want.numpy(), atol=1e-5, err_msg=f"{t} -> {following}")
         x = got
     np.testing.assert_allclose(x.box, x0.box, atol=1e-6)  # at t = 0 the state is the estimate
@@ -74,6 +75,14 @@ def test_a_perfect_denoiser_recovers_the_truth_along_the_forward_process(eta, st
             np.testing.assert_allclose(noise, np.broadcast_to(noise[:1], noise.shape), atol=1e-3)
         else:
             assert np.abs(np.corrcoef(noise.reshape(steps, -1)) - np.eye(steps)).max() < 0.9
+
+
+def test_the_times_may_be_spaced_by_a_power():
+    def denoise(x, t):
+        return x, jnp.ones(x.box.shape[:2]), t
+
+    t = run(denoise, SamplerSpec(3, renewal_threshold=0.0, time_power=2.0), 4)
+    np.testing.assert_array_equal(t[:, 0], [1000, 562, 250, 62])
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])

@@ -40,6 +40,15 @@ def test_sampling_times():
         assert np.diff(times).max() < 0 and np.ptp(np.diff(times)) <= 1
 
 
+@pytest.mark.parametrize("power", [1.5, 3.0, 10.0])
+def test_sampling_times_of_a_power_fall_strictly(power):
+    for steps in (1, 5, 40, 1000):
+        times = sampling_times(1000, steps, power)
+        assert times[0] == 1000 and times[-1] == 0 and np.diff(times).max() < 0
+        want = 1000 * (1 - np.arange(steps + 1) / steps) ** power
+        assert np.abs(times - want)[want > steps].max(initial=0) <= 0.5
+
+
 def test_sampling_times_of_a_power_look_closer_at_the_end():
     np.testing.assert_array_equal(sampling_times(1000, 4, power=2.0), [1000, 562, 250, 62, 0])
     for power in (1.5, 2.0, 5.0):
