@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     })
     # The shipped teacher is fine-tuned: its embedding space stays, so what PSDiff has learned stays good for it.
     config.teacher.update({"init_from": str(PRETRAINED / "street_teacher.npz"), "steps": 100, "learning_rate": 3e-4,
-                           "warmup_steps": 20})
+                           "warmup_steps": 20, "freeze_statistics": True})
     config.train.update({"init_from": str(PRETRAINED / "street_psdiff.npz"), "steps": 600, "learning_rate": 3e-4,
                          "warmup": 50, "ema_decay": 0.99, "checkpoint_every": 200, "image_every": 300})
     config.model.backbone_weights = ""

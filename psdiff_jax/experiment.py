@@ -29,7 +29,9 @@ def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None,
     parallel.setup_cpu_devices(config.cpu_devices or os.cpu_count() or 1)
     workdir = workdir.expanduser()
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
+    written = workdir / "config.json"
+    if mode.startswith("train") or not written.is_file():  # looking at a run does not change what it says it was
+        written.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
     dataset = open_dataset(config.data)
 
     if embeddings:

@@ -4,6 +4,7 @@
     python scripts/ship_checkpoint.py --workdir runs/street_pretrain
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def main(_: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, shipped in (("model.npz", "street_psdiff.npz"), ("teacher/teacher.npz", "street_teacher.npz")):
         save_npz(out / shipped, read_npz(workdir / name), half=True)
-    shutil.copy(workdir / "config.json", out / "street_config.json")
+    config = json.loads((workdir / "config.json").read_text())
+    del config["data"]["prepared_dir"]  # a folder of this machine
+    (out / "street_config.json").write_text(json.dumps(config, indent=2) + "\n")
     shutil.copy(workdir / "metrics.jsonl", out / "street_metrics.jsonl")
     total = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {total / 2**20:.1f} MiB")
