@@ -1,7 +1,6 @@
 """One experiment: check the config, open the dataset, then train, evaluate, embed or search."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None,
         raise InputError("--query goes with --mode search, and that mode needs it: PHOTOGRAPH:x1,y1,x2,y2")
     if config.distributed:
         jax.distributed.initialize()
-    parallel.setup_cpu_devices(config.cpu_devices or os.cpu_count() or 1)
+    parallel.setup_cpu_devices(config.cpu_devices, config.train.batch_size, config.evaluate.batch_size)
     workdir = workdir.expanduser()
     workdir.mkdir(parents=True, exist_ok=True)
     written = workdir / "config.json"

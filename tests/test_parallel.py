@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,12 +158,16 @@ def main(folder: Path, port: str, count: int, index: int, stop_at: int) -> None:
     jax.distributed.initialize(f"127.0.0.1:{port}", count, index, heartbeat_timeout_seconds=20)
     mesh = parallel.make_mesh()
 
-    def stop(*_: Any) -> None:
-        if index == 1:
+    def stop(step: int, _: Any) -> None:
+        if index == 1 and step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def step_fn(state: Toy, batch: dict[str, jax.Array]) -> Any:
+        time.sleep(0.2 if stop_at else 0)  # JAX looks for the signal about once a second
+        return toy_step(state, batch)
+
     with MetricWriter(folder) as writer, Checkpoints(folder / "checkpoints") as checkpoints:
-        state = fit(toy_step, toy_state(), toy_batches, steps=30, writer=writer, checkpoints=checkpoints, mesh=mesh,
+        state = fit(step_fn, toy_state(), toy_batches, steps=30, writer=writer, checkpoints=checkpoints, mesh=mesh,
                     log_every=5, checkpoint_every=8, hooks=[(stop_at, stop)])  # fmt: skip
         rows = parallel.put_batch(np.arange(4.0) + 4 * index, mesh)
         parts = parallel.put(np.arange(8.0), NamedSharding(mesh, PartitionSpec("data")))

@@ -2,7 +2,6 @@
 
 import json
 import re
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def evaluate_model(config: Any, workdir: Path, dataset: PreparedDataset) -> dict
     detections, step = embed(config, workdir, dataset)
     result = score(config, dataset, detections, {"training_step": step}) if parallel.is_main_process() else {}
     if result:
-        with closing(MetricWriter(workdir)) as writer:
+        with MetricWriter(workdir) as writer:
             for kind, metrics in scalars(result).items():
                 writer.scalars(step, kind, metrics)
         report(config, workdir, dataset, detections, result)

@@ -205,8 +205,8 @@ class _ReadAhead:
 class _StopSignals:
     """Turns SIGTERM and SIGINT into a wish to stop after the step; a second one acts at once.
 
-    Many processes must stop at the same step, so there JAX's preemption service listens instead, to SIGTERM alone: it
-    tells all processes and agrees on a step.
+    Many processes must stop at the same step, so there JAX's preemption service listens instead, to SIGTERM alone: in
+    about a second it tells all processes and agrees on a step.
     """
 
     def __init__(self) -> None:

@@ -245,7 +245,7 @@ def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit
         return ({name: rows[share] for name, rows in batches.batch(i).items()} for i in itertools.count(step))
 
     graphdef, state = create_state(options, crops, batches, seed)
-    with Checkpoints(folder, keep=1) as checkpoints:
+    with Checkpoints(folder, keep=2) as checkpoints:
         state = fit(
             make_step(graphdef, options), state, open_at, steps=options.steps, checkpoints=checkpoints,
             log_every=options.log_every, checkpoint_every=options.checkpoint_every,

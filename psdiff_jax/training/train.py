@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def train(config: Any, workdir: Path, dataset: PreparedDataset) -> None:
     """
     mesh = parallel.make_mesh()
     parallel.check_divides(config.train.batch_size, mesh, "config.train.batch_size")
-    with closing(MetricWriter(workdir)) as writer:
+    with MetricWriter(workdir) as writer:
         targets = open_targets(
             config.teacher, dataset, workdir / "teacher", embedding_dim=config.model.embedding_dim, seed=config.seed,
             fit=partial(fit, writer=writer, mesh=mesh, prefix="teacher"),
@@ -80,12 +79,11 @@ def train(config: Any, workdir: Path, dataset: PreparedDataset) -> None:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         print(f"training {parameters / 1e6:.2f} M parameters on {mesh.size} {jax.devices()[0].platform} device(s), "
               f"{config.train.steps} steps of {config.train.batch_size} images", file=sys.stderr, flush=True)
-        checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
         hooks = [(config.train.image_every, prediction_pictures(config, dataset, graphdef, writer, mesh))]
-        state = fit(step, parallel.put_replicated(state, mesh), batches, steps=config.train.steps, writer=writer,
-                    checkpoints=checkpoints, log_every=config.train.log_every,
-                    checkpoint_every=config.train.checkpoint_every, prefix="train", mesh=mesh, hooks=hooks)
-        checkpoints.close()
+        with Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints) as checkpoints:
+            state = fit(step, parallel.put_replicated(state, mesh), batches, steps=config.train.steps, writer=writer,
+                        checkpoints=checkpoints, log_every=config.train.log_every,
+                        checkpoint_every=config.train.checkpoint_every, prefix="train", mesh=mesh, hooks=hooks)
     if parallel.is_main_process():
         save_npz(workdir / "model.npz", inference_state(state))
 
@@ -102,9 +100,8 @@ def load_trained(config: Any, workdir: Path) -> tuple[nnx.GraphDef, TrainState]:
       InputError: there is neither.
     """
     graphdef, template = initial_state(config, new_model(config))
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
-    restored = checkpoints.restore_latest(parallel.put_replicated(template, parallel.make_mesh()))
-    checkpoints.close()
+    with Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints) as checkpoints:
+        restored = checkpoints.restore_latest(parallel.put_replicated(template, parallel.make_mesh()))
     if restored is not None:
         return graphdef, restored[0]
     if not config.train.init_from:
