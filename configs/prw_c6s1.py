@@ -39,9 +39,9 @@ def get_config(variant: str = "") -> ConfigDict:
         config.noise.update({"slots": 64})
         config.sampler.update({"slots": 64})
         config.train.update({
-            "steps": 1_600, "batch_size": 8, "learning_rate": 5e-4, "warmup": 100, "schedule": "cosine",
+            "steps": 1_000, "batch_size": 8, "learning_rate": 5e-4, "warmup": 100, "schedule": "cosine",
             "ema_decay": 0.995, "init_from": str(PRETRAINED / "street_psdiff.npz"), "checkpoint_every": 200,
-            "image_every": 800,
+            "image_every": 500,
         })
     elif variant:
         raise ValueError(f"configs/prw_c6s1.py has no variant {variant!r}; there is cpu")

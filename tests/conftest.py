@@ -52,7 +52,7 @@ def tiny():
     from psdiff_jax.training.step import is_trained
 
     cdl = CDLSpec(dim=16, side=3, heads=2, dynamic_width=4, embedding_dim=8, time_dim=16)
-    spec = PSDiffSpec(SPECS["tiny"], cdl, Diffusion(embedding_dim=8), canonical_size=32.0)
+    spec = PSDiffSpec(SPECS["tiny"], cdl, Diffusion(embedding_dim=8), canonical_size=24.0)
 
     def make(spec):
         # Only shapes come from flax: initialising eagerly would take seconds.

@@ -1,6 +1,8 @@
 """The whole program in miniature: train, stop and go on, evaluate, score a folder, search."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +175,39 @@ def test_finished_weights_start_another_run(finished, tmp_path):
     ours = flatten_state(nnx.state(build_model(other, tmp_path)))
     for name, value in read_npz(workdir / "model.npz").items():
         np.testing.assert_array_equal(np.asarray(ours[name]), value, err_msg=name)
+
+
+def run_script(name: str, *options: str) -> subprocess.CompletedProcess:
+    script = Path(__file__).parents[1] / "scripts" / name
+    return subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, timeout=300)
+
+
+def test_shipping_a_checkpoint_halves_it_and_names_no_folder(finished, tmp_path):
+    _, workdir = finished
+    done = run_script("ship_checkpoint.py", "--workdir", str(workdir), "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    whole, half = read_npz(workdir / "model.npz"), read_npz(tmp_path / "street_psdiff.npz")
+    assert whole.keys() == half.keys()
+    for name, value in whole.items():
+        np.testing.assert_allclose(half[name], value, rtol=2e-3, atol=1e-6, err_msg=name)
+    assert str(workdir.parent) not in (tmp_path / "street_config.json").read_text()
+
+
+def test_diagnosis_has_a_row_for_each_time(finished, tmp_path):
+    config, workdir = finished
+    described = tmp_path / "described.py"
+    described.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict(json.loads({json.dumps(json.dumps(config.to_dict()))!s}))\n"
+    )
+    done = run_script("diagnose_sampler.py", "--config", str(described), "--workdir", str(workdir), "--out",
+                      str(tmp_path / "out"), "--steps", "2", "--images", "4")
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "out/diagnosis.json").read_text())
+    assert result["times"] == [1000, 250]
+    for kind in ("truth", "sampler"):
+        assert all(0 <= v <= 1 for side in ("iou_in", "iou_out") for v in result[kind][side])
+        assert len(result[kind]["cosine_out"]) == 2
+    # Truths noised to a later t lie closer to the truths: that is what noise means.
+    assert result["truth"]["iou_in"][1] > result["truth"]["iou_in"][0]
+    assert (tmp_path / "out/diagnosis.png").stat().st_size > 1000

@@ -54,11 +54,11 @@ def test_estimates_are_deltas_of_the_decoded_boxes(forward, make_batch, tiny):
     boxes = np.asarray(estimate.boxes)
     moved = ((boxes[..., :2] + boxes[..., 2:]) / 2 - centre) / sides
     scale = np.log((boxes[..., 2:] - boxes[..., :2]) / sides)
-    model = nnx.merge(tiny.graphdef, tiny.params, tiny.rest)
     pixels = jnp.asarray(np.concatenate([centre - unit[..., 2:] * size[:2] / 2, centre + unit[..., 2:] * size[:2] / 2],
                                         -1), jnp.float32)
-    cells = roi_align(condition.pyramid, pixels, side=3, canonical_size=32.0, backend="gather")
-    deltas = np.asarray(model.cdl[0](cells.reshape(2, 6, 9, 16), state[1] / 3, state[2]).deltas)
+    cells = roi_align(condition.pyramid, pixels, side=3, canonical_size=24.0, backend="gather")
+    layer = jax.jit(lambda *args: nnx.merge(tiny.graphdef, tiny.params, tiny.rest).cdl[0](*args).deltas)
+    deltas = np.asarray(layer(cells.reshape(2, 6, 9, 16), state[1] / 3, state[2]))
     assert np.abs(deltas).max() > 0.1
     np.testing.assert_allclose(moved, deltas[..., :2] / 2, atol=2e-3)
     np.testing.assert_allclose(scale, deltas[..., 2:], atol=2e-3)
@@ -109,12 +109,17 @@ def test_stacked_layers_refine_one_another(tiny, make_batch):
     assert all(np.isfinite(v).all() for v in second) and any(np.any(v) for v in second)
     assert any(np.any(v) for v in jax.tree.leaves(gradient["backbone"]))
 
-    merged = nnx.merge(model.graphdef, model.params, model.rest)
     clipped = np.clip(estimates[0].boxes, 0, [96, 64, 96, 64])
     unit = np.concatenate([(clipped[..., :2] + clipped[..., 2:]) / 2, clipped[..., 2:] - clipped[..., :2]], -1)
     state = State((unit / [96, 64, 96, 64] * 2 - 1) * 2, 3 * estimates[0].embeddings)
-    merged.cdl = nnx.List([merged.cdl[1]])
-    (again,) = merged.denoise(Condition(*condition), jax.tree.map(jnp.float32, state), t)
+
+    @jax.jit
+    def second_alone(condition, state):
+        merged = merge(model.graphdef, model.params, model.rest)
+        merged.cdl = nnx.List([merged.cdl[1]])
+        return merged.denoise(condition, state, t)
+
+    (again,) = second_alone(Condition(*condition), jax.tree.map(np.float32, state))
     np.testing.assert_allclose(again.boxes, estimates[1].boxes, atol=2e-2)
     np.testing.assert_allclose(again.embeddings, estimates[1].embeddings, atol=1e-3)
 

@@ -153,7 +153,7 @@ def test_extreme_scores_cost_something_finite():
 
 
 def test_the_rule_of_the_spec_is_used():
-    cost, ious, mask = (v[2] for v in random_costs(12, 5, seed=3))
+    cost, ious, mask = (jnp.asarray(v[2]) for v in random_costs(12, 5, seed=3))
     np.testing.assert_array_equal(owners(match(cost, ious, mask, MatchSpec("hungarian"))),
                                   owners(hungarian(cost, mask)))
     np.testing.assert_array_equal(owners(match(cost, ious, mask, MatchSpec(candidates=3))),

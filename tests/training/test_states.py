@@ -9,9 +9,11 @@ import pytest
 
 from psdiff_jax.diffusion.noise import Diffusion, State
 from psdiff_jax.diffusion.samplers import SamplerSpec
-from psdiff_jax.training.states import NoiseSpec, noised_truths, training_states
+from psdiff_jax.training import states
+from psdiff_jax.training.states import NoiseSpec, training_states
 
 DIFFUSION = Diffusion(embedding_dim=8)
+noised_truths = jax.jit(states.noised_truths, static_argnums=(1, 4))
 SAMPLER = SamplerSpec(slots=12, eta=1.0, renewal_threshold=0.5)
 SLOTS = 12
 
@@ -54,10 +56,10 @@ def test_states_are_eq_10_on_evenly_repeated_truths(truths):
 def test_noise_has_the_law_of_eq_10(truths):
     t, spec = jnp.int32([200, 500, 800, 1000]), NoiseSpec(SLOTS)
     batch = truths[2] | {"boxes_mask": jnp.tile(jnp.array([True, False, False]), (4, 1))}
-    states = jax.jit(jax.vmap(lambda key: noised_truths(key, DIFFUSION, batch, t, spec)))(
+    draws = jax.vmap(lambda key: noised_truths(key, DIFFUSION, batch, t, spec))(
         jax.random.split(jax.random.key(1), 300))
     abar = np.asarray(DIFFUSION.alpha_bar(t), np.float64)[:, None]
-    for half, truth in zip(states, truths[:2], strict=True):
+    for half, truth in zip(draws, truths[:2], strict=True):
         half = np.asarray(half, np.float64)  # [300, image, slot, numbers]
         np.testing.assert_allclose(half.mean((0, 2)), np.sqrt(abar) * truth[:, 0], atol=5 / 60)
         np.testing.assert_allclose(half.std((0, 2)), np.broadcast_to(np.sqrt(1 - abar), truth[:, 0].shape), rtol=0.07)
@@ -142,8 +144,8 @@ def test_rollouts_mix_by_image_and_are_the_samplers(rolled):
     sampler = SamplerSpec(SLOTS, eta=0.0, renewal_threshold=0.0)
     spec = NoiseSpec(SLOTS, rollout_probability=0.5)
     keys = jax.random.split(jax.random.key(0), 200)
-    plain, t = jax.vmap(lambda k: rolled(NoiseSpec(SLOTS), k, 0.0, sampler))(keys)
-    mixed, same_t = jax.vmap(lambda k: rolled(spec, k, 0.0, sampler))(keys)
+    (plain, t), (mixed, same_t) = (
+        jax.jit(jax.vmap(lambda k, s=s: rolled(s, k, 0.0, sampler)))(keys) for s in (NoiseSpec(SLOTS), spec))
     np.testing.assert_array_equal(t, same_t)
     changed = np.abs(np.asarray(plain.embedding) - mixed.embedding).reshape(200, 4, -1).max(-1) > 1e-5
     whole = np.abs(np.asarray(plain.box) - mixed.box).reshape(200, 4, -1).max(-1) > 1e-5

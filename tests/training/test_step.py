@@ -106,5 +106,5 @@ def test_it_learns_one_batch_by_heart(training, batch):
         history.append(numbers(metrics))
     assert all(np.isfinite(list(m.values())).all() for m in history)
     first, last = ({k: np.mean([m[k] for m in part]) for k in history[0]} for part in (history[:10], history[-10:]))
-    assert last["loss"] < 0.6 * first["loss"]
+    assert last["loss"] < 0.7 * first["loss"]
     assert all(last[k] < first[k] for k in ("cls", "l1", "giou", "reid"))
