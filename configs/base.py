@@ -100,7 +100,6 @@ def get_config() -> ConfigDict:
         "search_threshold": 0.5,
         "protocols": ("whole",),  # see psdiff_jax.evaluation.protocols
         "max_detections": 100,  # kept a photograph
-        "images": 0,  # only the first so many gallery photographs; 0 = all
         "strips": 2,  # best, median and worst queries in the report, of each
     })
     return config

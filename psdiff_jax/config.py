@@ -35,7 +35,7 @@ AT_LEAST_ONE = (
     "matching.candidates", "train.batch_size", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
     "sampler.slots", "evaluate.batch_size", "evaluate.max_detections",
 )
-NOT_NEGATIVE = ("train.steps", "train.warmup", "noise.exact_slots", "evaluate.images", "evaluate.strips", "cpu_devices",
+NOT_NEGATIVE = ("train.steps", "train.warmup", "noise.exact_slots", "evaluate.strips", "cpu_devices",
                 "train.weight_decay", "sampler.eta")
 SHARES = ("noise.random_fraction", "noise.rollout_probability", "sampler.renewal_threshold", "sampler.nms_threshold",
           "train.ema_decay", "evaluate.detection_threshold", "evaluate.search_threshold")

@@ -11,7 +11,7 @@ import numpy as np
 
 from psdiff_jax import config as cfg
 from psdiff_jax import parallel
-from psdiff_jax.data.pipeline import EvalBatches, eval_batches
+from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.data.transforms import decode_image, to_original
 from psdiff_jax.evaluation.detection import box_iou
@@ -59,11 +59,10 @@ def embed_gallery(embedder: Embedder, dataset: PreparedDataset, config: Any, spl
                   ) -> dict[int, Detections]:
     """Everybody in the photographs of a split: {steps: Detections}, boxes in pixels of the original photographs."""
     count = len(dataset.source(split))
-    indices = range(min(count, config.evaluate.images or count))
-    batches = _batches(dataset, split, config, indices)
+    batches = _batches(dataset, split, config)
     steps = tuple(config.evaluate.steps)
     rows: dict[int, list[tuple[np.ndarray, ...]]] = {k: [] for k in steps}
-    for batch, people in _predictions(embedder, batches, steps, f"embedding {split}", len(indices)):
+    for batch, people in _predictions(embedder, batches, steps, f"embedding {split}", count):
         for i in np.flatnonzero(batch["valid"]):
             for k in steps:
                 rows[k].append(_detections_of_image(embedder, people[k], batch, i))
@@ -79,7 +78,7 @@ def embed_queries(embedder: Embedder, dataset: PreparedDataset, config: Any) -> 
     """
     queries = dataset.queries()
     steps, pinned = tuple(config.evaluate.steps), config.evaluate.query == "pin"
-    batches = _batches(dataset, "query", config, range(len(queries.image_names)))
+    batches = _batches(dataset, "query", config)
     position = {name: i for i, name in enumerate(dataset.annotations("gallery").image_names)}
     scenes = np.asarray([position[name] for name in queries.image_names], np.int32)
     rows: dict[int, list[tuple[np.ndarray, ...]]] = {k: [] for k in steps}
@@ -102,15 +101,13 @@ def _with_scene_noise(batches: Iterable[Batch], scenes: np.ndarray) -> Iterator[
     """A query draws the noise of the photograph it stands in, so that it starts as its gallery photograph does."""
     for batch in batches:
         index = np.where(batch["valid"], scenes[np.maximum(batch["image_index"], 0)], -1).astype(np.int32)
-        yield {**batch, "image_index": index, "query_index": batch["image_index"]}
+        yield {**batch, "image_index": index}
 
 
-def _batches(dataset: PreparedDataset, split: str, config: Any, indices: Iterable[int]) -> Iterator[Batch]:
+def _batches(dataset: PreparedDataset, split: str, config: Any) -> Iterator[Batch]:
     sizes = dataset.annotations(split).sizes
-    batches: EvalBatches = eval_batches(dataset, split, config, indices=list(indices),
-                                        process_index=jax.process_index(), process_count=jax.process_count(),
-                                        device_count=jax.device_count())
-    for batch in batches:
+    for batch in eval_batches(dataset, split, config, process_index=jax.process_index(),
+                              process_count=jax.process_count(), device_count=jax.device_count()):
         yield {**batch, "original_size": sizes[np.maximum(batch["image_index"], 0)]}
 
 
