@@ -17,7 +17,7 @@ OPTIMIZER = OptimizerSpec(learning_rate=3e-3, steps=1000, warmup=1, schedule="co
 
 # One step of the tiny model of tests/conftest.py (weights from NumPy) on its batch. When a change is meant to alter
 # numbers, print `metrics` in test_golden_step and put the new ones here, saying in the commit why they moved.
-GOLDEN = {"loss": 0.0, "cls": 0.0, "l1": 0.0, "giou": 0.0, "reid": 0.0, "gradient_norm": 0.0}
+GOLDEN = {"loss": 14.35666, "cls": 0.729090, "l1": 2.763248, "giou": 1.995241, "reid": 8.869078, "gradient_norm": 35.56850}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,9 @@ def test_what_a_step_changes(training, batch):
     for path, value in jax.tree_util.tree_flatten_with_path(old[0])[0]:
         name = jax.tree_util.keystr(path)
         new = _at(state.params, path)
-        assert not np.array_equal(value, new) or "['key']['bias']" in name, name
+        # Softmax does not see a key's bias, and no box of this batch is large enough for P5.
+        still = "['key']['bias']" in name or "['fpn']['output'][3]['bias']" in name
+        assert still or not np.array_equal(value, new), name
         # The average's first decay is min(0.9, 1 / 10).
         np.testing.assert_allclose(_at(state.ema, path), 0.1 * value + 0.9 * new, atol=1e-6, err_msg=name)
     trained = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(old[0])[0]]
