@@ -163,4 +163,6 @@ def override_error(argv: list[str], config: Any, error: Exception) -> str:
              if arg.startswith("--config=") or before == "--config"]
     if config is None and files and isinstance(error, OSError | ImportError):
         return f"--config {files[0]}: cannot be read ({' '.join(str(error).split())[-80:]})"
+    if "Traceback" in str(error):  # raised inside the config file
+        return f"--config {files[0] if files else ''}: {str(error).strip().splitlines()[-1].split(': ', 1)[-1]}"
     return " ".join(str(error).split()) or type(error).__name__

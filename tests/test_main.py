@@ -46,6 +46,12 @@ def test_a_missing_config_file_is_named(tmp_path):
     assert "nope.py" in done.stderr and "Traceback" not in done.stderr and done.returncode != 0
 
 
+def test_an_unknown_variant_is_one_line(tmp_path):
+    done = command("--workdir", str(tmp_path), config=f"{CONFIGS / 'quickstart.py'}:tiny")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].endswith("quickstart.py has no variant 'tiny'; there is smoke")
+
+
 def test_a_missing_dataset_folder_is_named(tmp_path):
     done = command("--workdir", str(tmp_path), f"--config.data.root={tmp_path / 'nowhere'}",
                    "--config.teacher.kind=trained", "--config.model.backbone_weights=",
