@@ -116,7 +116,8 @@ def validate(config: Mapping[str, Any]) -> None:
 
 def check_files(config: Mapping[str, Any]) -> None:
     """Raises InputError naming the key of a file that training needs and that is not there."""
-    for key in ("model.backbone_weights", "train.init_from", "teacher.init_from", "teacher.file"):
+    teacher = "teacher.file" if config["teacher"]["kind"] == "file" else "teacher.init_from"
+    for key in ("model.backbone_weights", "train.init_from", teacher):
         path = look_up(config, key)
         if path and path != "teacher" and not Path(path).expanduser().is_file():
             raise InputError(f"config.{key}={path!r}: no such file")

@@ -91,6 +91,7 @@ def test_a_missing_file_names_the_key(key):
     config = base.get_config()
     group, name = key.split(".")
     config[group][name] = "nowhere.npz"
+    config.teacher.kind = "file" if key == "teacher.file" else "trained"
     with pytest.raises(InputError, match=f"config.{key}='nowhere.npz': no such file"):
         check_files(config)
 

@@ -149,7 +149,8 @@ def test_the_embedding_enters_the_detection_half_by_the_dynamic_convolution(swit
     graphdef, state = make(CDL, dataclasses.replace(SPEC, **VARIANTS[switch]))
     layer = nnx.merge(graphdef, state)
     cells, query = jnp.asarray(inputs()[0]), jnp.asarray(np.random.default_rng(2).normal(size=(2, SLOTS, SPEC.dim)))
-    first, second = (layer.interact(cells, q)[..., :SPEC.dim] for q in (query, query[::-1]))
+    interact = jax.jit(layer.interact)
+    first, second = (interact(cells, q)[..., :SPEC.dim] for q in (query, query[::-1]))
     assert np.allclose(first, second, atol=1e-6) != influenced
 
 
@@ -229,10 +230,10 @@ def test_time_code_and_conditioning():
 def test_a_new_layer_starts_where_it_should():
     """Scores near the focal prior of 0.01, boxes that hardly move, embeddings no longer than their targets."""
     spec = dataclasses.replace(SPEC, dim=32, embedding_dim=32, heads=4)
-    layer = nnx.merge(*jax.jit(lambda: nnx.split(CDL(spec, rngs=nnx.Rngs(0))))())
     rng = np.random.default_rng(0)
     cells, embedding = rng.normal(size=(2, 6, 4, 32)), rng.normal(size=(2, 6, 32))
-    out = layer(jnp.float32(cells), jnp.float32(embedding), jnp.int32([5, 700]))
+    out = jax.jit(lambda *args: CDL(spec, rngs=nnx.Rngs(0))(*args))(
+        np.float32(cells), np.float32(embedding), np.int32([5, 700]))
     assert np.allclose(jax.nn.sigmoid(out.logits), 0.01, rtol=0.8)
     assert np.abs(out.deltas).max() < 0.05
     assert np.linalg.norm(out.embeddings, axis=-1).max() < 2

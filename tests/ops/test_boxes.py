@@ -52,7 +52,7 @@ def test_gradients_against_torch(pair, which):
     tensors = [torch.tensor(v, requires_grad=True) for v in (a, b)]
     reference(*tensors, torch)[which == "giou"].sum().backward()
     metric = getattr(box_ops, which)
-    ours = jax.grad(lambda x, y: metric(x, y).sum(), argnums=(0, 1))(jnp.float32(a), jnp.float32(b))
+    ours = jax.jit(jax.grad(lambda x, y: metric(x, y).sum(), argnums=(0, 1)))(jnp.float32(a), jnp.float32(b))
     for got, tensor in zip(ours, tensors, strict=True):
         np.testing.assert_allclose(got, tensor.grad.numpy(), atol=1e-6, rtol=1e-4)
 
@@ -60,7 +60,8 @@ def test_gradients_against_torch(pair, which):
 def test_degenerate_boxes_have_finite_values_and_gradients():
     boxes = jnp.float32([[5, 5, 5, 5], [0, 0, 0, 0], [9, 9, 3, 3], [1, 1, 4, 4]])
     for metric in (box_ops.iou, box_ops.giou):
-        value, gradient = jax.value_and_grad(lambda x, m=metric: box_ops.pairwise(m, x, boxes).sum())(boxes)
+        objective = lambda x, m=metric: box_ops.pairwise(m, x, boxes).sum()  # noqa: E731
+        value, gradient = jax.jit(jax.value_and_grad(objective))(boxes)
         assert jnp.isfinite(value) and jnp.isfinite(gradient).all()
     assert box_ops.iou(boxes[0], boxes[0]) == 0 and box_ops.area(boxes[2]) == 0
 

@@ -141,8 +141,8 @@ def test_costs_pair_by_pair(rule):
             want[n] += 100 * ~(inside & near) + 1e4 * ~(inside | near).any()
     assert rule == "hungarian" or ((want < 50).any() and (want[:, mask] > 1e4).any())
     want[:, ~mask] = FORBIDDEN
-    cost, iou = cost_matrix(*(jnp.asarray(v, jnp.float32) for v in (logits, boxes, embeddings, truth_boxes,
-                            truth_embeddings)), jnp.asarray(mask), jnp.int32([height, width]), spec)
+    arrays = [np.float32(v) for v in (logits, boxes, embeddings, truth_boxes, truth_embeddings)]
+    cost, iou = jax.jit(cost_matrix, static_argnums=7)(*arrays, mask, np.int32([height, width]), spec)
     np.testing.assert_allclose(cost, want, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(iou, want_iou, atol=1e-5)
 
@@ -154,7 +154,8 @@ def test_extreme_scores_cost_something_finite():
 
 def test_the_rule_of_the_spec_is_used():
     cost, ious, mask = (jnp.asarray(v[2]) for v in random_costs(12, 5, seed=3))
-    np.testing.assert_array_equal(owners(match(cost, ious, mask, MatchSpec("hungarian"))),
-                                  owners(hungarian(cost, mask)))
-    np.testing.assert_array_equal(owners(match(cost, ious, mask, MatchSpec(candidates=3))),
-                                  owners(simota(cost, ious, mask, 3)))
+    run = jax.jit(match, static_argnums=3)
+    np.testing.assert_array_equal(owners(run(cost, ious, mask, MatchSpec("hungarian"))),
+                                  owners(jax.jit(hungarian)(cost, mask)))
+    np.testing.assert_array_equal(owners(run(cost, ious, mask, MatchSpec(candidates=3))),
+                                  plain_simota(np.asarray(cost), np.asarray(ious), np.asarray(mask), 3))

@@ -121,7 +121,8 @@ def test_no_rollout_asks_nothing_of_the_model(truths):
     def refuse(state, t):
         raise AssertionError("the model was asked")
 
-    state, t = training_states(jax.random.key(7), DIFFUSION, truths[2], refuse, NoiseSpec(SLOTS), SAMPLER)
+    state, t = jax.jit(lambda key: training_states(key, DIFFUSION, truths[2], refuse, NoiseSpec(SLOTS), SAMPLER))(
+        jax.random.key(7))
     distance = which(state, truths, t)[2][:3] / np.sqrt(1 - np.asarray(DIFFUSION.alpha_bar(t)))[:3, None]
     assert distance.max() < 6  # the norm of 8 standard normal numbers: Eq. 10 at the times returned
 
