@@ -5,8 +5,17 @@ This file is no experiment of its own: it names no dataset folder.
 
 from ml_collections import ConfigDict
 
+# The keys of config.model in which one named model differs from the defaults below (docs/decisions.md).
+PRESETS = {
+    "paper": {},  # 31 M parameters with ResNet-50
+    "wide": {"dynamic_width": 64, "pool": "flatten", "slot_attention": True},  # for accuracy beyond the paper
+}
 
-def get_config() -> ConfigDict:
+
+def get_config(preset: str = "paper") -> ConfigDict:
+    """The defaults with the model of a preset; `--config configs/base.py:wide` passes the name."""
+    if preset not in PRESETS:
+        raise ValueError(f"configs/base.py has no preset {preset!r}; there are {' and '.join(PRESETS)}")
     config = ConfigDict()
     config.seed = 0
     config.distributed = False  # pods: join the other processes (jax.distributed finds SLURM, Kubernetes and TPU VMs)
@@ -27,14 +36,14 @@ def get_config() -> ConfigDict:
     config.data.builder.unlock()
 
     # Keys of the teacher are those of psdiff_jax.training.teacher_options.TeacherOptions.
-    config.teacher = ConfigDict({"kind": "trained", "file": "", "backbone": "resnet50", "init_from": "",
+    config.teacher = ConfigDict({"kind": "trained", "file": "", "folder": "", "backbone": "resnet50", "init_from": "",
                                  "crop_size": (256, 128), "steps": 20_000, "embedding_dim": 256,
                                  "people": 16, "crops_per_person": 16, "learning_rate": 3.5e-4})
     config.teacher.unlock()
 
     config.model = ConfigDict({
-        "backbone": "resnet50",  # a name in psdiff_jax.models.resnet.SPECS
-        "backbone_weights": "",  # .npz/.pth/.safetensors of an ImageNet network; "teacher" = the teacher's backbone
+        "backbone": "resnet50",  # a name in psdiff_jax.models.backbones.SPECS
+        "backbone_weights": "",  # see psdiff_jax.convert.backbone: .pth/.safetensors/.npz; "teacher" = the teacher's
         "dim": 256,
         "embedding_dim": 256,
         "side": 7,
@@ -46,14 +55,14 @@ def get_config() -> ConfigDict:
         "cascade": "paper",  # paper, residual, parallel
         "pool": "mean",  # mean, flatten
         "slot_attention": False,
-        "time_dim": 1024,
+        "time_dim": 768,
         "towers": 1,
         "num_cdl": 1,
         "sampling_ratio": 2,
         "canonical_size": 224.0,
         "roi_backend": "auto",  # auto, gather, matmul
         "dtype": "bfloat16",
-    })
+    } | PRESETS[preset])
 
     config.diffusion = ConfigDict({"timesteps": 1000, "box_scale": 2.0, "embedding_scale": 3.0})
 
@@ -78,6 +87,8 @@ def get_config() -> ConfigDict:
         "backbone_scale": 1.0,  # learning rate of the backbone, relative
         "ema_decay": 0.0,  # 0 = no moving average
         "init_from": "",  # .npz of a whole PSDiff to go on from
+        "init_parts": (),  # only these modules of that file (backbone, fpn, cdl); () = all of them
+        "frozen": (),  # modules that are not trained
         "log_every": 50,
         "checkpoint_every": 1_000,
         "image_every": 1_000,  # TensorBoard pictures of predictions
@@ -86,9 +97,12 @@ def get_config() -> ConfigDict:
 
     config.sampler = ConfigDict({
         "slots": 300,  # N_test
-        "eta": 1.0,
+        "solver": "ddim",  # ddim, dpm (DPM-Solver), dpm++ (DPM-Solver++)
+        "eta": 1.0,  # randomness of ddim; the others are deterministic and do not look at it
+        "order": 2,  # 1, 2, 3: of dpm and dpm++
         "renewal_threshold": 0.1,
         "time_power": 1.0,  # 1 = evenly spaced times
+        "ensemble": False,  # pool the predictions of all steps before NMS
         "nms_threshold": 0.5,
     })
 

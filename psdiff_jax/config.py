@@ -9,11 +9,12 @@ from typing import Any
 
 from psdiff_jax.diffusion.noise import Diffusion
 from psdiff_jax.diffusion.samplers import SamplerSpec
+from psdiff_jax.diffusion.solvers import SOLVERS
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.protocols import parse_protocol
+from psdiff_jax.models.backbones import SPECS
 from psdiff_jax.models.cdl import CDLSpec
 from psdiff_jax.models.psdiff import PSDiffSpec
-from psdiff_jax.models.resnet import SPECS
 from psdiff_jax.training.matcher import MatchSpec
 from psdiff_jax.training.optimizer import OptimizerSpec
 from psdiff_jax.training.states import NoiseSpec
@@ -27,8 +28,11 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "matching.rule": ("simota", "hungarian"),
     "train.schedule": ("step", "cosine", "constant"),
+    "sampler.solver": SOLVERS,
+    "sampler.order": (1, 2, 3),
     "evaluate.query": ("pin", "match"),
 }
+PARTS = ("backbone", "fpn", "cdl")  # modules of a PSDiff
 AT_LEAST_ONE = (
     "data.max_boxes", "model.dim", "model.embedding_dim", "model.side", "model.heads", "model.dynamic_width",
     "model.time_dim", "model.num_cdl", "model.sampling_ratio", "diffusion.timesteps", "noise.slots",
@@ -81,7 +85,7 @@ def validate(config: Mapping[str, Any]) -> None:
             raise InputError(f"config.{key}={look_up(config, key)!r}: {what}")
 
     for key, choices in CHOICES.items():
-        need(look_up(config, key) in choices, key, f"choose one of {', '.join(choices)}")
+        need(look_up(config, key) in choices, key, f"choose one of {', '.join(map(str, choices))}")
     for key in AT_LEAST_ONE:
         need(look_up(config, key) >= 1, key, "must be 1 or more")
     for key in NOT_NEGATIVE:
@@ -98,6 +102,9 @@ def validate(config: Mapping[str, Any]) -> None:
          "must be below config.noise.slots")
     need(config["noise"]["slots"] >= config["data"]["max_boxes"], "noise.slots",
          f"must be at least config.data.max_boxes={config['data']['max_boxes']}, or people are left out")
+    for key in ("train.init_parts", "train.frozen"):
+        need(set(look_up(config, key)) <= set(PARTS), key, f"name modules of the model: {', '.join(PARTS)}")
+    need(set(config["train"]["frozen"]) != set(PARTS), "train.frozen", "leave a module to train")
     need(config["train"]["steps"] == 0 or config["train"]["warmup"] < config["train"]["steps"], "train.warmup",
          f"must be below config.train.steps={config['train']['steps']}")
     steps = config["evaluate"]["steps"]

@@ -176,6 +176,11 @@ def test_finished_weights_start_another_run(finished, tmp_path):
     for name, value in read_npz(workdir / "model.npz").items():
         np.testing.assert_array_equal(np.asarray(ours[name]), value, err_msg=name)
 
+    other.train.init_parts = ("backbone", "fpn")
+    ours = flatten_state(nnx.state(build_model(other, tmp_path)))
+    same = {name for name, value in read_npz(workdir / "model.npz").items() if np.array_equal(ours[name], value)}
+    assert same >= {name for name in ours if not name.startswith("cdl")} and "cdl/0/embed/kernel" not in same
+
 
 def run_script(name: str, *options: str) -> subprocess.CompletedProcess:
     script = Path(__file__).parents[1] / "scripts" / name

@@ -74,6 +74,8 @@ def test_unknown_key_suggests_the_nearest():
     ("evaluate.protocols", ("whoole",), "whoole"),
     ("train.warmup", 90_000, "config.train.warmup"),
     ("sampler.renewal_threshold", 1.5, "config.sampler.renewal_threshold"),
+    ("sampler.solver", "euler", "config.sampler.solver='euler': choose one of ddim, dpm, dpm"),
+    ("sampler.order", 4, "config.sampler.order=4: choose one of 1, 2, 3"),
     ("teacher.embedding_dim", 128, "config.teacher.embedding_dim"),
     ("model.cascade", "waterfall", "config.model.cascade"),
 ])

@@ -1,6 +1,6 @@
 """Sampling: from Gaussian states to people in a few denoising steps, one `jax.lax.scan` (paper Algorithm 2).
 
-Legend: B image, N slot, D embedding.
+Legend: B image, N slot, D embedding, O order of the solver.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from psdiff_jax.diffusion.noise import Diffusion, State
-from psdiff_jax.diffusion.schedule import sampling_times
+from psdiff_jax.diffusion.schedule import cosine_alpha_bar, sampling_times
+from psdiff_jax.diffusion.solvers import Table, ddim_coefficients, solver_table
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,18 @@ class SamplerSpec:
     slots: N_test. eta: DDIM's randomness (1 = DDPM-like, 0 = deterministic).
     renewal_threshold: slots whose score lies below it start anew from noise, box and embedding together (0 = never).
     time_power: how the times are spaced, see `schedule.sampling_times`.
+    solver: "ddim", "dpm" (DPM-Solver) or "dpm++" (DPM-Solver++), see `solvers.solver_table`. order: 1 to 3, of the
+    latter two. They are deterministic and do not look at eta; DDIM does not look at order.
+    ensemble: whether the predictions of all steps are pooled before NMS (evaluation.predict).
     """
 
     slots: int = 300
     eta: float = 1.0
     renewal_threshold: float = 0.1
     time_power: float = 1.0
+    solver: str = "ddim"
+    order: int = 2
+    ensemble: bool = False
 
 
 class Pin(NamedTuple):
@@ -36,19 +43,49 @@ class Pin(NamedTuple):
     active: jax.Array
 
 
+class Path(NamedTuple):
+    """Where slots stand: state x; predictions of earlier steps, newest first; how many of those are a slot's own [B,N].
+
+    A slot that was renewed begins a path of its own: what the slot predicted before is no part of it.
+    """
+
+    x: State
+    past: tuple[State, ...]
+    length: jax.Array
+
+
+def begin(x: State, order: int) -> Path:
+    """A path that starts at x: a solver of order O looks back at O - 1 predictions, of which there are none yet."""
+    nothing = jax.tree.map(jnp.zeros_like, x)
+    return Path(x, (nothing,) * (order - 1), jnp.zeros(x.box.shape[:2], jnp.int32))
+
+
+def advance(path: Path, x0: State, numbers: Table, noise: State | None = None) -> Path:
+    """One step of any solver: the combination of x, x0 and earlier predictions that one row of its table tells.
+
+    numbers: one step's `Table`. Slots with shorter paths use the lower order that they allow.
+    noise: fresh noise for solvers that are random.
+    """
+    c = numbers.combine[path.length]  # [B,N,O+1]
+
+    def combine(*known: jax.Array) -> jax.Array:
+        return sum(c[..., i, None] * v for i, v in enumerate(known))
+
+    x = jax.tree.map(combine, path.x, x0, *path.past)
+    if noise is not None:
+        x = jax.tree.map(lambda moved, fresh: moved + numbers.noise * fresh, x, noise)
+    newest = jax.tree.map(lambda *both: numbers.remember[0] * both[0] + numbers.remember[1] * both[1], path.x, x0)
+    kept = len(path.past)
+    return Path(x, (newest, *path.past)[:kept], jnp.minimum(path.length + 1, kept))
+
+
 def ddim_step(diffusion: Diffusion, x: State, x0: State, t: jax.Array, t_next: jax.Array, noise: State,
               eta: float) -> State:
-    """One DDIM step from t to t_next (Song et al. 2021, Eq. 12 and 16) for per-image times [B]."""
+    """One DDIM step from t to t_next with a time for each image [B], as training's rollouts need it."""
     a, a_next = (diffusion.alpha_bar(v)[:, None, None] for v in (t, t_next))
-    # alpha_bar is 1 at t_next = 0, where both noise terms vanish.
-    sigma = eta * jnp.sqrt((1 - a_next) / (1 - a) * jnp.maximum(1 - a / a_next, 0))
-    # sqrt(1 - a_next - sigma^2), rewritten: at eta = 1 and T that difference is all rounding error in float32.
-    share = 1 - eta**2 + eta**2 * (a / a_next) * (1 - a_next) / (1 - a)
-    direction = jnp.sqrt((1 - a_next) * jnp.maximum(share, 0))
-    return State(*(
-        jnp.sqrt(a_next) * clean + direction * (noisy - jnp.sqrt(a) * clean) / jnp.sqrt(1 - a) + sigma * fresh
-        for noisy, clean, fresh in zip(x, x0, noise, strict=True)
-    ))
+    c_x, c_0, c_noise = ddim_coefficients(a, a_next, eta)
+    return State(*(c_x * noisy + c_0 * clean + c_noise * fresh
+                   for noisy, clean, fresh in zip(x, x0, noise, strict=True)))
 
 
 def renew(x: State, noise: State, scores: jax.Array, threshold: float) -> State:
@@ -74,34 +111,38 @@ def sample(
     denoise: Callable[[State, jax.Array], tuple[State, jax.Array, object]],
     diffusion: Diffusion, spec: SamplerSpec, keys: jax.Array, steps: int, pin: Pin | None = None,
 ) -> object:
-    """Runs DDIM.
+    """Runs `spec.solver`, one evaluation of the network a step.
+
+    The number of steps is no part of a model: any number from 1 to T goes with one checkpoint, and each compiles once.
 
     Args:
       denoise: (state, t [B]) -> (clean state, scores [B,N], output); clean as `Diffusion.clean` makes it.
       keys: [B] one random key for each image.
-      steps: number of denoising steps, fixed when compiled.
+      steps: number of denoising steps.
       pin: query boxes to hold in slot 0.
 
     Returns:
       `output` of every step, stacked along a new leading axis [steps, ...]; the last one is the answer.
     """
-    times = jnp.asarray(sampling_times(diffusion.timesteps, steps, spec.time_power))
-    images = keys.shape[0]
+    times = sampling_times(diffusion.timesteps, steps, spec.time_power)
+    table = solver_table(spec.solver, cosine_alpha_bar(diffusion.timesteps)[times], spec.order, spec.eta)
+    is_random = bool(table.noise.any())
+    pinned = False if pin is None else pin.active[:, None] & (jnp.arange(spec.slots) == 0)
 
-    def step(x: State, moment: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[State, object]:
-        index, now, following = moment
-        x = hold(x, pin)
-        t, t_next = jnp.full((images,), now), jnp.full((images,), following)
-        x0, scores, output = denoise(x, t)
-        fresh = image_noise(diffusion, keys, spec.slots, 2 * index + 1)
-        moved = ddim_step(diffusion, x, hold(x0, pin), t, t_next, fresh, spec.eta)
+    def step(path: Path, moment: tuple[jax.Array, jax.Array, Table]) -> tuple[Path, object]:
+        index, now, numbers = moment
+        path = path._replace(x=hold(path.x, pin))
+        x0, scores, output = denoise(path.x, jnp.full(keys.shape, now))
+        fresh = image_noise(diffusion, keys, spec.slots, 2 * index + 1) if is_random else None
+        path = advance(path, hold(x0, pin), numbers, fresh)
         if spec.renewal_threshold > 0:
             restart = image_noise(diffusion, keys, spec.slots, 2 * index + 2)
-            pinned = jnp.zeros_like(scores, bool) if pin is None else (
-                pin.active[:, None] & (jnp.arange(spec.slots) == 0))
-            moved = renew(moved, restart, jnp.where(pinned, jnp.inf, scores), spec.renewal_threshold)
-        return moved, output
+            scores = jnp.where(pinned, jnp.inf, scores)
+            length = jnp.where(scores < spec.renewal_threshold, 0, path.length)
+            path = path._replace(x=renew(path.x, restart, scores, spec.renewal_threshold), length=length)
+        return path, output
 
-    start = image_noise(diffusion, keys, spec.slots, 0)
-    _, outputs = jax.lax.scan(step, start, (jnp.arange(steps), times[:-1], times[1:]))
+    start = begin(image_noise(diffusion, keys, spec.slots, 0), table.order)
+    numbers = jax.tree.map(jnp.float32, table)
+    _, outputs = jax.lax.scan(step, start, (jnp.arange(steps), jnp.asarray(times[:-1]), numbers))
     return outputs

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from psdiff_jax.diffusion.noise import State, normalize
@@ -22,13 +23,19 @@ from psdiff_jax.training.step import to_clean
 class People(NamedTuple):
     """boxes [B,N,4] xyxy pixels of the network image; scores [B,N]; embeddings [B,N,D] unit norm; keep bool [B,N].
 
-    `keep` marks what survives non-maximum suppression. A pinned query is slot 0.
+    `keep` marks what survives non-maximum suppression. A pinned query is slot 0. With an ensemble over K steps N is
+    K times the sampler's slots, those of the last step first.
     """
 
     boxes: jax.Array
     scores: jax.Array
     embeddings: jax.Array
     keep: jax.Array
+
+
+def pool(trajectory: Estimate) -> Estimate:
+    """The estimates of all K steps [K,B,N,..] as one set of slots [B,K*N,..]; slot 0 stays slot 0 of the last step."""
+    return jax.tree.map(lambda v: rearrange(v[::-1], "k b n ... -> b (k n) ..."), trajectory)
 
 
 @dataclass(frozen=True)
@@ -75,5 +82,6 @@ class Predictor:
         results = {}
         for k in steps:
             trajectory = sample(denoise, model.spec.diffusion, self.sampler, keys, k, pin)
-            results[k] = people(jax.tree.map(lambda v: v[-1], trajectory))
+            last = jax.tree.map(lambda v: v[-1], trajectory)
+            results[k] = people(pool(trajectory) if self.sampler.ensemble else last)
         return results

@@ -1,9 +1,10 @@
 """Collaborative denoising layer (paper section IV-B3, Fig. 3): noisy boxes and embeddings -> people.
 
-Legend: B image, N slot, K cell of a box (S*S), C channel, D embedding, E width of the dynamic kernels.
+Legend: B image, N slot, K cell of a box (S*S), C channel, H head, D embedding, E width of the dynamic kernels.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from flax import nnx
 
 @dataclass(frozen=True)
 class CDLSpec:
-    """Switches of the layer; the defaults are the `paper` preset.
+    """Switches of the layer; the defaults are the `paper` preset (`configs/base.py` names the presets).
 
     Attributes:
       dim: C, channels of the features (the FPN's).
@@ -41,7 +42,7 @@ class CDLSpec:
     pool: str = "mean"
     slot_attention: bool = False
     embedding_dim: int = 256
-    time_dim: int = 1024
+    time_dim: int = 768
     towers: int = 1
 
 
@@ -58,7 +59,10 @@ def linear(cin: int, cout: int, *, rngs: nnx.Rngs, bias: bool = True) -> nnx.Lin
 
 
 class Attention(nnx.Module):
-    """Multi-head attention with float32 softmax: query [...,Q,C], memory [...,K,C] -> [...,Q,C]."""
+    """Multi-head attention with float32 softmax: query [...,Q,C], memory [...,K,C] -> [...,Q,C].
+
+    `read` is the same for one query, [...,C], with far less arithmetic.
+    """
 
     def __init__(self, dim: int, heads: int, *, rngs: nnx.Rngs):
         self.heads = heads
@@ -72,6 +76,20 @@ class Attention(nnx.Module):
         logits = jnp.einsum("...qhc,...khc->...hqk", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         return self.out(rearrange(jnp.einsum("...hqk,...khc->...qhc", weights, v), "... q h c -> ... q (h c)"))
+
+    def read(self, query: jax.Array, memory: jax.Array) -> jax.Array:
+        """`self(query[..., None, :], memory)[..., 0, :]`: query [...,C], memory [...,K,C] -> [...,C].
+
+        With a single query the projections of keys and values may be moved to its side, q (W x) = (q W) x, so that
+        they cost 2 C^2 a box and not 2 K C^2. The bias of the keys adds the same to every logit of a head: left out.
+        """
+        heads = partial(rearrange, pattern="... (h c) -> ... h c", h=self.heads)
+        keys, values, bias = (heads(v[...]) for v in (self.key.kernel, self.value.kernel, self.value.bias))
+        q = heads(self.query(query))
+        logits = jnp.einsum("...hi,...ki->...hk", jnp.einsum("...hc,ihc->...hi", q, keys), memory)
+        weights = jax.nn.softmax(logits.astype(jnp.float32) * q.shape[-1] ** -0.5, axis=-1).astype(memory.dtype)
+        seen = jnp.einsum("...hk,...ki->...hi", weights, memory)
+        return self.out(rearrange(jnp.einsum("...hi,ihc->...hc", seen, values) + bias, "... h c -> ... (h c)"))
 
 
 class DynamicConv(nnx.Module):
@@ -155,7 +173,7 @@ class CDL(nnx.Module):
         if self.dynamic_conv is not None:
             enhanced = self.dynamic_norm(cells + self.dynamic_conv(cells, query))
         if self.cross_attention is not None:
-            query = self.cross_norm(query + self.cross_attention(query[..., None, :], cells)[..., 0, :])
+            query = self.cross_norm(query + self.cross_attention.read(query, cells))
         if self.flatten is not None:
             pooled = self.flatten(rearrange(enhanced, "b n k c -> b n (k c)"))
         else:

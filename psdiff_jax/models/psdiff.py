@@ -12,9 +12,9 @@ from einops import rearrange
 from flax import nnx
 
 from psdiff_jax.diffusion.noise import Diffusion, State
+from psdiff_jax.models.backbones import ResNetSpec, SwinSpec, make_backbone
 from psdiff_jax.models.cdl import CDL, CDLSpec
 from psdiff_jax.models.fpn import FPN
-from psdiff_jax.models.resnet import ResNet, ResNetSpec
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.roi_align import roi_align
 
@@ -42,7 +42,7 @@ class Estimate(NamedTuple):
 class PSDiffSpec:
     """Sizes of the model. `canonical_size` is RoIAlign's level rule (224 pixels belong to P4)."""
 
-    backbone: ResNetSpec
+    backbone: ResNetSpec | SwinSpec
     cdl: CDLSpec = field(default_factory=CDLSpec)
     diffusion: Diffusion = field(default_factory=Diffusion)
     num_cdl: int = 1
@@ -82,20 +82,18 @@ class PSDiff(nnx.Module):
 
     def __init__(self, spec: PSDiffSpec, *, rngs: nnx.Rngs):
         self.spec = spec
-        self.backbone = ResNet(spec.backbone, rngs=rngs)
+        self.backbone = make_backbone(spec.backbone, rngs=rngs)
         self.fpn = FPN(spec.backbone.channels, spec.cdl.dim, rngs=rngs)
         self.cdl = nnx.List([CDL(spec.cdl, rngs=rngs) for _ in range(spec.num_cdl)])
 
     def features(self, images: jax.Array, image_size: jax.Array) -> Condition:
         """uint8 RGB [B,H,W,3], valid size [B,2] -> Condition. BatchNorm is frozen.
 
-        Padding is painted in the mean colour, whatever the batch holds there.
+        The pyramid depends on neither the extent of the padding nor on what the batch holds there; it is zero there.
         """
-        rows, columns = (jnp.arange(images.shape[axis]) for axis in (1, 2))
-        inside = (rows[:, None] < image_size[:, 0, None, None]) & (columns < image_size[:, 1, None, None])
-        mean = jnp.asarray(self.spec.backbone.mean, jnp.float32)
-        images = jnp.where(inside[..., None], images.astype(jnp.float32), mean)
-        return Condition(self.fpn(self.backbone(images, dtype=jnp.dtype(self.spec.dtype))), image_size)
+        dtype = jnp.dtype(self.spec.dtype)
+        stages = self.backbone(images.astype(jnp.float32), image_size=image_size, dtype=dtype)
+        return Condition(self.fpn(stages, image_size), image_size)
 
     def denoise(self, condition: Condition, state: State, t: jax.Array) -> list[Estimate]:
         """f_theta2 (Eq. 12): noisy state at times t [B] -> one Estimate for each stacked layer, the last is the answer.
@@ -109,7 +107,7 @@ class PSDiff(nnx.Module):
         for layer in self.cdl:
             cells = roi_align(condition.pyramid, boxes, strides=STRIDES, side=spec.cdl.side,
                               sampling_ratio=spec.sampling_ratio, canonical_size=spec.canonical_size,
-                              backend=spec.roi_backend)
+                              backend=spec.roi_backend, image_size=condition.image_size)
             prediction = layer(rearrange(cells, "b n y x c -> b n (y x) c"), embedding, t)
             moved = apply_deltas(boxes, prediction.deltas)
             estimates.append(Estimate(moved, prediction.logits, prediction.embeddings))

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from psdiff_jax.models.padding import clear_outside
+
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -72,9 +74,9 @@ def max_pool(x: jax.Array) -> jax.Array:
     return jax.lax.reduce_window(x, -np.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
 
 
-def normalized(norm: nnx.BatchNorm, x: jax.Array, train: bool) -> jax.Array:
-    """BatchNorm with float32 statistics whose result has the dtype of its input."""
-    return norm(x, use_running_average=not train).astype(x.dtype)
+def normalized(norm: nnx.BatchNorm | None, x: jax.Array, train: bool) -> jax.Array:
+    """BatchNorm with float32 statistics whose result has the dtype of its input. None: it is folded away."""
+    return x if norm is None else norm(x, use_running_average=not train).astype(x.dtype)
 
 
 class Block(nnx.Module):
@@ -82,12 +84,12 @@ class Block(nnx.Module):
 
     def __init__(self, cin: int, width: int, stride: int, spec: ResNetSpec, *, rngs: nnx.Rngs):
         norm = partial(nnx.BatchNorm, epsilon=spec.epsilon, momentum=0.9, rngs=rngs)
-        self.bottleneck = spec.bottleneck
+        self.bottleneck, self.stride = spec.bottleneck, stride
+        self.first_stride = stride if spec.stride_in_1x1 or not spec.bottleneck else 1
         cout = width * 4 if spec.bottleneck else width
         if spec.bottleneck:
-            first, second = (stride, 1) if spec.stride_in_1x1 else (1, stride)
-            self.conv1 = conv(cin, width, 1, first, rngs=rngs)
-            self.conv2 = conv(width, width, 3, second, rngs=rngs)
+            self.conv1 = conv(cin, width, 1, self.first_stride, rngs=rngs)
+            self.conv2 = conv(width, width, 3, stride // self.first_stride, rngs=rngs)
             self.conv3 = conv(width, cout, 1, rngs=rngs)
             self.bn3 = norm(cout)
         else:
@@ -97,11 +99,15 @@ class Block(nnx.Module):
         projected = stride != 1 or cin != cout
         self.downsample = nnx.List([conv(cin, cout, 1, stride, rngs=rngs), norm(cout)]) if projected else None
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, image_size: jax.Array | None, stride: int) -> jax.Array:
+        """`stride` is that of `x`. Only what 3x3 convolutions read is cleared outside the images."""
         shortcut = x
         if self.downsample is not None:
             shortcut = normalized(self.downsample[1], self.downsample[0](x), train)
+        if not self.bottleneck:
+            x = clear_outside(x, image_size, stride)
         x = nnx.relu(normalized(self.bn1, self.conv1(x), train))
+        x = clear_outside(x, image_size, stride * self.first_stride)
         x = normalized(self.bn2, self.conv2(x), train)
         if self.bottleneck:
             x = normalized(self.bn3, self.conv3(nnx.relu(x)), train)
@@ -113,6 +119,8 @@ class ResNet(nnx.Module):
 
     Call: images [B,H,W,3] float, 0..255 RGB -> (C2, C3, C4, C5), strides 4, 8, 16 and 32.
     `train=True` normalises by the batch and updates the running statistics; otherwise BatchNorm is frozen.
+    `image_size` [B,2]: (h, w) of the valid pixels (None: all are). What is inside ceil(h/s) x ceil(w/s) does then not
+    depend on how far the batch is padded to the right and below, nor on what it holds there; outside it means nothing.
     """
 
     def __init__(self, spec: ResNetSpec, *, rngs: nnx.Rngs):
@@ -133,17 +141,52 @@ class ResNet(nnx.Module):
             cin = cout
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
 
-    def __call__(self, images: jax.Array, train: bool = False, dtype: jnp.dtype = jnp.float32) -> Sequence[jax.Array]:
+    def stem(self, images: jax.Array, train: bool, image_size: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
+        """[B,H,W,3] pixels -> [B,H/4,W/4,C]."""
         mean, std = (jnp.asarray(v, jnp.float32) for v in (self.spec.mean, self.spec.std))
-        x = ((images - mean) / std).astype(dtype)
+        x = clear_outside(((images - mean) / std).astype(dtype), image_size)
         x = nnx.relu(normalized(self.bn1, self.conv1(x), train))
+        x = clear_outside(x, image_size, 2)  # after a ReLU, zero is to the pooling what -inf is
         if self.spec.stem == "pool":
-            x = max_pool(x)
-        else:
-            x = nnx.relu(normalized(self.bn2, self.conv2(x), train))
+            return max_pool(x)
+        return nnx.relu(normalized(self.bn2, self.conv2(x), train))
+
+    def __call__(self, images: jax.Array, train: bool = False, dtype: jnp.dtype = jnp.float32, *,
+                 image_size: jax.Array | None = None) -> Sequence[jax.Array]:
+        x, stride = self.stem(images, train, image_size, dtype), 4
         outputs = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
-                x = block(x, train)
+                x = block(x, train, image_size, stride)
+                stride *= block.stride
             outputs.append(x)
         return tuple(outputs)
+
+
+def fold_batch_norm(network: ResNet) -> None:
+    """Folds frozen BatchNorm into the convolutions, in place: kernels are scaled and get a bias, the norms are gone.
+
+    For inference, on a network that was just merged (inside `jax.jit` too: it costs one pass over the kernels), so
+    that states and checkpoints keep their structure. Kernels keep their dtype; fold float32 ones, then cast.
+    """
+    pairs = [(network, name) for name in ("1", "2")]
+    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+        for block in stage:
+            pairs += [(block, name) for name in ("1", "2", "3")]
+            if block.downsample is not None:
+                convolution, norm = block.downsample
+                _fold(convolution, norm)
+                block.downsample = nnx.List([convolution, None])
+    for module, name in pairs:
+        if hasattr(module, f"conv{name}"):
+            _fold(getattr(module, f"conv{name}"), getattr(module, f"bn{name}"))
+            setattr(module, f"bn{name}", None)
+
+
+def _fold(convolution: nnx.Conv, norm: nnx.BatchNorm) -> None:
+    """g (W x - mean) / sd + b = (g / sd) W x + (b - mean g / sd)."""
+    kernel = convolution.kernel[...]
+    factor = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.epsilon)
+    convolution.kernel = nnx.Param((kernel * factor).astype(kernel.dtype))
+    convolution.use_bias = True
+    convolution.bias = nnx.Param((norm.bias[...] - norm.mean[...] * factor).astype(kernel.dtype))

@@ -4,8 +4,9 @@ Legend: B image, N box, S side of the grid of cells, R samples per cell and axis
 C channel, L level.
 
 A sample at coordinate c reads the feature map bilinearly; c is clamped to the map while it lies within one cell of
-it, and reads zero beyond. Sampling positions are treated as constants: no gradient flows to the boxes (the box head
-learns through its own output, as in detectron2).
+it, and reads zero beyond. The map ends where its image does, not where the padding of the batch does. Sampling
+positions are treated as constants: no gradient flows to the boxes (the box head learns through its own output, as in
+detectron2).
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,13 @@ from einops import rearrange
 def assign_levels(boxes: jax.Array, num_levels: int, canonical_size: float = 224.0) -> jax.Array:
     """Pyramid level of each box, 0 = finest: clamp(floor(4 + log2(sqrt(area) / canonical)), 2, 5) - 2.
 
-    boxes: [...,4] xyxy pixels -> int32 [...]. Source: FPN Eq. 1, with detectron2's 1e-8.
+    boxes: [...,4] xyxy pixels, float32 -> int32 [...]. Source: FPN Eq. 1. Written as comparisons of areas, which put a
+    box that lies on a threshold into the upper level on every device; logarithms are not exact on all.
     """
-    size = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
-    scale = jnp.sqrt(size[..., 0] * size[..., 1])
-    level = jnp.floor(4 + jnp.log2(scale / canonical_size + 1e-8))
-    return (jnp.clip(level, 2, num_levels + 1) - 2).astype(jnp.int32)
+    size = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0).astype(jnp.float32)
+    area = size[..., 0] * size[..., 1]
+    thresholds = [(canonical_size * 2.0 ** (level - 4)) ** 2 for level in range(3, num_levels + 2)]
+    return sum(((area >= threshold).astype(jnp.int32) for threshold in thresholds), jnp.zeros(area.shape, jnp.int32))
 
 
 def sample_positions(
@@ -31,7 +33,8 @@ def sample_positions(
 ) -> tuple[jax.Array, jax.Array]:
     """Sampling coordinates along one axis: ([...,S*R] clamped to the map, [...,S*R] bool whether inside).
 
-    start, end: [...] pixels of the image; stride: pixels a cell; size: cells of the map along this axis.
+    start, end: [...] pixels of the image; stride: pixels a cell; size: valid cells of the map along this axis.
+    stride and size are broadcast to [...].
     """
     low, high = start / stride - 0.5, end / stride - 0.5
     offsets = (jnp.arange(side * ratio) + 0.5) / (side * ratio)
@@ -41,33 +44,73 @@ def sample_positions(
     return jnp.clip(position, 0, limit - 1), inside
 
 
-def _matmul_level(features: jax.Array, boxes: jax.Array, stride: int, side: int, ratio: int, chosen: jax.Array):
-    """One level by two interpolation matmuls: [B,H,W,C], [B,N,4], chosen [B,N] -> [B,N,S,S,C]."""
-    def weights(start: jax.Array, end: jax.Array, size: int) -> jax.Array:
-        position, inside = sample_positions(start, end, stride, size, side, ratio)
-        hat = jnp.maximum(1 - jnp.abs(position[..., None] - jnp.arange(size)), 0) * inside[..., None]
-        return rearrange(hat, "b n (s r) k -> b n s r k", r=ratio).mean(axis=3)
+def valid_cells(pyramid: Sequence[jax.Array], strides: Sequence[int], image_size: jax.Array | None) -> jax.Array:
+    """[L,B,2] int32: (rows, columns) of each level that belong to the image, ceil(size / stride)."""
+    whole = jnp.array([p.shape[1:3] for p in pyramid], jnp.int32)[:, None]
+    if image_size is None:
+        return jnp.broadcast_to(whole, (len(pyramid), pyramid[0].shape[0], 2))
+    return jnp.minimum(-(-image_size[None].astype(jnp.int32) // jnp.array(strides)[:, None, None]), whole)
 
-    height, width = features.shape[1:3]
-    rows = (weights(boxes[..., 1], boxes[..., 3], height) * chosen[..., None, None]).astype(features.dtype)
-    columns = weights(boxes[..., 0], boxes[..., 2], width).astype(features.dtype)
+
+def _matmul_level(features, boxes, stride, cells, side, ratio, chosen):
+    """One level by two interpolation matmuls: [B,H,W,C], [B,N,4], cells [B,2], chosen [B,N] -> [B,N,S,S,C]."""
+    def weights(start: jax.Array, end: jax.Array, axis: int) -> jax.Array:
+        position, inside = sample_positions(start, end, stride, cells[:, axis, None], side, ratio)
+        hat = jnp.maximum(1 - jnp.abs(position[..., None] - jnp.arange(features.shape[axis + 1])), 0)
+        return rearrange(hat * inside[..., None], "b n (s r) k -> b n s r k", r=ratio).mean(axis=3)
+
+    rows = (weights(boxes[..., 1], boxes[..., 3], 0) * chosen[..., None, None]).astype(features.dtype)
+    columns = weights(boxes[..., 0], boxes[..., 2], 1).astype(features.dtype)
     strips = jnp.einsum("bnyh,bhwc->bnywc", rows, features)
     return jnp.einsum("bnxw,bnywc->bnyxc", columns, strips)
 
 
-def _matmul(pyramid, boxes, levels, strides, side, ratio):
+def _matmul(pyramid, boxes, levels, strides, cells, side, ratio):
     return sum(
-        _matmul_level(features, boxes, stride, side, ratio, levels == i)
+        _matmul_level(features, boxes, stride, cells[i], side, ratio, levels == i)
         for i, (features, stride) in enumerate(zip(pyramid, strides, strict=True))
     )
 
 
-def _gather(pyramid, boxes, levels, strides, side, ratio):
-    """All levels with one gather of the 2x2 neighbours of every sample, weighted row- and column-wise."""
-    flat = jnp.concatenate([rearrange(p, "b h w c -> b (h w) c") for p in pyramid], axis=1)
-    heights, widths = (jnp.array([p.shape[axis] for p in pyramid])[levels] for axis in (1, 2))
+@jax.custom_vjp
+def _read(table: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
+    """sum_k weight[..., k] table[index[..., k]]: [B,T,C], [B,I,K] int32, [B,I,K] -> [B,I,C], summed in float32.
+
+    Written out term by term, XLA makes one loop of it that keeps no [B,I,K,C].
+    """
+    terms = (jnp.take_along_axis(table, index[..., k, None], axis=1) * weight[..., k, None]
+             for k in range(index.shape[-1]))
+    return sum(terms).astype(table.dtype)
+
+
+def _read_forward(table, index, weight):
+    return _read(table, index, weight), (table, index, weight)
+
+
+def _read_backward(kept, gradient):
+    """Adds each term's gradient into the same float32 table; weights and indices are constants."""
+    table, index, weight = kept
+    gradient = gradient.astype(jnp.float32)
+    add = jax.vmap(lambda total, where, what: total.at[where].add(what))
+
+    def term(k: int, total: jax.Array) -> jax.Array:
+        where, share = (jax.lax.dynamic_index_in_dim(v, k, axis=2, keepdims=False) for v in (index, weight))
+        return add(total, where, share[..., None] * gradient)
+
+    total = jax.lax.fori_loop(0, index.shape[-1], term, jnp.zeros(table.shape, jnp.float32))
+    return total.astype(table.dtype), None, None
+
+
+_read.defvjp(_read_forward, _read_backward)
+
+
+def _gather(pyramid, boxes, levels, strides, cells, side, ratio):
+    """All levels as one table; each cell is the weighted sum of the 2x2 neighbours of its samples."""
+    table = jnp.concatenate([rearrange(p, "b h w c -> b (h w) c") for p in pyramid], axis=1)
     starts = jnp.cumsum(jnp.array([0] + [p.shape[1] * p.shape[2] for p in pyramid[:-1]]))[levels]
+    pitch = jnp.array([p.shape[2] for p in pyramid])[levels]
     stride = jnp.array(strides, boxes.dtype)[levels]
+    valid = jax.vmap(lambda sizes, level: sizes[level], in_axes=(1, 0))(cells, levels)  # [B,N,2]
 
     def neighbours(start: jax.Array, end: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
         position, inside = sample_positions(start, end, stride, size, side, ratio)
@@ -78,19 +121,22 @@ def _gather(pyramid, boxes, levels, strides, side, ratio):
         index = jnp.stack([low, high], axis=-1).astype(jnp.int32)
         return tuple(rearrange(v, "b n (s r) k -> b n s (r k)", r=ratio) for v in (index, weight))
 
-    rows, row_weights = neighbours(boxes[..., 1], boxes[..., 3], heights)
-    columns, column_weights = neighbours(boxes[..., 0], boxes[..., 2], widths)
-    index = (
-        starts[..., None, None, None, None]
-        + rows[..., :, :, None, None] * widths[..., None, None, None, None]
-        + columns[..., None, None, :, :]
-    )  # [B,N,S,2R,S,2R]
-    values = jax.vmap(lambda f, i: f[i])(flat, index)
-    return jnp.einsum("bnyjxkc,bnyj,bnxk->bnyxc", values, row_weights.astype(flat.dtype),
-                      column_weights.astype(flat.dtype))
+    rows, row_weights = neighbours(boxes[..., 1], boxes[..., 3], valid[..., 0])
+    columns, column_weights = neighbours(boxes[..., 0], boxes[..., 2], valid[..., 1])
+    rows = starts[..., None, None] + rows * pitch[..., None, None]
+    index, weight = (
+        rearrange(v, "b n y j x k -> b (n y x) (j k)")  # 2R x 2R terms for each of N S S cells
+        for v in (rows[..., None, None] + columns[:, :, None, None], row_weights[..., None, None]
+                  * column_weights[:, :, None, None]))
+    return rearrange(_read(table, index, weight), "b (n y x) c -> b n y x c", y=side, x=side)
 
 
 _BACKENDS = {"matmul": _matmul, "gather": _gather}
+
+
+def choose_backend(device: str) -> str:
+    """The backend that "auto" means on a kind of device ("cpu", "gpu", "tpu"): see docs/decisions.md."""
+    return "matmul" if device == "tpu" else "gather"
 
 
 def roi_align(
@@ -102,22 +148,26 @@ def roi_align(
     sampling_ratio: int = 2,
     canonical_size: float = 224.0,
     backend: str = "auto",
+    image_size: jax.Array | None = None,
 ) -> jax.Array:
-    """Features of boxes: [B,N,S,S,C].
+    """Features of boxes: [B,N,S,S,C], in the dtype of the features.
+
+    Gradients flow to the features, exactly; none flow to the boxes.
 
     Args:
       pyramid: levels [B,H/s,W/s,C], finest first.
-      boxes: [B,N,4] xyxy pixels of the network image; empty boxes read one point, boxes outside read zero.
+      boxes: [B,N,4] xyxy pixels of the network image, float32; empty boxes read one point, boxes outside read zero.
       strides: pixels a cell, level by level.
       side: S, cells along each axis.
       sampling_ratio: R, samples along each axis of a cell.
       canonical_size: the box size (pixels) that belongs to level 4 (see `assign_levels`).
-      backend: "gather" (CPU and GPU at full size), "matmul" (TPU and small maps; its backward pass needs no scatter),
-        "auto" = matmul on TPUs and where the finest map has at most 4,096 cells, else gather.
+      backend: "gather" (CPU and GPU), "matmul" (TPU; its backward pass needs no scatter), "auto" = `choose_backend`.
+      image_size: [B,2] (h, w) int, the pixels that are the image's own: the border rule holds there, and what the
+        padding of the batch holds is never read. None = no padding.
     """
     boxes = jax.lax.stop_gradient(boxes)
     levels = assign_levels(boxes, len(pyramid), canonical_size)
     if backend == "auto":
-        small = pyramid[0].shape[1] * pyramid[0].shape[2] <= 4096
-        backend = "matmul" if small or jax.default_backend() == "tpu" else "gather"
-    return _BACKENDS[backend](tuple(pyramid), boxes, levels, tuple(strides), side, sampling_ratio)
+        backend = choose_backend(jax.default_backend())
+    cells = valid_cells(pyramid, strides, image_size)
+    return _BACKENDS[backend](tuple(pyramid), boxes, levels, tuple(strides), cells, side, sampling_ratio)

@@ -74,7 +74,7 @@ def training_states(
     fresh, restart = (
         jax.vmap(lambda k, i=i: diffusion.gaussian(jax.random.fold_in(k, i), spec.slots))(image_keys) for i in (0, 1)
     )
-    rolled = renew(ddim_step(diffusion, before, x0, later, t, fresh, sampler.eta), restart, scores,
-                   sampler.renewal_threshold)
+    eta = sampler.eta if sampler.solver == "ddim" else 0.0  # the others begin as DDIM without randomness
+    rolled = renew(ddim_step(diffusion, before, x0, later, t, fresh, eta), restart, scores, sampler.renewal_threshold)
     use = (jax.random.uniform(keys[5], (images,)) < spec.rollout_probability) & (later > t)
     return State(*(jnp.where(use[:, None, None], r, s) for r, s in zip(rolled, state, strict=True))), t

@@ -1,6 +1,6 @@
 """One training step as a pure function of (state, batch)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,11 +33,11 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-def is_trained(path: tuple, value: Any) -> bool:
-    """Which variables are trained: all parameters but the backbone's BatchNorm."""
-    frozen = "backbone" in path and any(str(p).startswith("bn") for p in path)
+def is_trained(path: tuple, value: Any, frozen: Sequence[str] = ()) -> bool:
+    """Which variables are trained: all parameters but the backbone's BatchNorm and the modules named in `frozen`."""
+    batch_norm = "backbone" in path and any(str(p).startswith("bn") for p in path)
     in_downsample_norm = "downsample" in path and 1 in path
-    return isinstance(value, nnx.Param) and not frozen and not in_downsample_norm
+    return isinstance(value, nnx.Param) and not batch_norm and not in_downsample_norm and path[0] not in frozen
 
 
 def to_clean(model: PSDiff, condition: Condition, estimate: Estimate) -> tuple[State, jax.Array]:
@@ -93,8 +93,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
 
 
 def create_state(model: PSDiff, optimizer: optax.GradientTransformation, key: jax.Array, ema: bool,
-                 ) -> tuple[nnx.GraphDef, TrainState]:
-    """Splits the model once: (graphdef, state at step 0)."""
-    graphdef, params, rest = nnx.split(model, is_trained, ...)
+                 frozen: Sequence[str] = ()) -> tuple[nnx.GraphDef, TrainState]:
+    """Splits the model once: (graphdef, state at step 0). frozen: modules ("backbone", "fpn") that are not trained."""
+    graphdef, params, rest = nnx.split(model, partial(is_trained, frozen=frozen), ...)
     average = jax.tree.map(jnp.copy, params) if ema else None
     return graphdef, TrainState(jnp.zeros((), jnp.int32), params, rest, optimizer.init(params), average, key)

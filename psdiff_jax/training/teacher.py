@@ -26,7 +26,7 @@ from flax import nnx
 from jax.sharding import AxisType
 
 from psdiff_jax import parallel
-from psdiff_jax.convert.resnet import load_resnet
+from psdiff_jax.convert.backbone import load_backbone
 from psdiff_jax.data.crops import BalancedBatches, CropSet, load_crops
 from psdiff_jax.data.targets import Targets, boxes_hash, dataset_name, embed_crops, file_targets, network_targets
 from psdiff_jax.errors import InputError
@@ -83,7 +83,7 @@ class TrainedTeacher:
 def new_state(options: TeacherOptions, seed: int = 0) -> Any:
     """The state of a teacher with random weights, or with those of `options.init_from`.
 
-    That file is a teacher's (`save_npz`), or a backbone's with PyTorch names (see `convert.resnet`).
+    That file is a teacher's (`save_npz`), or a backbone's (see `convert.backbone`).
     """
     if options.init_from and is_teacher(options.init_from):
         return load_npz(options.init_from, abstract_state(options))
@@ -91,7 +91,7 @@ def new_state(options: TeacherOptions, seed: int = 0) -> Any:
     state = jax.jit(lambda key: nnx.state(_module(options, key)))(jax.random.key(seed, impl="rbg"))
     if not options.init_from:
         return state
-    backbone, _ = load_resnet(options.init_from, abstract_state(options)["backbone"])
+    backbone = load_backbone(options.init_from, abstract_state(options)["backbone"]).state
     return assign(state, flatten_state(backbone), options.init_from, "backbone")
 
 
@@ -258,12 +258,14 @@ def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit
 def _origin(options: TeacherOptions, dataset: Any, seed: int) -> dict[str, Any]:
     """What decides the outcome of a training, as JSON gives it back."""
     said = dataclasses.asdict(options)
-    for key in ("log_every", "checkpoint_every", "init_from"):
+    for key in ("log_every", "checkpoint_every", "init_from", "folder"):
         del said[key]
     if options.init_from and not Path(options.init_from).is_file():
         raise InputError(f"config.teacher.init_from: {options.init_from}: no such file of weights")
     start = hashlib.sha256(Path(options.init_from).read_bytes()).hexdigest()[:16] if options.init_from else ""
     boxes = boxes_hash(dataset.annotations("train"))
+    if options.steps == 0 and start and is_teacher(options.init_from):
+        seed = 0  # nothing is random about a teacher that is taken as it is
     origin = {"options": said, "init_from": start, "dataset": dataset_name(dataset), "boxes": boxes, "seed": seed}
     return json.loads(json.dumps(origin))
 

@@ -23,6 +23,7 @@ class TeacherOptions:
       file: for "file": `.npz` with image_name, box_xywh, embedding.
       backbone: a name in `models.resnet.SPECS`, or a mapping with the fields of `ResNetSpec`. Stage 5 keeps stage 4's
         resolution whatever the spec says.
+      folder: where the teacher, its crops and its targets are kept; "" = WORKDIR/teacher. Runs may share it.
       embedding_dim, pooling: see `models.teacher.Teacher`.
       crop_size: (h, w) that crops are resized to.
       init_from: `.npz` of a teacher to go on from; "" starts from random weights.
@@ -41,6 +42,7 @@ class TeacherOptions:
 
     kind: str = "trained"
     file: str = ""
+    folder: str = ""
     backbone: str | Mapping[str, Any] = "small"
     embedding_dim: int = 256
     pooling: str = "avg"

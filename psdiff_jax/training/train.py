@@ -12,7 +12,7 @@ from flax import nnx
 
 from psdiff_jax import config as cfg
 from psdiff_jax import parallel
-from psdiff_jax.convert.resnet import load_resnet
+from psdiff_jax.convert.backbone import load_backbone
 from psdiff_jax.data.pipeline import eval_batches, train_batches
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.errors import InputError
@@ -39,34 +39,43 @@ def build_model(config: Any, workdir: Path) -> PSDiff:
     """A PSDiff with the weights it starts from (config.train.init_from, or config.model.backbone_weights)."""
     model = new_model(config)
     if config.train.init_from:
-        nnx.update(model, load_npz(Path(config.train.init_from).expanduser(), nnx.state(model)))
+        path = Path(config.train.init_from).expanduser()
+        for part in config.train.init_parts or ("",):
+            nnx.update(model, load_npz(path, nnx.state(model), source=part, target=part))
     elif config.model.backbone_weights == "teacher":
-        state = load_npz(workdir / "teacher" / "teacher.npz", nnx.state(model), source="backbone", target="backbone")
+        state = load_npz(teacher_folder(config, workdir) / "teacher.npz", nnx.state(model), source="backbone",
+                         target="backbone")
         nnx.update(model, state)
     elif config.model.backbone_weights:
-        state, _ = load_resnet(Path(config.model.backbone_weights).expanduser(), nnx.state(model.backbone))
-        nnx.update(model.backbone, state)
+        weights = Path(config.model.backbone_weights).expanduser()
+        nnx.update(model.backbone, load_backbone(weights, nnx.state(model.backbone)).state)
     return model
+
+
+def teacher_folder(config: Any, workdir: Path) -> Path:
+    """Where the teacher and its targets are kept."""
+    return Path(config.teacher.folder).expanduser() if config.teacher.folder else workdir / "teacher"
 
 
 def initial_state(config: Any, model: PSDiff) -> tuple[nnx.GraphDef, TrainState]:
     """(graphdef, state at step 0)."""
     optimizer = make_optimizer(cfg.optimizer_spec(config))
-    return create_state(model, optimizer, jax.random.key(config.seed), ema=config.train.ema_decay > 0)
+    return create_state(model, optimizer, jax.random.key(config.seed), ema=config.train.ema_decay > 0,
+                        frozen=tuple(config.train.frozen))
 
 
 def train(config: Any, workdir: Path, dataset: PreparedDataset) -> None:
     """Trains to config.train.steps, going on from the newest checkpoint in `workdir` when there is one.
 
     Leaves `workdir/checkpoints`, `workdir/model.npz` (the weights to evaluate or to start another run from),
-    TensorBoard events and metrics.jsonl. The teacher and its targets are in `workdir/teacher`.
+    TensorBoard events and metrics.jsonl. The teacher and its targets are in `teacher_folder(config, workdir)`.
     """
     mesh = parallel.make_mesh()
     parallel.check_divides(config.train.batch_size, mesh, "config.train.batch_size")
     with MetricWriter(workdir) as writer:
         targets = open_targets(
-            config.teacher, dataset, workdir / "teacher", embedding_dim=config.model.embedding_dim, seed=config.seed,
-            fit=partial(fit, writer=writer, mesh=mesh, prefix="teacher"),
+            config.teacher, dataset, teacher_folder(config, workdir), embedding_dim=config.model.embedding_dim,
+            seed=config.seed, fit=partial(fit, writer=writer, mesh=mesh, prefix="teacher"),
         )
         graphdef, state = initial_state(config, build_model(config, workdir))
         batches = train_batches(

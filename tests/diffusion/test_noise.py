@@ -6,7 +6,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from psdiff_jax.diffusion.noise import Diffusion, State, normalize, repeat_truths
 
@@ -44,20 +43,27 @@ def test_clean_states_are_bounded():
     assert jnp.isfinite(jax.grad(lambda x: normalize(x).sum())(jnp.zeros(6))).all()
 
 
-@pytest.mark.parametrize("t", [1, 250, 600, 1000])
-def test_forward_process_has_the_mean_and_variance_of_eq_10(t):
-    draws, slots = 4000, 3
-    x0 = State(jnp.float32([[-2, 0.5, 1, 2]] * slots), jnp.arange(18.0).reshape(slots, 6) / 6)
-    x0 = State(*(jnp.broadcast_to(v, (draws, *v.shape)) for v in x0))
-    noise = jax.vmap(partial(DIFFUSION.gaussian, slots=slots))(jax.random.split(jax.random.key(t), draws))
-    noisy = DIFFUSION.add_noise(x0, noise, jnp.full(draws, t))
-    abar = math.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
-    spread = math.sqrt(1 - abar)
-    for clean, x in zip(x0, noisy, strict=True):
-        x = np.float64(x)
-        np.testing.assert_allclose(x.mean(0), math.sqrt(abar) * clean[0], atol=5 * spread / math.sqrt(draws) + 1e-6)
-        np.testing.assert_allclose(x.std(0), spread, rtol=5 / math.sqrt(2 * draws) + 1e-3)
-    # Boxes and embeddings, slots and images have noises of their own.
+def test_forward_process_has_the_mean_and_variance_of_eq_10_at_every_t():
+    t, draws = np.arange(1001), 1000
+    x0 = State(jnp.float32([-2, 0.5, 1, 2]), jnp.arange(6.0) / 3)
+    noise = jax.vmap(partial(DIFFUSION.gaussian, slots=draws))(jax.random.split(jax.random.key(0), len(t)))
+    clean = State(*(jnp.broadcast_to(v, (len(t), draws, len(v))) for v in x0))
+    noisy = jax.jit(DIFFUSION.add_noise)(clean, noise, t)
+    abar = np.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
+    spread = np.sqrt(1 - abar)[:, None]
+    for truth, x in zip(x0, noisy, strict=True):
+        mean, deviation = np.float64(x).mean(1), np.float64(x).std(1)
+        wrong = np.abs(mean - np.sqrt(abar)[:, None] * np.float64(truth)) - 1e-4  # its last beta is clipped
+        assert (wrong <= 5.5 * spread / math.sqrt(draws)).all(), t[(wrong > 5.5 * spread / math.sqrt(draws)).any(1)]
+        assert (np.abs(deviation - spread) <= 5.5 * spread / math.sqrt(2 * draws) + 1e-6).all()
+        # All coordinates together tell the variance to a percent or so.
+        np.testing.assert_allclose(np.sqrt((deviation[1:] ** 2).mean(1)), spread[1:, 0], rtol=0.06)
+    np.testing.assert_array_equal(noisy.box[0], clean.box[0])
+
+
+def test_boxes_embeddings_slots_and_images_have_noises_of_their_own():
+    draws = 4000
+    noise = jax.vmap(partial(DIFFUSION.gaussian, slots=3))(jax.random.split(jax.random.key(1), draws))
     flat = np.concatenate([np.reshape(n, (draws, -1)) for n in noise], 1)
     correlation = np.corrcoef(flat.T) - np.eye(flat.shape[1])
     assert np.abs(correlation).max() < 6 / math.sqrt(draws)

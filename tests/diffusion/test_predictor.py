@@ -1,5 +1,6 @@
 """The sampler driven by a (tiny) model: psdiff_jax.evaluation.predict."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from psdiff_jax.diffusion.samplers import SamplerSpec
-from psdiff_jax.evaluation.predict import Predictor
-from psdiff_jax.models.psdiff import PSDiff
+from psdiff_jax.evaluation.predict import Predictor, pool
+from psdiff_jax.models.psdiff import Estimate, PSDiff
+from psdiff_jax.ops.nms import nms
 
 STEPS = (1, 3)
 FIELDS = ("image", "image_size", "image_index")
@@ -68,6 +70,60 @@ def test_a_pinned_query_looks_at_its_box(predict, batch):
     for k in STEPS:
         assert not np.allclose(here[k].embeddings[:, 0], there[k].embeddings[:, 0], atol=1e-3)
         np.testing.assert_allclose(here[k].boxes[:, 1:], there[k].boxes[:, 1:], atol=2e-3)
+
+
+def test_an_ensemble_pools_all_steps_last_first_and_padding_changes_nothing(predict, predictor, tiny, batch):
+    """The photographs stand in a larger frame, beside whatever lies there: slots are those of the plain run."""
+    query = np.float32([[4, 4, 30, 40], [50, 10, 80, 60], [10, 10, 20, 30], [0, 0, 90, 60]])
+    plain = predict(batch, query)
+    frame = np.full((4, 96, 128, 3), 99, np.uint8)
+    frame[:, :64, :96] = batch["image"]
+    ensemble = Predictor(tiny.graphdef, replace(predictor.sampler, ensemble=True))
+    pooled = ensemble(tiny.params, tiny.rest, {**batch, "image": frame}, jax.random.key(1), STEPS, query)
+    same(pooled[1], plain[1])
+    slots = jax.tree.map(lambda v: v.reshape(4, 3, 10, *v.shape[2:]), pooled[3])
+    for step, want in ((0, plain[3]), (2, plain[1])):  # the first step is the same in any number of steps
+        same(jax.tree.map(lambda v, step=step: v[:, step], slots)._replace(keep=0), want._replace(keep=0))
+    assert not np.allclose(slots.boxes[:, 0], slots.boxes[:, 1], atol=0.1)
+    for image in range(4):
+        want = plain_nms(np.float64(pooled[3].boxes[image]), np.asarray(pooled[3].scores[image]), 0.5)
+        np.testing.assert_array_equal(pooled[3].keep[image], want)
+
+
+def plain_nms(boxes, scores, threshold):
+    """The best box, without all that it overlaps, and so on."""
+    low, high = boxes[:, :2], boxes[:, 2:]
+    keep, waiting = np.zeros(len(scores), bool), np.argsort(-scores, kind="stable")
+    while len(waiting):
+        best, *rest = waiting
+        keep[best] = True
+        overlap = np.minimum(high[best], high[rest]) - np.maximum(low[best], low[rest])
+        overlap = np.prod(np.maximum(overlap, 0), -1)
+        union = np.prod(high[best] - low[best]) + np.prod(high[rest] - low[rest], -1) - overlap
+        waiting = np.array(rest, int)[overlap <= threshold * np.maximum(union, 1e-9)]
+    return keep
+
+
+def test_nms_of_the_slots_of_eight_steps():
+    """Near and exact copies of a few people, as the steps of an ensemble make them, with equal scores among them."""
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 700, (20, 2))
+    people = np.concatenate([low, low + rng.uniform(20, 200, low.shape)], -1)[rng.integers(0, 20, 8 * 300)]
+    boxes = np.float32(people + rng.normal(size=people.shape) * rng.choice([0, 2, 10], (2400, 1)))
+    scores = np.float32(np.round(rng.uniform(size=2400), 2))
+    want = plain_nms(np.float64(boxes), scores, 0.5)
+    assert 20 <= want.sum() < 300
+    np.testing.assert_array_equal(jax.jit(partial(nms, threshold=0.5))(boxes, scores), want)
+
+
+def test_pooling_keeps_a_slots_numbers_together():
+    steps, images, slots = 3, 2, 4
+    number = np.arange(steps * images * slots).reshape(steps, images, slots)
+    pooled = pool(Estimate(np.stack([number] * 4, -1), number, np.stack([number] * 8, -1)))
+    assert pooled.logits.tolist() == [[*range(16, 20), *range(8, 12), *range(4)], [*range(20, 24), *range(12, 16),
+                                                                                  *range(4, 8)]]
+    np.testing.assert_array_equal(pooled.boxes[..., 3], pooled.logits)
+    np.testing.assert_array_equal(pooled.embeddings[..., 7], pooled.logits)
 
 
 def test_features_are_computed_once(tiny, batch, monkeypatch):

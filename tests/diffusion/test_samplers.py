@@ -1,17 +1,27 @@
-"""The DDIM sampler against diffusers, exact denoisers, and its promises about pins, renewal and batches."""
+"""The samplers against diffusers, exact denoisers, and their promises about pins, renewal and batches.
+
+The tables of numbers that they run on have tests of their own: test_solvers.py.
+"""
+
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from psdiff_jax.diffusion import samplers
 from psdiff_jax.diffusion.noise import Diffusion, State
-from psdiff_jax.diffusion.samplers import Pin, SamplerSpec, renew, sample
-from psdiff_jax.diffusion.schedule import cosine_alpha_bar
+from psdiff_jax.diffusion.samplers import Path, Pin, SamplerSpec, begin, renew, sample
+from psdiff_jax.diffusion.schedule import cosine_alpha_bar, sampling_times
+from psdiff_jax.diffusion.solvers import solver_table
 
 DIFFUSION = Diffusion(embedding_dim=5)
 ddim_step = jax.jit(samplers.ddim_step, static_argnums=0)
+advance = jax.jit(samplers.advance)  # the numbers are arguments: compiled once for each order, for any number of steps
+SOLVERS = [{"eta": 1.0}, {"eta": 0.0}, *({"solver": s, "order": o} for s in ("dpm", "dpm++") for o in (1, 2, 3))]
+EVERY_SOLVER = pytest.mark.parametrize("solver", SOLVERS, ids=lambda v: "-".join(map(str, v.values())))
 
 
 def random_state(seed, images=2, slots=6):
@@ -19,25 +29,39 @@ def random_state(seed, images=2, slots=6):
     return State(jnp.float32(rng.normal(size=(images, slots, 4))), jnp.float32(rng.normal(size=(images, slots, 5))))
 
 
+def table_of(solver, steps, power=1.0):
+    """(times, a table as `sample` makes it)."""
+    times = sampling_times(1000, steps, power)
+    options = {"solver": "ddim", **solver}
+    return times, solver_table(alpha_bar=cosine_alpha_bar(1000)[times], **options)
+
+
+def row(table, step):
+    return jax.tree.map(lambda v: jnp.float32(v[step]), table)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("steps", [2, 4, 8])
-def test_a_step_is_diffusers_step(eta, steps):
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 20])
+def test_ddim_is_diffusers(eta, steps):
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2",
                                         prediction_type="sample", clip_sample=False, set_alpha_to_one=True)
     # In float32 theirs takes the root of a negative number at T: it runs in float64, on the same signal powers.
     scheduler.alphas_cumprod = torch.tensor(cosine_alpha_bar(1000)[1:])
     scheduler.set_timesteps(steps)
-    x, x0, noise = (random_state(seed) for seed in range(3))
-    for t in range(1000, 0, -1000 // steps):
-        following = t - 1000 // steps
-        got = ddim_step(DIFFUSION, x, x0, jnp.full(2, t), jnp.full(2, following), noise, eta)
+    times, table = table_of({"eta": eta}, steps)
+    path = begin(random_state(0), table.order)
+    for i in range(steps):
+        t, following = times[i : i + 2]
+        x, x0, noise = path.x, random_state(2 * i + 1), random_state(2 * i + 2)
+        path = advance(path, x0, row(table, i), noise)
+        got = ddim_step(DIFFUSION, x, x0, jnp.full(2, t), jnp.full(2, following), noise, eta)  # training's
         for half in range(2):
             clean, noisy, fresh = (torch.tensor(np.asarray(state[half], np.float64)) for state in (x0, x, noise))
             want = scheduler.step(clean, t - 1, noisy, eta=eta, variance_noise=fresh).prev_sample
+            np.testing.assert_allclose(path.x[half], want.numpy(), atol=1e-5, err_msg=f"{t} -> {following}")
             np.testing.assert_allclose(got[half], want.numpy(), atol=1e-5, err_msg=f"{t} -> {following}")
-        x = got
-    np.testing.assert_allclose(x.box, x0.box, atol=1e-6)  # at t = 0 the state is the estimate
+    np.testing.assert_array_equal(path.x.box, x0.box)  # at t = 0 the state is the estimate
 
 
 def test_times_may_differ_by_image():
@@ -51,7 +75,83 @@ def test_times_may_differ_by_image():
 
 def run(denoise, spec, steps, images=2, pin=None, keys=None, diffusion=DIFFUSION):
     keys = jax.random.split(jax.random.key(0), images) if keys is None else keys
-    return jax.jit(lambda keys, pin: sample(denoise, diffusion, spec, keys, steps, pin))(keys, pin)
+    # Compiling is what takes the time here, and optimising most of that.
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(lambda keys, pin: sample(denoise, diffusion, spec, keys, steps, pin), compiler_options=options)(
+        keys, pin)
+
+
+@EVERY_SOLVER
+@settings(max_examples=12, deadline=None)
+@given(steps=st.integers(1, 12), power=st.sampled_from([1.0, 1.5, 3.0]), seed=st.integers(0, 99))
+def test_a_perfect_denoiser_recovers_the_truth(solver, steps, power, seed):
+    """In any number of steps; without randomness along x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps with one eps."""
+    times, table = table_of(solver, steps, power)
+    path, truth = begin(random_state(seed), table.order), random_state(seed + 1)
+    a = cosine_alpha_bar(1000)[times]
+    eps = jax.tree.map(lambda x, x0: (x - np.sqrt(a[0]) * x0) / np.sqrt(1 - a[0]), path.x, truth)
+    for i in range(steps):
+        path = advance(path, truth, row(table, i), random_state(seed + 2 + i))
+        if not table.noise.any():
+            for x, x0, noise in zip(path.x, truth, eps, strict=True):
+                want = np.sqrt(a[i + 1]) * x0 + np.sqrt(1 - a[i + 1]) * noise
+                np.testing.assert_allclose(x, want, atol=1e-5)
+    for x, x0 in zip(path.x, truth, strict=True):
+        np.testing.assert_array_equal(x, x0)
+
+
+def test_one_step_of_all_samplers_agrees():
+    outputs = [run(contracting, SamplerSpec(7, renewal_threshold=0.0, **solver), 1) for solver in SOLVERS]
+    for output in outputs[1:]:
+        for got, want in zip(jax.tree.leaves(output), jax.tree.leaves(outputs[0]), strict=True):
+            np.testing.assert_array_equal(got, want)
+    _, tables = zip(*(table_of(solver, 1) for solver in SOLVERS), strict=True)
+    for table in tables:  # and the state after it is the estimate
+        np.testing.assert_array_equal(row(table, 0).combine[:, :2], [[0, 1]] * table.order)
+
+
+@pytest.mark.parametrize("solver", [SOLVERS[1], *(s for s in SOLVERS if s.get("order", 1) > 1)],
+                         ids=lambda v: "-".join(map(str, v.values())))
+def test_sampling_follows_the_table_and_renewed_slots_begin_anew(solver):
+    """Each state that the scan met is the table's combination of what went before, over the slot's own path only."""
+    steps, slots, threshold = 8, 40, 0.45
+    run_of = run(contracting, SamplerSpec(slots, renewal_threshold=threshold, **solver), steps)
+    x, x0 = (jax.tree.map(np.float64, state) for state in run_of)
+    _, table = table_of(solver, steps)
+    scores = 1 / (1 + np.exp(-x.box[..., 0]))
+    length, stale, seen = np.zeros(scores.shape[1:], int), 0.0, set()
+    for half in range(2):
+        past = []
+        length[:] = 0
+        for i in range(steps - 1):
+            known = [x[half][i], x0[half][i], *past[: table.order - 1]]
+            known += [np.zeros_like(known[0])] * (table.order + 1 - len(known))
+            want = np.einsum("bno,obnd->bnd", table.combine[i][length], np.stack(known))
+            kept = scores[i] >= threshold
+            np.testing.assert_allclose(x[half][i + 1][kept], want[kept], atol=1e-5 * max(1, np.abs(known).max()))
+            assert np.abs(x[half][i + 1][~kept] - want[~kept]).min(initial=1) > 1e-7  # fresh noise instead
+            full = np.einsum("o,obnd->bnd", table.combine[i][min(i, table.order - 1)], np.stack(known))
+            stale = max(stale, np.abs(full - want)[kept].max())
+            seen |= set(length[kept])
+            length = np.where(kept, np.minimum(length + 1, table.order - 1), 0)
+            past.insert(0, table.remember[i, 0] * known[0] + table.remember[i, 1] * known[1])
+    assert seen == set(range(table.order))
+    assert table.order == 1 or stale > 0.01  # a solver that forgot the renewal would be found out
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_short_path_looks_at_nothing_older(order):
+    _, table = table_of({"solver": "dpm", "order": order}, 6)
+    x, x0, first, other = (random_state(seed) for seed in range(4))
+    past = (first, random_state(9))[: order - 1]
+    changed = (*past[:-1], other)  # the oldest prediction is another one
+    for length in range(order):
+        lengths = jnp.full((2, 6), length)
+        one, two = (advance(Path(x, p, lengths), x0, row(table, 3)) for p in (past, changed))
+        assert np.array_equal(one.x.box, two.x.box) == (length < order - 1)
+        assert int(one.length[0, 0]) == min(length + 1, order - 1)
+        for kept, old in zip(one.past[1:], past, strict=False):
+            np.testing.assert_array_equal(kept.box, old.box)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -110,12 +210,13 @@ def contracting(x, t):
     return x0, jax.nn.sigmoid(x.box[..., 0]), (x, x0)
 
 
-def test_a_result_does_not_depend_on_the_batch():
-    spec, keys = SamplerSpec(7, 1.0, 0.5), jax.random.split(jax.random.key(5), 4)
+@pytest.mark.parametrize("solver", [SOLVERS[0], SOLVERS[4], SOLVERS[7]], ids=["ddim", "dpm-3", "dpm++-3"])
+def test_a_result_does_not_depend_on_the_batch(solver):
+    spec, keys = SamplerSpec(7, renewal_threshold=0.5, **solver), jax.random.split(jax.random.key(5), 4)
     together, _ = run(contracting, spec, 5, keys=keys)
     order = jnp.int32([3, 1])
-    apart, _ = run(contracting, spec, 5, keys=keys[order])
-    np.testing.assert_allclose(apart.box, together.box[:, order], rtol=1e-6)
+    apart, _ = run(contracting, spec, 5, keys=keys[order])  # nor on its size
+    np.testing.assert_allclose(apart.box, together.box[:, order], rtol=1e-6, atol=1e-6)
     assert not np.allclose(together.box[:, 0], together.box[:, 1])
 
 
@@ -168,3 +269,18 @@ def test_pinned_boxes_stay_put_and_are_never_renewed():
     for step in range(1, 4):
         assert np.corrcoef(kept[step], start)[0, 1] > 0.999
     assert np.corrcoef(x.embedding[1, 0, 1], x.embedding[0, 0, 1])[0, 1] < 0.99
+
+
+@pytest.mark.parametrize("solver", ["dpm", "dpm++"])
+def test_higher_orders_hold_pinned_boxes_in_state_and_estimate(solver):
+    """The path of a pinned slot's embedding is that of the free one: the box held beside it takes no part in it."""
+    def halve(x, t):
+        x0 = State(*(0.5 * v for v in x))
+        return x0, jnp.ones(x.box.shape[:2]), x
+
+    box = jnp.float32([[0.3, -0.4, -1.0, -0.5]] * 2)
+    spec = SamplerSpec(6, renewal_threshold=0.0, solver=solver, order=3)
+    pinned, free = (run(halve, spec, 6, pin=Pin(box, jnp.full(2, active))) for active in (True, False))
+    np.testing.assert_array_equal(pinned.box[:, :, 0], np.tile(box, (6, 1, 1)))
+    np.testing.assert_allclose(pinned.box[:, :, 1:], free.box[:, :, 1:], rtol=1e-6)
+    np.testing.assert_allclose(pinned.embedding, free.embedding, rtol=1e-6)

@@ -36,3 +36,18 @@ def test_against_torch(sizes):
     assert len(ours) == 4
     for got, want in zip(ours, wanted, strict=True):
         np.testing.assert_allclose(got, want.permute(0, 2, 3, 1).numpy(), atol=2e-5)
+
+
+def test_image_size_clears_what_lies_outside():
+    """Cells outside an image neither reach its levels nor hold anything."""
+    rng = np.random.default_rng(1)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: FPN(CHANNELS, DIM, rngs=nnx.Rngs(0))))
+    state = jax.tree.map(lambda v: rng.normal(size=v.shape).astype(np.float32), state)
+    sizes = [(16, 24), (8, 12), (4, 6), (2, 3)]
+    stages = [rng.normal(size=(1, *size, c)).astype(np.float32) for size, c in zip(sizes, CHANNELS, strict=True)]
+    run = jax.jit(lambda state, stages, size: nnx.merge(graphdef, state)(stages, size))
+    image_size = np.int32([[42, 61]])
+    cut = [stage[:, : -(-42 // s), : -(-61 // s)] for stage, s in zip(stages, (4, 8, 16, 32), strict=True)]
+    for got, want in zip(run(state, stages, image_size), run(state, cut, None), strict=True):
+        np.testing.assert_allclose(got[:, : want.shape[1], : want.shape[2]], want, atol=1e-4)
+        assert not np.any(got[:, want.shape[1] :]) and not np.any(got[:, :, want.shape[2] :])

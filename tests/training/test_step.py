@@ -82,6 +82,16 @@ def _at(tree, path):
                 if jax.tree_util.keystr(p) == wanted)
 
 
+def test_frozen_modules_are_no_parameters(tiny):
+    model = nnx.merge(tiny.graphdef, tiny.params, tiny.rest)
+    whole = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(nnx.state(model))[0]}
+    _, state = create_state(model, make_optimizer(OPTIMIZER), jax.random.key(0), ema=True, frozen=("backbone", "fpn"))
+    split = [{jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
+             for tree in (state.params, state.rest)]
+    assert all(name.startswith("['cdl']") for name in split[0]) and not any("['cdl']" in name for name in split[1])
+    assert split[0] | split[1] == whole and not split[0] & split[1]
+
+
 def test_steps_follow_from_the_state_alone(training, batch):
     """The same state gives the same step; another step number or key gives other noise."""
     step, fresh = training

@@ -127,7 +127,11 @@ def test_fine_tuning_with_frozen_statistics_keeps_the_space(trained, tmp_path):
     as_it_is = train_teacher(config | {"steps": 0}, Dataset(new_people), tmp_path / "none", crops=new_people)
     cosine = (np.asarray(as_it_is.embed(others.crops)) * np.asarray(teacher.embed(others.crops))).sum(1)
     assert cosine.min() > 0.999  # float16 kernels
-    assert (tmp_path / "none" / "teacher.npz").is_file()
+    kept = tmp_path / "none" / "teacher.npz"
+    stamp = kept.stat().st_mtime_ns
+    again = config | {"steps": 0, "folder": "elsewhere"}  # neither the seed nor the folder's name makes it another one
+    train_teacher(again, Dataset(new_people), tmp_path / "none", crops=new_people, seed=3)
+    assert kept.stat().st_mtime_ns == stamp
 
 
 def test_a_step_moves_everything():

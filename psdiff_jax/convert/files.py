@@ -1,0 +1,79 @@
+"""Reading files of weights: .npz, .safetensors and PyTorch pickles. Nothing in a file is executed."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from psdiff_jax.errors import InputError
+from psdiff_jax.models.weights import read_npz
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
+_SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
+
+
+def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """Name -> array of every tensor of a weights file.
+
+    Raises:
+      InputError: a file that is missing, truncated or of no known kind, or a pickle that holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of weights")
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in (".pth", ".pt", ".bin", ".tar"):
+        return _read_pickle(path)
+    raise InputError(f"{path}: weights come as .npz, .safetensors, .pth, .pt or .bin")
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The format is a little-endian u64 length, that many bytes of JSON, and the tensors' bytes."""
+    content = path.read_bytes()
+    try:
+        length = int.from_bytes(content[:8], "little")
+        header, body = json.loads(content[8 : 8 + length]), memoryview(content)[8 + length :]
+        header.pop("__metadata__", None)
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a readable .safetensors file") from error
+    arrays = {}
+    for name, entry in header.items():
+        try:
+            (start, end), kind = entry["data_offsets"], entry["dtype"]
+            if kind == "BF16":  # the upper half of a float32
+                raw = np.frombuffer(body[start:end], "<u2").astype(np.uint32) << 16
+                arrays[name] = raw.view(np.float32).reshape(entry["shape"])
+            else:
+                arrays[name] = np.frombuffer(body[start:end], _SAFETENSORS[kind]).reshape(entry["shape"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: tensor {name!r} cannot be read; truncated or of an unknown type") from error
+    return arrays
+
+
+def _read_pickle(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(f"{path}: reading PyTorch pickles needs torch; or save .safetensors") from error
+    import pickle
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: holds more than tensors and is not loaded; save its state_dict alone") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a readable PyTorch file, or truncated") from error
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise InputError(f"{path}: not a state_dict (names and tensors)")
+    return {
+        name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in content.items()
+    }
