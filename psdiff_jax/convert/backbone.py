@@ -161,7 +161,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     save_npz(args.target, loaded.state)
-    print("\n".join([*report(loaded, backbone, str(args.source)), *loaded.notes, f"written: {args.target}"]))
+    lines = [*report(loaded, backbone, str(args.source)), *loaded.notes, f"written: {args.target}"]
+    if backbone == "resnet50" and not args.backbone:
+        lines.insert(1, "resnet50_v1 has the same tensors: if stride 2 is on the first 1x1, say --backbone resnet50_v1")
+    print("\n".join(lines))
     return 0
 
 
@@ -169,8 +172,6 @@ def report(loaded: Loaded, backbone: str, source: str) -> list[str]:
     """Lines that say what a file was and what was done with its tensors."""
     size = sum(leaf.size for leaf in flatten_state(loaded.state).values())
     lines = [f"{source}: {loaded.layout}, {loaded.count} tensors -> {backbone}, {size / 1e6:.2f} M numbers"]
-    if backbone == "resnet50":
-        lines.append("resnet50_v1 has the same tensors: if stride 2 is on the first 1x1, say --backbone resnet50_v1")
     kinds: dict[str, int] = {}
     for name in loaded.left_out:
         kind = re.sub(r"\.\d+(?=\.)", ".*", name)

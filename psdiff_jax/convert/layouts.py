@@ -1,6 +1,7 @@
 """The layouts of weights files, told apart by their names.
 
-A layout says how one library names the tensors of a backbone; nothing but names is looked at.
+A layout says how one library names the tensors of a backbone. Depths and widths are read from blocks, for messages and
+to find out which backbone a file is.
 """
 
 import re

@@ -61,7 +61,7 @@ class Predictor:
         batch: image uint8 [B,H,W,3], image_size [B,2], image_index [B] (noise is drawn from it, so that the result
         does not depend on the batch). query_boxes: [B,4] xyxy pixels to hold in slot 0.
         """
-        model = merge(self.graphdef, params, rest)
+        model = merge(self.graphdef, params, rest, folded=True)
         condition = model.features(batch["image"], batch["image_size"])
         keys = jax.vmap(partial(jax.random.fold_in, key))(batch["image_index"])
         pin = None

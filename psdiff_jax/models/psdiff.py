@@ -14,11 +14,11 @@ from flax import nnx
 from psdiff_jax.diffusion.noise import Diffusion, State
 from psdiff_jax.models.backbones import ResNetSpec, SwinSpec, make_backbone
 from psdiff_jax.models.cdl import CDL, CDLSpec
-from psdiff_jax.models.fpn import FPN
+from psdiff_jax.models.fpn import FPN, STRIDES
+from psdiff_jax.models.resnet import fold_batch_norm
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.roi_align import roi_align
 
-STRIDES = (4, 8, 16, 32)
 DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)
 MAX_LOG_SCALE = 4.135  # log(1000 / 16), detectron2's limit on how much one step may enlarge a box
 
@@ -61,12 +61,15 @@ def apply_deltas(boxes: jax.Array, deltas: jax.Array) -> jax.Array:
     return box_ops.to_xyxy(jnp.concatenate([box[..., :2] + move * size, size * jnp.exp(scale)], axis=-1))
 
 
-def merge(graphdef: nnx.GraphDef, *states: Any) -> "PSDiff":
+def merge(graphdef: nnx.GraphDef, *states: Any, folded: bool = False) -> "PSDiff":
     """The model of a split, its parameters cast to the dtype it computes in (`PSDiffSpec.dtype`).
 
-    BatchNorm statistics stay float32; gradients come back in the dtype of the parameters given.
+    BatchNorm statistics stay float32; gradients come back in the dtype of the parameters given. `folded`: BatchNorm is
+    folded into the convolutions, for inference.
     """
     model: PSDiff = nnx.merge(graphdef, *states)
+    if folded:
+        fold_batch_norm(model.backbone)
     dtype = jnp.dtype(model.spec.dtype)
     if dtype == jnp.float32:
         return model
@@ -74,7 +77,8 @@ def merge(graphdef: nnx.GraphDef, *states: Any) -> "PSDiff":
     def cast(variable: nnx.Variable) -> nnx.Variable:
         return variable.replace(variable[...].astype(dtype)) if isinstance(variable, nnx.Param) else variable
 
-    return nnx.merge(graphdef, *jax.tree.map(cast, states, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, jax.tree.map(cast, state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)))
 
 
 class PSDiff(nnx.Module):

@@ -163,12 +163,14 @@ class ResNet(nnx.Module):
         return tuple(outputs)
 
 
-def fold_batch_norm(network: ResNet) -> None:
-    """Folds frozen BatchNorm into the convolutions, in place: kernels are scaled and get a bias, the norms are gone.
+def fold_batch_norm(network: nnx.Module) -> None:
+    """Folds a ResNet's frozen BatchNorm into its convolutions, in place; other backbones have none and stay the same.
 
     For inference, on a network that was just merged (inside `jax.jit` too: it costs one pass over the kernels), so
-    that states and checkpoints keep their structure. Kernels keep their dtype; fold float32 ones, then cast.
+    that states and checkpoints keep their structure. Kernels keep their dtype: fold float32 ones, then cast.
     """
+    if not isinstance(network, ResNet):
+        return
     pairs = [(network, name) for name in ("1", "2")]
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
         for block in stage:

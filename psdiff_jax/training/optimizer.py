@@ -33,9 +33,11 @@ def learning_rate(spec: OptimizerSpec) -> optax.Schedule:
 
 
 def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformation:
-    """Clip by global norm, AdamW (no decay on vectors), backbone updates scaled by `backbone_scale`."""
+    """Clip by global norm, AdamW (no decay on vectors and tables of biases), backbone updates scaled by `backbone_scale`."""
     def is_matrix(params):
-        return jax.tree.map(lambda p: p.ndim > 1, params)
+        # Swin's tables of relative positions are biases too (Liu et al. 2021 do not decay them).
+        return jax.tree_util.tree_map_with_path(
+            lambda path, p: p.ndim > 1 and "bias_table" not in jax.tree_util.keystr(path), params)
 
     def scale_backbone(updates, state, params=None):
         del params

@@ -1,8 +1,5 @@
 """Swin in every published layout: the same weights give the same network; tables of other windows."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,8 +10,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import SPECS, abstract_backbone
 from psdiff_jax.models.weights import flatten_state, save_npz
 
-sys.path.insert(0, str(Path(__file__).parent))
-import layouts
+from . import published
 
 SPEC = SPECS["swin_toy"]
 
@@ -28,7 +24,7 @@ def network():
 def weights():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    return layouts.transformers_swin(SPEC)
+    return published.transformers_swin(SPEC)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +45,7 @@ def test_names():
     ("microsoft", "Microsoft's Swin"), ("timm", "timm's Swin"), ("torchvision", "torchvision's Swin")])
 def test_every_layout_gives_the_same(layout, title, network, weights, expected):
     """tests/models/test_swin.py shows that what transformers' layout gives is right."""
-    arrays = getattr(layouts, layout)(weights[0])
+    arrays = getattr(published, layout)(weights[0])
     loaded = convert_backbone({f"module.{name}": v for name, v in arrays.items()}, network[1], "file")
     ours = flatten_state(loaded.state)
     assert loaded.layout == title and ours.keys() == expected.keys()
@@ -75,7 +71,7 @@ def test_what_transformers_saves_and_what_we_save(network, weights, expected, tm
 
 def test_output_norms(network, weights):
     """Classifiers have none: the identity. Detectors' files have them."""
-    arrays = layouts.microsoft(weights[0])
+    arrays = published.microsoft(weights[0])
     fresh = flatten_state(convert_backbone(arrays, network[1], "file").state)
     assert all((fresh[f"norms/{i}/scale"] == 1).all() and (fresh[f"norms/{i}/bias"] == 0).all() for i in range(4))
     arrays |= {f"norm{i}.{leaf}": np.full(8 * 2**i, i + 2.0) for i in range(4) for leaf in ("weight", "bias")}
@@ -92,7 +88,7 @@ def test_tables_are_resized_as_torch_does(network, weights, capsys, tmp_path):
         want = torch.nn.functional.interpolate(square, size=(2 * new - 1,) * 2, mode="bicubic", align_corners=False)
         want = want.reshape(3, -1).T.numpy()
         np.testing.assert_allclose(resize_table(table, (2 * new - 1) ** 2), want, atol=1e-5)
-    arrays = layouts.microsoft(weights[0])
+    arrays = published.microsoft(weights[0])
     names = [name for name in arrays if name.endswith("bias_table")]
     arrays |= {name: rng.normal(size=(81, arrays[name].shape[1])).astype(np.float32) for name in names}
     np.savez(tmp_path / "other.npz", **arrays)
@@ -113,7 +109,7 @@ def test_tables_are_resized_as_torch_does(network, weights, capsys, tmp_path):
     (lambda a: a.update({"patch_embed.norm.bias": np.full(8, np.inf)}), "'patch_embed.norm.bias' holds values"),
 ])
 def test_wrong_tensors_are_named(change, message, network, weights):
-    arrays = layouts.microsoft(weights[0])
+    arrays = published.microsoft(weights[0])
     change(arrays)
     with pytest.raises(InputError, match=message) as error:
         convert_backbone(arrays, network[1], "file.pth")

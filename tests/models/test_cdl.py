@@ -197,6 +197,31 @@ def test_attention_is_torchs():
     np.testing.assert_allclose(ours(query, memory), want.detach().numpy(), atol=2e-5)
 
 
+def test_reading_with_one_query_is_attention_with_one_query():
+    """... in values and in the gradients of everything, although keys and values are never projected."""
+    dim, heads = 12, 3
+    graphdef, state = make(cdl.Attention, dim, heads)
+    rng = np.random.default_rng(0)
+    query, memory, upstream = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 5, dim), (2, 5, 7, dim),
+                                                                                      (2, 5, dim)))
+
+    def plain(layer, query, memory):
+        return layer(query[..., None, :], memory)[..., 0, :]
+
+    def run(function):
+        def objective(state, query, memory):
+            out = function(nnx.merge(graphdef, state), query, memory)
+            return (out * upstream).sum(), out
+
+        return jax.jit(jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True))(state, query, memory)
+
+    ((_, want), want_gradients), ((_, got), gradients) = run(plain), run(cdl.Attention.read)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    for path, gradient in jax.tree_util.tree_flatten_with_path(gradients)[0]:
+        reference = dict(jax.tree_util.tree_flatten_with_path(want_gradients)[0])[path]
+        np.testing.assert_allclose(gradient, reference, atol=2e-5, err_msg=jax.tree_util.keystr(path))
+
+
 def test_dynamic_convolution_in_float64_numpy():
     dim, width = 6, 3
     layer = nnx.merge(*make(cdl.DynamicConv, dim, width))

@@ -8,7 +8,7 @@ from flax import nnx
 
 from psdiff_jax.convert.backbone import convert_backbone
 from psdiff_jax.models.backbones import SPECS, abstract_backbone
-from psdiff_jax.models.swin import Swin, SwinSpec, relative_index, shift_mask, split_windows
+from psdiff_jax.models.swin import SwinSpec, relative_index, shift_mask, split_windows
 
 
 def torch_reference(spec: SwinSpec, seed: int):
@@ -33,7 +33,7 @@ def torch_reference(spec: SwinSpec, seed: int):
 
 
 # Swin-B at full depth on a small image: windows are padded and shifted in every stage all the same.
-@pytest.mark.parametrize("name, size", [("swin_toy", (75, 109)), ("swin_t", (75, 109)), ("swin_b", (45, 61))])
+@pytest.mark.parametrize("name, size", [("swin_t", (75, 109)), ("swin_b", (45, 61))])
 def test_equals_transformers(name, size):
     torch = pytest.importorskip("torch")
     spec = SPECS[name]
@@ -94,13 +94,3 @@ def test_bfloat16_stays_bfloat16():
     assert "dot_general" in text and "preferred_element_type=float32" in text
     operands = [v.aval.dtype for e in jaxpr.eqns if e.primitive.name == "dot_general" for v in e.invars]
     assert all(dtype == jnp.bfloat16 for dtype in operands)
-
-
-def test_random_weights_give_finite_maps_of_the_right_size():
-    @jax.jit
-    def maps(key, images):
-        return Swin(SPECS["swin_toy"], rngs=nnx.Rngs(key))(images)
-
-    outputs = maps(jax.random.key(0, impl="rbg"), np.full((1, 33, 70, 3), 128, np.float32))
-    assert [o.shape for o in outputs] == [(1, 9, 18, 8), (1, 5, 9, 16), (1, 3, 5, 32), (1, 2, 3, 64)]
-    assert all(np.isfinite(o).all() for o in outputs)

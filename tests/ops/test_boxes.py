@@ -83,3 +83,18 @@ def test_clip_takes_height_and_width_in_this_order():
     clipped = box_ops.clip(boxes, jnp.int32([[100, 200], [240, 80]]))
     np.testing.assert_array_equal(
         clipped, [[[0, 0, 200, 100], [10, 20, 30, 40]], [[0, 240, 80, 240], [10, 20, 30, 40]]])
+
+
+def test_formats_areas_and_clipping_in_float64():
+    """Boxes of full-size photographs, some turned inside out, some beyond the border."""
+    rng = np.random.default_rng(2)
+    boxes = np.float64(np.float32(rng.uniform(-200, 1500, (3, 400, 4))))
+    size = np.int32([[800, 1333], [1080, 1920], [96, 160]])
+    ours = jnp.float32(boxes)
+    centre = np.concatenate([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)
+    np.testing.assert_allclose(box_ops.to_cxcywh(ours), centre, atol=1e-4)
+    np.testing.assert_allclose(box_ops.to_xyxy(jnp.float32(centre)), boxes, atol=5e-4)
+    sides = np.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+    np.testing.assert_allclose(box_ops.area(ours), sides[..., 0] * sides[..., 1], rtol=1e-5, atol=0.1)
+    limits = np.concatenate([size[:, ::-1]] * 2, -1)[:, None]
+    np.testing.assert_array_equal(box_ops.clip(ours, size), np.minimum(np.maximum(boxes, 0), limits))

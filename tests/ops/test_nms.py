@@ -8,9 +8,10 @@ from psdiff_jax.ops.nms import nms
 
 
 def plain_iou(a, b):
+    area = lambda v: max(v[2] - v[0], 0) * max(v[3] - v[1], 0)  # noqa: E731
     width = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0)
     height = max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    union = area(a) + area(b) - width * height
     return width * height / union if union > 0 else 0.0
 
 
@@ -48,3 +49,28 @@ def test_a_suppressed_box_suppresses_nothing():
     np.testing.assert_array_equal(nms(boxes, jnp.float32([0.9, 0.8, 0.7]), 0.3), [True, False, True])
     np.testing.assert_array_equal(nms(boxes, jnp.float32([0.8, 0.9, 0.7]), 0.3), [False, True, False])
     np.testing.assert_array_equal(nms(boxes, jnp.float32([0.9, -np.inf, -np.inf]), 0.3), [True, False, False])
+
+
+def test_adversarial_boxes():
+    """Copies, overlaps of exactly the threshold, long chains, boxes in boxes, empty and inside-out ones, no box."""
+    run = jax.jit(nms)
+    rng = np.random.default_rng(1)
+    step = np.arange(24)[:, None]
+    cases = {
+        "copies": np.repeat([[3, 4, 9, 20]], 24, 0),
+        "half": np.where(step % 2, [[0, 0, 10, 10]], [[0, 0, 10, 5]]),  # IoU is 0.5 exactly: not above it
+        "chain": np.concatenate([2 * step, 0 * step, 2 * step + 8, 0 * step + 8], 1),
+        "nested": np.concatenate([step, step, 64 - step, 64 - step], 1),
+        "empty": np.where(step % 3, [[5, 5, 5, 9]], [[0, 0, 10, 10]]),
+        "inside out": np.where(step % 3, [[9, 9, 3, 3]], [[0, 0, 10, 10]]),
+        "grid": np.concatenate([step % 5 * 4, step // 5 * 4, step % 5 * 4 + 6, step // 5 * 4 + 6], 1),
+    }
+    for name, boxes in cases.items():
+        boxes = boxes.astype(np.float32)
+        for scores in (rng.permutation(24) / 24, np.ones(24), np.linspace(1, 0, 24), np.linspace(0, 1, 24),
+                       np.where(np.arange(24) % 2, -np.inf, 0.5), np.full(24, -np.inf)):
+            for threshold in (0.0, 0.5, 1.0):
+                want = plain_nms(boxes.astype(np.float64), scores.astype(np.float32), threshold)
+                got = run(boxes, scores.astype(np.float32), threshold)
+                np.testing.assert_array_equal(got, want, err_msg=f"{name} {threshold}")
+    assert run(np.float32(cases["half"]), np.float32(np.ones(24)), 0.5).sum() == 2

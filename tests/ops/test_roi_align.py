@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from psdiff_jax.ops.roi_align import assign_levels, roi_align
+from psdiff_jax.ops.roi_align import assign_levels, choose_backend, roi_align
 
 STRIDES, SIDE, CANONICAL = (4, 8, 16, 32), 7, 56.0
 HEIGHT, WIDTH = 96, 160
@@ -21,13 +21,13 @@ def numpy_levels(boxes, levels, canonical):
     return np.minimum(np.maximum(raw, 2), levels + 1).astype(int) - 2
 
 
-def onnx_roi_align(features, boxes, stride):
+def onnx_roi_align(features, boxes, stride, ratio=2):
     """features [H,W,C], boxes [N,4] -> [N,S,S,C] from onnxruntime."""
     onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     tensor = onnx.helper.make_tensor_value_info
     node = onnx.helper.make_node(
-        "RoiAlign", ["x", "rois", "index"], ["y"], mode="avg", output_height=SIDE, output_width=SIDE, sampling_ratio=2,
-        spatial_scale=1.0 / stride, coordinate_transformation_mode="half_pixel")
+        "RoiAlign", ["x", "rois", "index"], ["y"], mode="avg", output_height=SIDE, output_width=SIDE,
+        sampling_ratio=ratio, spatial_scale=1.0 / stride, coordinate_transformation_mode="half_pixel")
     graph = onnx.helper.make_graph(
         [node], "g", [tensor("x", onnx.TensorProto.FLOAT, None), tensor("rois", onnx.TensorProto.FLOAT, None),
                       tensor("index", onnx.TensorProto.INT64, None)], [tensor("y", onnx.TensorProto.FLOAT, None)])
@@ -87,17 +87,81 @@ def values(case):
                           (*case)) for b in BACKENDS}
 
 
+def onnx_multilevel(pyramid, boxes, ratio=2):
+    """One image: levels [H,W,C], boxes [N,4] -> [N,S,S,C], each box from its level."""
+    levels, want = numpy_levels(boxes, 4, CANONICAL), np.zeros((len(boxes), SIDE, SIDE, 5), np.float32)
+    for level, stride in enumerate(STRIDES):
+        want[levels == level] = onnx_roi_align(pyramid[level], boxes[levels == level], stride, ratio)
+    return want
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_values_against_onnxruntime(case, values, backend):
     pyramid, boxes = case
-    levels = numpy_levels(boxes, 4, CANONICAL)
-    assert set(levels.flat) == {0, 1, 2, 3}
+    assert set(numpy_levels(boxes, 4, CANONICAL).flat) == {0, 1, 2, 3}
     for image in range(2):
-        want = np.zeros((boxes.shape[1], SIDE, SIDE, 5), np.float32)
-        for level, stride in enumerate(STRIDES):
-            here = levels[image] == level
-            want[here] = onnx_roi_align(pyramid[level][image], boxes[image, here], stride)
+        want = onnx_multilevel([level[image] for level in pyramid], boxes[image])
         np.testing.assert_allclose(values[backend][image], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [1, 3, 4])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_other_sampling_ratios_against_onnxruntime(case, backend, ratio):
+    pyramid, boxes = ([level[:1] for level in case[0]], case[1][:1])
+    got = jax.jit(partial(roi_align, canonical_size=CANONICAL, sampling_ratio=ratio, backend=backend))(pyramid, boxes)
+    np.testing.assert_allclose(got[0], onnx_multilevel([level[0] for level in pyramid], boxes[0], ratio), atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_border_is_the_images_own_and_padding_is_never_read(backend):
+    """Two images of different sizes in one batch read what each reads alone, whatever their padding holds."""
+    rng = np.random.default_rng(3)
+    sizes = np.int32([[61, 97], [96, 70]])  # no multiples of a stride: the last cells belong to the image
+
+    @jax.jit
+    def run(pyramid, boxes, sizes):
+        out, pull = jax.vjp(lambda p: roi_align(p, boxes, canonical_size=CANONICAL, backend=backend, image_size=sizes),
+                            pyramid)
+        return out, pull(jnp.ones_like(out))[0]
+
+    boxes = np.stack([case_boxes(rng, 30) * ([97 / WIDTH, 61 / HEIGHT] * 2), case_boxes(rng, 30)]).astype(np.float32)
+    alone = [[rng.normal(size=(-(-h // s), -(-w // s), 5)).astype(np.float32) for s in STRIDES] for h, w in sizes]
+    for height, width in ((96, 97), (128, 200)):
+        pyramid = tuple(1e3 * rng.normal(size=(2, -(-height // s), -(-width // s), 5)).astype(np.float32)
+                        for s in STRIDES)
+        for image, levels in enumerate(alone):
+            for padded, level in zip(pyramid, levels, strict=True):
+                padded[image, :level.shape[0], :level.shape[1]] = level
+        got, gradients = run(pyramid, boxes, sizes)
+        for image, levels in enumerate(alone):
+            np.testing.assert_allclose(got[image], onnx_multilevel(levels, boxes[image]), atol=1e-5)
+        for image, levels in enumerate(alone):
+            for gradient, level in zip(gradients, levels, strict=True):
+                rows, columns = level.shape[:2]
+                assert np.any(gradient[image, :rows, :columns])
+                assert not np.any(gradient[image, rows:]) and not np.any(gradient[image, :, columns:])
+        whole = np.int32([[height, width]] * 2)
+        assert np.abs(run(pyramid, boxes, whole)[0] - got).max() > 1  # taken for the image's own, padding is read
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bfloat16_features(case, values, backend):
+    """Weights stay exact enough: as far from float32 as the features' own rounding, 8 bits."""
+    pyramid = tuple(jnp.asarray(level, jnp.bfloat16) for level in case[0])
+
+    @jax.jit
+    def read(pyramid):
+        out, pull = jax.vjp(lambda p: roi_align(p, case[1], canonical_size=CANONICAL, backend=backend), pyramid)
+        return out, pull(jnp.ones_like(out))[0]
+
+    got, gradients = read(pyramid)
+    assert got.dtype == jnp.bfloat16 and all(g.dtype == jnp.bfloat16 for g in gradients)
+    np.testing.assert_allclose(got.astype(np.float32), values[backend], atol=0.02)
+    exact = read(case[0])[1]
+    for gradient, want in zip(gradients, exact, strict=True):
+        # Dozens of boxes add up in one cell: the sum must not be kept in 8 bits by the gather backend.
+        np.testing.assert_allclose(gradient.astype(np.float32), want, rtol=0.01 if backend == "gather" else 0.05,
+                                   atol=0.02)
 
 
 def test_backends_agree_and_outside_is_zero(case, values):
@@ -109,9 +173,10 @@ def test_backends_agree_and_outside_is_zero(case, values):
         assert not v[0, outside].any()
 
 
-def test_auto_is_one_of_the_backends(case, values):
+def test_auto_is_the_measured_choice(case, values):
     got = jax.jit(partial(roi_align, side=SIDE, canonical_size=CANONICAL))(*case)
-    np.testing.assert_allclose(got, values["matmul"], atol=1e-5)
+    np.testing.assert_array_equal(got, values[choose_backend(jax.default_backend())])
+    assert [choose_backend(device) for device in ("cpu", "gpu", "tpu")] == ["gather", "gather", "matmul"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -154,3 +219,15 @@ def test_levels_against_numpy():
     square = jnp.stack([0 * sides, 0 * sides, sides, sides], -1)
     np.testing.assert_array_equal(assign_levels(square, 4), [0, 0, 0, 1, 1, 2, 2, 3, 3])
     assert assign_levels(jnp.float32([50, 50, 10, 10]), 4) == 0
+
+
+@pytest.mark.parametrize("canonical", [56.0, 112.0, 224.0, 300.0])
+def test_levels_at_the_exact_thresholds(canonical):
+    """A box of exactly a threshold's area, square or not, is of the upper level; the next smaller float is not."""
+    for level, threshold in enumerate(canonical * np.float32([0.5, 1, 2])):
+        for wide in (1, 2, 4):  # exact in float32
+            at = np.float32([3, 5, 3 + threshold * wide, 5 + threshold / wide])
+            below = at - np.float32([0, 0, 0, 0.01])
+            for box, want in ((at, level + 1), (below, level)):
+                assert assign_levels(jnp.asarray(box), 4, canonical) == want
+                assert numpy_levels(box, 4, canonical) == want

@@ -1,7 +1,11 @@
-"""The set loss against torch, and by hand."""
+"""The set loss against torch, and by hand. As a program: one set loss on all devices, results to the file named."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +14,7 @@ import pytest
 
 from psdiff_jax.models.psdiff import Estimate
 from psdiff_jax.training.losses import set_loss, sigmoid_focal
-from psdiff_jax.training.matcher import MatchSpec
+from psdiff_jax.training.matcher import MatchSpec, cost_matrix, match
 
 SPEC = MatchSpec(cls=2.0, l1=5.0, giou=2.0, reid=3.0)
 TERMS = {"cls", "l1", "giou", "reid"}
@@ -119,3 +123,149 @@ def test_a_perfect_estimate_costs_next_to_nothing(scene, loss):
     embeddings = np.concatenate([batch["embeddings"][:, :2], np.ones((1, 2, 3))], 1).astype(np.float32)
     terms, gradient = loss(Estimate(boxes, np.float32([[20, 20, -20, -20]]), embeddings), batch)
     assert sum(terms.values()) < 1e-4 and all(np.isfinite(v).all() for v in gradient)
+
+
+def made_up(images: int, slots: int, truths: int, dim: int = 8, seed: int = 0) -> tuple[Estimate, dict]:
+    """Estimates near the truths; the images have 0, 1, ... `truths` people, most of them in the last images."""
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(0, 60, (images, truths, 2))
+    boxes = np.concatenate([low, low + rng.uniform(8, 40, low.shape)], -1)
+    near = boxes[np.arange(images)[:, None], rng.integers(0, truths, (images, slots))]
+    near = near + rng.normal(size=near.shape) * 3
+    near[..., 2:] = np.maximum(near[..., 2:], near[..., :2] + 1)
+    embeddings = rng.normal(size=(images, truths, dim))
+    embeddings /= np.linalg.norm(embeddings, axis=-1, keepdims=True)
+    embeddings[:, 0] *= rng.uniform(size=(images, 1)) < 0.7  # some without an embedding
+    batch = {"boxes": boxes, "embeddings": embeddings, "image_size": np.full((images, 2), (100, 120))}
+    batch = {k: v.astype(np.float32) for k, v in batch.items()} | {
+        "boxes_mask": np.arange(truths) < np.arange(images)[:, None] * (truths + 1) // images}
+    batch["image_size"] = batch["image_size"].astype(np.int32)
+    estimate = Estimate(near, 2 * rng.normal(size=(images, slots)) - 1, rng.normal(size=(images, slots, dim)))
+    return Estimate(*(v.astype(np.float32) for v in estimate)), batch
+
+
+def torch_loss(torch, estimate, batch, matched, truth):
+    """Eq. 13 and 14 for given matches in float64: the terms, with torch's own losses where it has them."""
+    image, slot = np.nonzero(matched)
+    target = truth[image, slot]
+    boxes, wanted = estimate.boxes[image, slot], torch.tensor(batch["boxes"][image, target], dtype=torch.float64)
+    height, width = (torch.tensor(batch["image_size"][image, axis], dtype=torch.float64) for axis in (0, 1))
+    scale = torch.stack([width, height, width, height], -1)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(
+        estimate.logits, torch.tensor(matched, dtype=torch.float64), reduction="none")
+    focal = torch.where(torch.tensor(matched), 0.25, 0.75) * (1 - torch.exp(-entropy)) ** 2 * entropy
+    area = lambda v: (v[:, 2:] - v[:, :2]).clamp(min=0).prod(-1)  # noqa: E731
+    meet = torch.cat([torch.maximum(boxes[:, :2], wanted[:, :2]), torch.minimum(boxes[:, 2:], wanted[:, 2:])], -1)
+    hull = torch.cat([torch.minimum(boxes[:, :2], wanted[:, :2]), torch.maximum(boxes[:, 2:], wanted[:, 2:])], -1)
+    union = area(boxes) + area(wanted) - area(meet)
+    giou = area(meet) / union - (area(hull) - union) / area(hull)
+    vector = torch.tensor(batch["embeddings"][image, target], dtype=torch.float64)
+    known = vector.abs().sum(-1) > 0
+    distance = torch.linalg.vector_norm(estimate.embeddings[image, slot] - vector, dim=-1)[known]
+    return {"cls": 2 * focal.sum() / len(slot), "giou": 2 * (1 - giou).sum() / len(slot),
+            "l1": 5 * torch.nn.functional.l1_loss(boxes / scale, wanted / scale, reduction="sum") / len(slot),
+            "reid": 3 * distance.sum() / known.sum()}
+
+
+@pytest.mark.parametrize("rule", ["simota", "hungarian"])
+def test_terms_and_gradients_are_torchs(loss, rule):
+    torch = pytest.importorskip("torch")
+    estimate, batch = made_up(6, 12, 5)
+
+    def matches(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, size):
+        spec = dataclasses.replace(SPEC, rule=rule)
+        return match(*cost_matrix(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, size, spec), mask,
+                     spec)
+
+    matched, truth = (np.asarray(v) for v in jax.jit(jax.vmap(matches))(
+        estimate.logits, estimate.boxes, estimate.embeddings, batch["boxes"], batch["embeddings"],
+        batch["boxes_mask"], batch["image_size"]))
+    assert matched.any(1).tolist() == [False, *[True] * 5]  # the first image has no person
+    tensors = Estimate(*(torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in estimate))
+    want = torch_loss(torch, tensors, batch, matched, truth)
+    sum(want.values()).backward()
+    terms, gradient = loss(estimate, batch, rule)
+    for name, value in want.items():
+        assert terms[name] == pytest.approx(value.item(), rel=1e-5), name
+    for ours, tensor in zip(gradient, tensors, strict=True):
+        np.testing.assert_allclose(ours, tensor.grad.numpy(), rtol=2e-4, atol=1e-6)
+
+
+def test_more_people_than_slots(loss):
+    estimate, batch = made_up(1, 3, 8)
+    batch["boxes_mask"] = np.ones((1, 8), bool)
+    for rule in ("simota", "hungarian"):
+        terms, gradient = loss(estimate, batch, rule)
+        assert all(np.isfinite(v) and v > 0 for v in terms.values())
+        assert np.abs(gradient.boxes).sum((0, 2)).min() > 0  # every slot is matched, so every box is taught
+
+
+def test_eight_devices_lose_what_one_does(tmp_path):
+    """Both rules, images sharded so that the first devices see no one and the last see crowds."""
+    out = tmp_path / "sharded.npz"
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, __file__, str(out)], capture_output=True, text=True, timeout=600,
+                          env=environment)
+    assert done.returncode == 0, done.stderr
+    with np.load(out) as numbers:
+        for name in (name for name in numbers if name.endswith(".one")):
+            np.testing.assert_allclose(numbers[name.replace(".one", ".eight")], numbers[name], rtol=1e-5, atol=1e-7,
+                                       err_msg=name)
+        assert {name.split(".")[0] for name in numbers} == {"simota", "hungarian"}
+        assert len(numbers.files) == 2 * 2 * (len(TERMS) + 3)
+
+
+def test_stacked_layers_are_each_supervised(tiny, make_batch, monkeypatch):
+    """num_cdl = 2: the loss is the sum of both layers' set losses, and each layer learns by its own."""
+    from psdiff_jax.diffusion.samplers import SamplerSpec
+    from psdiff_jax.models.psdiff import Condition, PSDiff
+    from psdiff_jax.training import step
+    from psdiff_jax.training.states import NoiseSpec
+
+    # A backbone, attention and matching would take a minute to compile.
+    plain = dataclasses.replace(tiny.spec.cdl, self_attention=False, dynamic_conv=False, cross_attention=False)
+    model = tiny.make(dataclasses.replace(tiny.spec, num_cdl=2, cdl=plain))
+    rng, asked = np.random.default_rng(0), []
+    pyramid = tuple(rng.normal(size=(2, 64 // s, 96 // s, 16)).astype(np.float32) for s in (4, 8, 16, 32))
+
+    def stand_in(estimate, batch, matching):
+        asked.append(matching)
+        value = sum((v**2).mean() for v in estimate)
+        return {"some": 7.0 ** len(asked) + value - jax.lax.stop_gradient(value)}
+
+    monkeypatch.setattr(PSDiff, "features", lambda _, images, size: Condition(pyramid, size))
+    monkeypatch.setattr(step, "set_loss", stand_in)
+    noise = NoiseSpec(slots=8, random_fraction=0.0, rollout_probability=0.0, exact_slots=0)
+    (total, terms), gradients = jax.jit(jax.value_and_grad(partial(
+        step.loss_fn, graphdef=model.graphdef, key=jax.random.key(0), batch=make_batch(2), matching=SPEC, noise=noise,
+        sampler=SamplerSpec(slots=8)), has_aux=True))(model.params, model.rest)
+    assert asked == [SPEC, SPEC] and float(total) == pytest.approx(7 + 49) and float(terms["some"]) == pytest.approx(49)
+    for layer in (0, 1):
+        for part in ("tower", "embedding_head", "delta", "score"):
+            assert all(np.any(v) for v in jax.tree.leaves(gradients["cdl"][layer][part])), (layer, part)
+
+
+def main(out: Path) -> None:
+    """The set loss and its gradients on 8 devices, and on one, for both rules."""
+    from psdiff_jax import parallel
+
+    estimate, batch = made_up(16, 10, 4)
+    mesh, results = parallel.make_mesh(), {}
+    assert jax.device_count() == 8
+
+    def total(estimate, batch, spec):
+        terms = set_loss(estimate, batch, spec)
+        return sum(terms.values()), terms
+
+    for rule in ("simota", "hungarian"):
+        step = jax.jit(jax.value_and_grad(partial(total, spec=dataclasses.replace(SPEC, rule=rule)), has_aux=True))
+        for name, place in (("one", jax.devices()[0]), ("eight", parallel.batch_sharding(mesh))):
+            (_, terms), gradient = step(*jax.device_put((estimate, batch), place))
+            numbers = terms | gradient._asdict()
+            results |= {f"{rule}.{key}.{name}": np.asarray(value) for key, value in numbers.items()}
+            assert len(gradient.boxes.sharding.device_set) == {"one": 1, "eight": 8}[name]
+    np.savez(out, **results)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -14,13 +14,18 @@ SHAPES = ((12, 5), (5, 8), (30, 6))  # the second has more truths than slots
 CASES = 100
 
 
-def random_costs(slots, truths, seed=0):
-    """Costs as they occur: a spread of 10 and, for some, the penalties of 100 and 10,000. Masks from none to all."""
+def random_costs(slots, truths, seed=0, cases=CASES, ties=False):
+    """Costs as they occur: a spread of 10 and, for some, the penalties of 100 and 10,000. Masks from none to all.
+
+    `ties`: whole numbers and quarters, so that many costs are equal.
+    """
     rng = np.random.default_rng(seed)
-    cost = rng.uniform(-2, 10, (CASES, slots, truths)) + 100 * (rng.uniform(size=(CASES, slots, truths)) < 0.4)
-    cost += 1e4 * (rng.uniform(size=(CASES, slots, 1)) < 0.2)
-    mask = rng.uniform(size=(CASES, truths)) < rng.choice([0, 0.2, 0.6, 1, 1], size=(CASES, 1))
-    ious = rng.uniform(size=cost.shape) ** rng.uniform(0.5, 4, (CASES, 1, 1)) * mask[:, None]
+    cost = rng.uniform(-2, 10, (cases, slots, truths))
+    cost = np.round(cost / 3) if ties else cost + 100 * (rng.uniform(size=cost.shape) < 0.4)
+    cost += 1e4 * (rng.uniform(size=(cases, slots, 1)) < 0.2)
+    mask = rng.uniform(size=(cases, truths)) < rng.choice([0, 0.2, 0.6, 1, 1], size=(cases, 1))
+    ious = rng.uniform(size=cost.shape) ** rng.uniform(0.5, 4, (cases, 1, 1)) * mask[:, None]
+    ious = np.round(4 * ious) / 4 if ties else ious
     return np.where(mask[:, None], cost, FORBIDDEN).astype(np.float32), ious.astype(np.float32), mask
 
 
@@ -32,7 +37,7 @@ def plain_simota(cost, ious, mask, candidates):
         k = max(int(np.sort(ious[:, truth])[::-1][:candidates].sum()), 1)
         for slot in sorted(range(slots), key=lambda s: cost[s, truth])[:k]:
             claims[slot].add(truth)
-    owner = [min(c, key=lambda truth, s=s: cost[s, truth]) if c else -1 for s, c in enumerate(claims)]
+    owner = [min(sorted(c), key=lambda truth, s=s: cost[s, truth]) if c else -1 for s, c in enumerate(claims)]
     while True:
         free = [s for s in range(slots) if owner[s] < 0]
         wishes: dict[int, list[int]] = {}
@@ -51,24 +56,62 @@ def owners(result):
     return np.where(matched, truth, -1)
 
 
-@pytest.mark.parametrize(("slots", "truths"), SHAPES)
-def test_hungarian_costs_what_scipys_does(slots, truths):
-    cost, _, mask = random_costs(slots, truths)
-    results = jax.jit(jax.vmap(hungarian))(cost, mask)
-    for case in range(CASES):
+def check_against_scipy(cost, mask, results, tolerance):
+    """Each case: as many matches as there can be, one to one, of scipy's total cost."""
+    for case in range(len(cost)):
         real = np.flatnonzero(mask[case])
         rows, columns = linear_sum_assignment(cost[case][:, real].astype(np.float64))
         got = owners(jax.tree.map(lambda v, c=case: v[c], results))
         used = np.flatnonzero(got >= 0)
-        assert len(used) == min(slots, len(real)) and len(set(got[used])) == len(used) and set(got[used]) <= set(real)
+        assert len(used) == min(cost.shape[1], len(real))
+        assert len(set(got[used])) == len(used) and set(got[used]) <= set(real)
         best = cost[case][rows, real[columns]].astype(np.float64).sum()
-        # float32 potentials of 1e6 stand in the padded columns: a hundredth is what they can be off by.
-        assert cost[case][used, got[used]].astype(np.float64).sum() == pytest.approx(best, abs=1e-2)
+        assert cost[case][used, got[used]].astype(np.float64).sum() == pytest.approx(best, abs=tolerance), case
 
 
+@pytest.mark.parametrize(("slots", "truths", "cases"), [(12, 5, 400), (5, 8, 300), (30, 6, 300)])
+def test_hungarian_costs_what_scipys_does(slots, truths, cases):
+    """1,000 cases, a third of them with more truths than slots; numbers of truths vary by the masks."""
+    cost, _, mask = random_costs(slots, truths, cases=cases)
+    results = jax.jit(jax.vmap(hungarian))(cost, mask)
+    check_against_scipy(cost, mask, results, 5e-3)  # beside penalties of 1e4, float32 has three digits left
+    assert {mask.sum(1).min(), mask.sum(1).max()} == {0, truths} and (mask.sum(1) == 1).any()
+
+
+@pytest.mark.parametrize(("slots", "truths", "cases"), [(300, 64, 12), (1, 1, 4), (1, 3, 10), (9, 9, 100)])
+def test_hungarian_at_other_sizes_and_with_ties(slots, truths, cases):
+    run = jax.jit(jax.vmap(hungarian))
+    rng = np.random.default_rng(1)
+    mask = rng.uniform(size=(cases, truths)) < np.linspace(0, 1, cases)[:, None]
+    for cost in (rng.uniform(-2, 10, (cases, slots, truths)), rng.integers(0, 4, (cases, slots, truths)),
+                 np.zeros((cases, slots, truths))):
+        check_against_scipy(cost.astype(np.float32), mask, run(cost.astype(np.float32), mask), 1e-4)
+
+
+def test_hungarian_is_exact_whatever_padded_columns_hold():
+    """A padded column's huge cost must not eat the digits of the real ones."""
+    rng = np.random.default_rng(2)
+    cost = rng.uniform(5, 5.01, (20, 6)).astype(np.float32)
+    mask = np.array([True, True, False, True, True, False])
+    run = jax.jit(hungarian)
+    filled = [np.where(mask, cost, value).astype(np.float32) for value in (FORBIDDEN, 0, np.inf, np.nan)]
+    results = [run(table, mask) for table in filled]
+    for result in results:
+        np.testing.assert_array_equal(owners(result), owners(results[0]))
+        check_against_scipy(cost[None], mask[None], jax.tree.map(lambda v: v[None], result), 1e-6)
+
+
+@pytest.mark.parametrize("rule", ["simota", "hungarian"])
+def test_a_diverged_model_ends_no_matching(rule):
+    cost, ious, mask = np.full((6, 4), np.nan, np.float32), np.full((6, 4), np.nan, np.float32), np.ones(4, bool)
+    for broken in (cost, np.where(np.arange(4) < 2, cost, 1), np.where(np.arange(6)[:, None] < 5, np.inf, cost)):
+        jax.block_until_ready(jax.jit(match, static_argnums=3)(broken.astype(np.float32), ious, mask, MatchSpec(rule)))
+
+
+@pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize(("slots", "truths"), SHAPES)
-def test_simota_is_its_rule(slots, truths):
-    cost, ious, mask = random_costs(slots, truths, seed=1)
+def test_simota_is_its_rule(slots, truths, ties):
+    cost, ious, mask = random_costs(slots, truths, seed=1, ties=ties)
     results = jax.jit(jax.vmap(partial(simota, candidates=5)))(cost, ious, mask)
     unserved = conflicts = 0
     for case in range(CASES):
