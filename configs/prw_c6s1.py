@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.teacher.update({"kind": "file", "file": "{root}/teacher_omz0277.npz"})
     config.model.update({
         "backbone": "resnet50_v1", "backbone_weights": "{root}/../weights/resnet50_v1_imagenet.npz",
-        "cascade": "residual", "pool": "flatten",
+        "pool": "flatten",
     })
     config.train.update({"steps": 12_000, "batch_size": 16, "learning_rate": 1e-4, "ema_decay": 0.999})
     config.evaluate.update({"protocols": ("whole", "temporal_gap:250"), "search_threshold": 0.3})

@@ -23,9 +23,8 @@ def get_config() -> ConfigDict:
         "learning_rate": 2e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup_steps": 100, "jitter": 0.1,
     })
     config.model.update({
-        "backbone": "small", "backbone_weights": "teacher", "dim": 64, "self_attention": False, "cascade": "residual",
-        "pool": "flatten", "time_dim": 256, "sampling_ratio": 1, "canonical_size": 112.0, "roi_backend": "gather",
-        "dtype": "float32",
+        "backbone": "small", "backbone_weights": "teacher", "dim": 64, "self_attention": False,
+        "pool": "flatten", "time_dim": 256, "sampling_ratio": 1, "canonical_size": 112.0, "dtype": "float32",
     })
     config.noise.update({"slots": 64})
     config.sampler.update({"slots": 64, "time_power": 2.0})

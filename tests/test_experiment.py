@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -180,6 +181,23 @@ def test_finished_weights_start_another_run(finished, tmp_path):
     ours = flatten_state(nnx.state(build_model(other, tmp_path)))
     same = {name for name, value in read_npz(workdir / "model.npz").items() if np.array_equal(ours[name], value)}
     assert same >= {name for name in ours if not name.startswith("cdl")} and "cdl/0/embed/kernel" not in same
+
+
+def test_a_config_names_another_backbone_and_its_weights(tmp_path):
+    from psdiff_jax.models.backbones import SPECS, make_backbone
+    from psdiff_jax.models.weights import flatten_state, save_npz
+    from psdiff_jax.training.train import build_model
+
+    config = tiny_config(tmp_path)
+    config.model.backbone, config.model.backbone_weights = "swin_toy", str(tmp_path / "swin.npz")
+    swin = nnx.state(make_backbone(SPECS["swin_toy"], rngs=nnx.Rngs(jax.random.key(7, impl="rbg"))))
+    save_npz(tmp_path / "swin.npz", swin)
+    loaded = flatten_state(nnx.state(build_model(config, tmp_path).backbone))
+    for name, value in flatten_state(swin).items():
+        np.testing.assert_array_equal(loaded[name], value, err_msg=name)
+    config.model.backbone = "tiny"
+    with pytest.raises(InputError, match=r"swin\.npz"):
+        build_model(config, tmp_path)
 
 
 def run_script(name: str, *options: str) -> subprocess.CompletedProcess:

@@ -33,7 +33,7 @@ def learning_rate(spec: OptimizerSpec) -> optax.Schedule:
 
 
 def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformation:
-    """Clip by global norm, AdamW (no decay on vectors and tables of biases), backbone updates scaled by `backbone_scale`."""
+    """Clip by global norm, AdamW (no decay on biases and scales), backbone updates scaled by `backbone_scale`."""
     def is_matrix(params):
         # Swin's tables of relative positions are biases too (Liu et al. 2021 do not decay them).
         return jax.tree_util.tree_map_with_path(

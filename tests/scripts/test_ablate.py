@@ -50,7 +50,8 @@ def test_every_key_of_every_sweep_exists_and_the_base_setting_is_a_row_of_the_pa
         assert len(set(runs)) == len(runs), name
         assert set(sweep.paper) <= set(ablate.SWEEPS["snr"].rows if "snr" in name else sweep.rows), name
     for name in ("cascade", "matcher", "interaction", "snr", "snr_corners"):
-        assert "base" in {ablate.plan_run(base, ablate.SWEEPS[name], label, 0).name for label in ablate.SWEEPS[name].rows}
+        rows = ablate.SWEEPS[name].rows
+        assert "base" in {ablate.plan_run(base, ablate.SWEEPS[name], label, 0).name for label in rows}
 
 
 def test_runs_are_shared_resumed_and_tabled(ablate, config, tmp_path, monkeypatch, capsys):

@@ -90,11 +90,11 @@ def test_the_compiler_agrees():
 
 
 def test_presets():
-    paper, wide = (base.get_config(preset).model for preset in ("paper", "wide"))
-    assert base.get_config().model == paper
+    default, paper, wide = (base.get_config(preset).model for preset in ("default", "paper", "wide"))
+    assert base.get_config().model == default and default.to_dict() == paper.to_dict() | {"cascade": "residual"}
     assert (wide.dynamic_width, wide.pool, wide.slot_attention) == (64, "flatten", True)
     assert (paper.dynamic_width, paper.pool, paper.slot_attention) == (8, "mean", False)
-    with pytest.raises(ValueError, match=r"no preset 'wild'; there are paper and wide"):
+    with pytest.raises(ValueError, match=r"no preset 'wild'; there are default, paper, wide"):
         base.get_config("wild")
 
 
@@ -102,7 +102,7 @@ def test_the_paper_preset_is_the_layers_default():
     from psdiff_jax.config import model_spec
     from psdiff_jax.models.cdl import CDLSpec
 
-    assert model_spec(base.get_config()).cdl == CDLSpec()
+    assert model_spec(base.get_config("paper")).cdl == CDLSpec()
 
 
 def run(monkeypatch, *options):
