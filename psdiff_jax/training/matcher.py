@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.ops.assignment import assign
 
 OUTSIDE = 100.0  # prediction's centre is not both in the truth and near its centre
 FOREIGN = 1e4  # prediction's centre is in no truth at all
@@ -107,70 +108,6 @@ def simota(cost: jax.Array, ious: jax.Array, mask: jax.Array, candidates: int) -
 
     taken, _ = jax.lax.while_loop(unmet, serve, (taken, 0))
     return Match(taken.any(axis=1), jnp.argmax(taken, axis=1).astype(jnp.int32))
-
-
-class _Search(NamedTuple):
-    """State of `assign`: prices of both sides, who sits where, and the tree of the truth that is being seated."""
-
-    place: jax.Array  # how many truths have been seated
-    truth_price: jax.Array  # [M]
-    slot_price: jax.Array  # [N]
-    owner: jax.Array  # [N] the truth in each slot, -1 when free
-    seat: jax.Array  # [M] the slot of each truth
-    here: jax.Array  # the truth whose row is looked at
-    length: jax.Array  # of the shortest path to it
-    distance: jax.Array  # [N] shortest path to each slot
-    source: jax.Array  # [N] the truth that path comes from
-    closed: jax.Array  # [N] bool
-    reached: jax.Array  # [M] bool
-
-
-def assign(cost: jax.Array, mask: jax.Array) -> jax.Array:
-    """Minimum-cost assignment of the real rows to different columns: [M,N] with M <= N, mask [M] -> [M] columns.
-
-    Shortest augmenting paths (Jonker & Volgenant 1987, as Crouse 2016 has them), each step of a search one vector
-    operation over the columns. Rows outside the mask get any value. Costs must be finite.
-    """
-    rows, columns = cost.shape
-    order, count = jnp.argsort(~mask, stable=True), mask.sum()
-
-    def begin(search: _Search, place: jax.Array) -> _Search:
-        here = order[jnp.minimum(place, rows - 1)]
-        return search._replace(
-            place=place, here=here, length=jnp.zeros((), cost.dtype), distance=jnp.full(columns, jnp.inf, cost.dtype),
-            source=jnp.zeros(columns, jnp.int32), closed=jnp.zeros(columns, bool), reached=jnp.arange(rows) == here)
-
-    def seat_along(path: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        column, owner, seat, source, root, _ = path
-        row = source[column]
-        return seat[row], owner.at[column].set(row), seat.at[row].set(column), source, root, row == root
-
-    def step(search: _Search) -> _Search:
-        root = order[search.place]
-        through = search.length + cost[search.here] - search.truth_price[search.here] - search.slot_price
-        better = ~search.closed & (through < search.distance)
-        distance = jnp.where(better, through, search.distance)
-        source = jnp.where(better, search.here, search.source).astype(jnp.int32)
-        nearest = jnp.argmin(jnp.where(search.closed, jnp.inf, distance))
-        length, closed = distance[nearest], search.closed.at[nearest].set(True)
-        found, here = search.owner[nearest] < 0, search.owner[nearest]
-        reached = search.reached | (~found & (jnp.arange(rows) == here))
-        going_on = search._replace(here=here, length=length, distance=distance, source=source, closed=closed,
-                                   reached=reached)
-        # A free column: settle the prices, move everyone along the path, and go on with the next row.
-        rise = length - jnp.where(jnp.arange(rows) == root, 0, distance[search.seat])
-        _, owner, seat, *_ = jax.lax.while_loop(lambda path: ~path[-1], seat_along,
-                                                (nearest, search.owner, search.seat, source, root, ~found))
-        done = begin(search._replace(
-            truth_price=search.truth_price + jnp.where(search.reached, rise, 0),
-            slot_price=search.slot_price - jnp.where(closed, length - distance, 0), owner=owner, seat=seat,
-        ), search.place + 1)
-        return jax.tree.map(lambda a, b: jnp.where(found, a, b), done, going_on)
-
-    empty = _Search(*[None] * len(_Search._fields))._replace(
-        truth_price=jnp.zeros(rows, cost.dtype), slot_price=jnp.zeros(columns, cost.dtype),
-        owner=jnp.full(columns, -1, jnp.int32), seat=jnp.zeros(rows, jnp.int32))
-    return jax.lax.while_loop(lambda search: search.place < count, step, begin(empty, jnp.zeros((), jnp.int32))).seat
 
 
 def hungarian(cost: jax.Array, mask: jax.Array) -> Match:

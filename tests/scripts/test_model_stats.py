@@ -54,7 +54,7 @@ def test_products_by_hand():
 
 @pytest.fixture(scope="module")
 def paper():
-    return model_stats.statistics_of(base.get_config(), (800, 1333), 300, [1, 2, 4, 8], compiled=False)
+    return model_stats.statistics_of(base.get_config("paper"), (800, 1333), 300, [1, 2, 4, 8], compiled=False)
 
 
 def test_the_paper_preset_has_the_papers_size(paper):
