@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import re
+import runpy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ NOT_NEGATIVE = ("train.steps", "train.warmup", "noise.exact_slots", "evaluate.st
                 "train.weight_decay", "sampler.eta")
 SHARES = ("noise.random_fraction", "noise.rollout_probability", "sampler.renewal_threshold", "sampler.nms_threshold",
           "train.ema_decay", "evaluate.detection_threshold", "evaluate.search_threshold")
+
+
+def load_config(name: str) -> Any:
+    """The config of "FILE" or "FILE:variant", for scripts; main.py's flag reads it with overrides."""
+    path, _, variant = name.partition(":")
+    if not Path(path).is_file():
+        raise InputError(f"--config {path}: no such file")
+    return runpy.run_path(path)["get_config"](*[variant] if variant else [])
 
 
 def look_up(config: Mapping[str, Any], key: str) -> Any:

@@ -15,7 +15,6 @@ import ast
 import itertools
 import json
 import re
-import runpy
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdiff_jax.config import look_up, unknown_key
+from psdiff_jax.config import load_config, look_up, unknown_key
 from psdiff_jax.errors import InputError
 
 Overrides = dict[str, Any]
@@ -112,10 +111,7 @@ class Run:
 
 def load_base(config: str, given: Sequence[str]) -> tuple[Any, Overrides]:
     """(the config of a file "X.py" or "X.py:variant" with --config.a.b=value applied, those overrides)."""
-    path, _, variant = config.partition(":")
-    if not Path(path).is_file():
-        raise InputError(f"--config {path}: no such file")
-    base = runpy.run_path(path)["get_config"](*([variant] if variant else []))
+    base = load_config(config)
     overrides = {}
     for option in given:
         key, equals, text = option.removeprefix("--config.").partition("=")

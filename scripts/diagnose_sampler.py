@@ -32,7 +32,7 @@ from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.training.states import NoiseSpec, noised_truths
 from psdiff_jax.training.step import to_clean
 from psdiff_jax.training.teacher import open_targets
-from psdiff_jax.training.train import load_trained
+from psdiff_jax.training.train import load_trained, teacher_folder
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config")
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder")
@@ -89,7 +89,7 @@ def diagnose(model: PSDiff, batch: dict[str, jax.Array], key: jax.Array, steps: 
 def collect(config: Any, workdir: Path) -> dict[str, Any]:
     """Averages over the gallery's truths, by kind of state and time."""
     dataset = open_dataset(config.data)
-    targets = open_targets(config.teacher, dataset, workdir / "teacher", splits=("gallery",),
+    targets = open_targets(config.teacher, dataset, teacher_folder(config, workdir), splits=("gallery",),
                            embedding_dim=config.model.embedding_dim, seed=config.seed)
     graphdef, state = load_trained(config, workdir)
     params = state.params if state.ema is None else state.ema

@@ -13,7 +13,6 @@ prediction (features, K steps, non-maximum suppression) on one random photograph
 """
 
 import argparse
-import importlib.util
 import json
 import statistics
 import sys
@@ -40,26 +39,17 @@ PAPER = {
     "COAT": (37, 473, 11), "PSDiff, 1 step": (31, 301, 31), "PSDiff, 2 steps": (31, 309, 27),
     "PSDiff, 4 steps": (31, 333, 21), "PSDiff, 8 steps": (31, 390, 14),
 }
-MODULES = ("backbone", "fpn", "cdl")
 
 
-def read_config(name: str | None, preset: str) -> Any:
-    """The config of `--config FILE[:variant]`, or the base config with a preset."""
-    if name is None:
-        return base(preset)
-    file, _, variant = name.partition(":")
-    if not Path(file).is_file():
-        raise InputError(f"--config {file}: no such file")
-    spec = importlib.util.spec_from_file_location("experiment", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*[variant] if variant else [])
+def abstract_model(config: Any) -> PSDiff:
+    """The model of a config: names and shapes without values."""
+    return nnx.eval_shape(lambda: PSDiff(cfg.model_spec(config), rngs=nnx.Rngs(0)))
 
 
 def count_parameters(model: PSDiff) -> dict[str, int]:
     """Parameters of each module; running statistics are none."""
     return {name: sum(int(np.prod(v.shape)) for v in jax.tree.leaves(nnx.state(getattr(model, name), nnx.Param)))
-            for name in MODULES}
+            for name in cfg.PARTS}
 
 
 def count_products(jaxpr: Any) -> int:
@@ -132,12 +122,11 @@ def statistics_of(config: Any, size: tuple[int, int], slots: int, steps: list[in
     """What --json writes, but for the times. FLOPs are plain integers, 2 x multiply-add."""
     config = config.copy_and_resolve_references()
     config.model.roi_backend = "gather"  # the other backend multiplies by zeros, which is no work of the model
-    spec = cfg.model_spec(config)
-    model = nnx.eval_shape(lambda: PSDiff(spec, rngs=nnx.Rngs(0)))
+    model = abstract_model(config)
     parts = count_parameters(model)
     runs = programs(model, size, slots)
     products = {name: count_products(jax.make_jaxpr(f)(*args).jaxpr) for name, (f, args) in runs.items()}
-    roi = roi_align_flops(spec, slots)
+    roi = roi_align_flops(model.spec, slots)
     products["step"] += roi
     result = {
         "parameters": sum(parts.values()), "parameters_by_module": parts, "size": list(size), "slots": slots,
@@ -193,14 +182,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if min(*arguments.size, arguments.slots, arguments.repeats, *arguments.steps) < 1:
         raise InputError("--size, --slots, --steps and --repeats must be 1 or more")
-    config = read_config(arguments.config, arguments.preset)
+    config = cfg.load_config(arguments.config) if arguments.config else base(arguments.preset)
     config.sampler.slots = arguments.slots
     name, size = arguments.config or f"{arguments.preset} preset", tuple(arguments.size)
     stats = statistics_of(config, size, arguments.slots, arguments.steps, not arguments.no_compile)
     if arguments.time:
-        model = nnx.eval_shape(lambda: PSDiff(cfg.model_spec(config), rngs=nnx.Rngs(0)))
         stats["device"] = jax.devices()[0].device_kind
-        seconds = measure(model, config, size, arguments.steps, arguments.repeats)
+        seconds = measure(abstract_model(config), config, size, arguments.steps, arguments.repeats)
         stats["seconds"] = {str(k): value for k, value in seconds.items()}
     print(f"{name}: {stats['backbone']}, {size[0]}x{size[1]}, {arguments.slots} boxes, {stats['dtype']}"
           f"{', times on ' + stats['device'] if arguments.time else ''}\n{summary(stats)}\n\n{table(stats, name)}")

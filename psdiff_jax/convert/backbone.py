@@ -24,7 +24,7 @@ from psdiff_jax.convert.layouts import Layout, Recognised, file_structure, recog
 from psdiff_jax.convert.swin import resize_table
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import SPECS, abstract_backbone
-from psdiff_jax.models.weights import assign, flatten_state, save_npz
+from psdiff_jax.models.weights import assign, check_finite, flatten_state, refuse, save_npz
 
 
 class Loaded(NamedTuple):
@@ -95,11 +95,9 @@ def _account(used: set[str], left_out: set[str], arrays: Mapping[str, np.ndarray
     """Raises InputError for a tensor that is missing or left over."""
     missing = sorted(used - set(found.names))
     over = [full for name, full in found.names.items() if name not in used and full not in left_out]
-    for names, what in ((missing, "lacks"), (over, "holds, unknown to this backbone,")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            held = f"{found.layout.title} ({file_structure(arrays, found)})"
-            raise InputError(f"{where}: {held} {what} {names[0]!r}{more}; is it what config.model.backbone names?")
+    if missing or over:
+        held = f"{found.layout.title} ({file_structure(arrays, found)})"
+        refuse(missing, over, f"{where}: {held}", "backbone", "is it what config.model.backbone names?")
 
 
 def _checked(array: np.ndarray, name: str, shape: tuple[int, ...], where: str, resized: list[str]) -> np.ndarray:
@@ -112,8 +110,7 @@ def _checked(array: np.ndarray, name: str, shape: tuple[int, ...], where: str, r
         array = resize_table(array, shape[0])
     if array.shape != shape:
         raise InputError(f"{where}: {name!r} has shape {array.shape}, the configured backbone needs {shape}")
-    if not np.isfinite(array).all():
-        raise InputError(f"{where}: {name!r} holds values that are not finite; the file is damaged")
+    check_finite(array, name, where)
     return array
 
 

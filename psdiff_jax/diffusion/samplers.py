@@ -134,7 +134,7 @@ def sample(
         path = path._replace(x=hold(path.x, pin))
         x0, scores, output = denoise(path.x, jnp.full(keys.shape, now))
         fresh = image_noise(diffusion, keys, spec.slots, 2 * index + 1) if is_random else None
-        path = advance(path, hold(x0, pin), numbers, fresh)
+        path = advance(path, x0, numbers, fresh)
         if spec.renewal_threshold > 0:
             restart = image_noise(diffusion, keys, spec.slots, 2 * index + 2)
             scores = jnp.where(pinned, jnp.inf, scores)

@@ -8,7 +8,7 @@ prefix in the file (`source`) and in the state (`target`), e.g. a teacher's back
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,20 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: {what} ({why})") from error
 
 
+def refuse(missing: Sequence[str], left_over: Sequence[str], subject: str, kind: str, question: str) -> None:
+    """Raises InputError when a tensor is missing or left over, naming the first; `subject` begins the line."""
+    for names, what in ((missing, "lacks"), (left_over, f"holds, unknown to this {kind},")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise InputError(f"{subject} {what} {names[0]!r}{more}; {question}")
+
+
+def check_finite(array: np.ndarray, name: str, where: str) -> None:
+    """Raises InputError when a tensor of the file `where` holds NaN or infinity."""
+    if not np.isfinite(np.asarray(array, np.float64)).all():
+        raise InputError(f"{where}: {name!r} holds values that are not finite; the file is damaged")
+
+
 def assign(state: Any, arrays: Mapping[str, np.ndarray], where: str, target: str = "") -> Any:
     """`state` with the leaves under the prefix `target` replaced by `arrays` (named relative to it), in their types.
 
@@ -92,16 +106,13 @@ def assign(state: Any, arrays: Mapping[str, np.ndarray], where: str, target: str
         raise InputError(f"{where}: the network has no part {target!r}")
     missing = [name for name in wanted if name not in arrays]
     left_over = [name for name in arrays if name not in wanted]
-    for names, what in ((missing, "lacks"), (left_over, "holds, unknown to this network,")):
-        if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise InputError(f"{where}: {what} {prefix + names[0]!r}{more}; do file and model config belong together?")
+    refuse([prefix + name for name in missing], [prefix + name for name in left_over], f"{where}:", "network",
+           "do file and model config belong together?")
     for name, leaf in wanted.items():
         if tuple(arrays[name].shape) != tuple(leaf.shape):
             shapes = f"shape {tuple(arrays[name].shape)}, the network needs {tuple(leaf.shape)}"
             raise InputError(f"{where}: {prefix + name!r} has {shapes}")
-        if not np.isfinite(np.asarray(arrays[name], np.float64)).all():
-            raise InputError(f"{where}: {prefix + name!r} holds values that are not finite; the file is damaged")
+        check_finite(arrays[name], prefix + name, where)
 
     def pick(path: tuple[Any, ...], leaf: Any) -> Any:
         name = path_name(path)

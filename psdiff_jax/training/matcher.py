@@ -117,10 +117,9 @@ def hungarian(cost: jax.Array, mask: jax.Array) -> Match:
     prediction gets a truth.
     """
     slots, truths = cost.shape
-    known = jnp.where(mask & jnp.isfinite(cost), cost, -jnp.inf)
-    dearest = jnp.maximum(jnp.max(known, initial=-jnp.inf), -FORBIDDEN)
-    # A diverged model's NaNs must not make the search endless.
-    table = jnp.where(mask & jnp.isfinite(cost), cost, dearest + 1).T
+    known = mask & jnp.isfinite(cost)  # a diverged model's NaNs must not make the search endless
+    dearest = jnp.maximum(jnp.max(cost, initial=-jnp.inf, where=known), -FORBIDDEN)
+    table = jnp.where(known, cost, dearest + 1).T
     # Benches for the truths that find no slot, dearer than any slot: a truth stands there only when all are taken.
     table = jnp.pad(table, ((0, 0), (0, max(truths - slots, 0))), constant_values=dearest + 2)
     seat = assign(table, mask)

@@ -1,26 +1,22 @@
 """Sweeps: equal settings are one run, a stop costs nothing, and the table says what evaluation.json says."""
 
 import argparse
-import importlib.util
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import pytest
 
 from psdiff_jax.errors import InputError
 
+from .loading import load_script
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def ablate():
-    spec = importlib.util.spec_from_file_location("ablate", ROOT / "scripts" / "ablate.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["ablate"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("ablate")
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Parameters and FLOPs against numbers worked out by hand, and the script as a person runs it."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +9,9 @@ import pytest
 
 from psdiff_jax.configs import base
 
-PATH = Path(__file__).parents[2] / "scripts" / "model_stats.py"
-spec = importlib.util.spec_from_file_location("model_stats", PATH)
-model_stats = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(model_stats)
+from .loading import load_script
+
+model_stats = load_script("model_stats")
 
 SMALL = """
 from psdiff_jax.configs.street_pretrain import get_config as street
