@@ -7,8 +7,8 @@ A batch is a pure function of (config.seed, step): grain shuffles the positions 
 reading, decoding and augmenting a batch depend on nothing else. P processes read the same global batches as one would,
 process p the p-th block of rows. The state of an iterator is therefore its step.
 
-A batch is a dict of NumPy arrays. Legend: `B` images of this process, `(H, W)` = config.data.image_size, `M` =
-config.data.max_boxes, `D` embedding size.
+A batch is a dict of NumPy arrays. Legend: `B` images of this process, `(H, W)` = config.data.image_size, `M`
+room for boxes (config.data.max_boxes in training, the fullest image's number in evaluation), `D` embedding size.
 
     image        uint8   [B, H, W, 3]  RGB, zeros to the right and below
     image_size   int32   [B, 2]        (h, w) of the valid area
@@ -20,8 +20,9 @@ config.data.max_boxes, `D` embedding size.
     image_index  int32   [B]           position in the split; -1 where `valid` is false
     valid        bool    [B]           only eval_batches: false on the images that fill up the last batch
 
-Keys of config.data that are read here: image_size, max_boxes, workers (0: threads of this process), threads (0: one a
-core, 16 at most), cache (keep resized images in memory), augment.{flip, scale_jitter, color} (training only).
+Keys of config.data that are read here: image_size, max_boxes, held_out (training leaves those photographs out, see
+`held_out.py`), workers (0: threads of this process), threads (0: one a core, 16 at most), cache (keep resized images in
+memory), augment.{flip, scale_jitter, color} (training only).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import numpy as np
 
 from psdiff_jax.data import transforms
 from psdiff_jax.data.augment import Augment, augment_sample
+from psdiff_jax.data.held_out import training_positions
 from psdiff_jax.data.prepared import PreparedDataset
 from psdiff_jax.data.scenes import Batch, Scenes, Targets
 from psdiff_jax.errors import InputError
@@ -118,20 +120,23 @@ def train_batches(
     global_size = config.train.batch_size
     local_size = _local_batch("config.train.batch_size", global_size, process_count, device_count)
     augment = Augment.from_config(config.data)
-    scenes = Scenes(dataset, "train", config.data, targets, embedding_dim, zoom=max(1.0, augment.scale_jitter[1]))
+    scenes = Scenes(dataset, "train", config.data, targets, embedding_dim, zoom=max(1.0, augment.scale_jitter[1]),
+                    max_boxes=config.data.max_boxes)
+    kept = training_positions(scenes.annotations, config.data.get("held_out", 0.0))
     seed = int(config.seed)
     first_row = process_index * local_size
 
     def make(step: int, positions: np.ndarray) -> Batch:
         rows = range(first_row, first_row + local_size)
         generators = [np.random.default_rng((seed, step, row)) for row in rows]
-        return scenes.batch(positions[rows.start : rows.stop], lambda s, i: augment_sample(s, augment, generators[i]))
+        chosen = kept[positions[rows.start : rows.stop]]
+        return scenes.batch(chosen, lambda s, i: augment_sample(s, augment, generators[i]))
 
     import grain
 
-    batches = grain.MapDataset.range(len(scenes)).seed(seed).shuffle().repeat().batch(global_size, batch_fn=np.asarray)
+    batches = grain.MapDataset.range(len(kept)).seed(seed).shuffle().repeat().batch(global_size, batch_fn=np.asarray)
     batches = batches.map_with_index(make)
-    identity = {"seed": seed, "batch_size": int(global_size), "images": len(scenes)}
+    identity = {"seed": seed, "batch_size": int(global_size), "images": len(kept)}
     return BatchIterator(lambda step: _read_ahead(batches.slice(slice(step, None)), config.data), identity)
 
 

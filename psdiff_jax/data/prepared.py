@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,10 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from psdiff_jax.data.galleries import GalleryList, load_galleries
 from psdiff_jax.data.schema import Annotations, Queries, scene_features
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import write_atomically
 
 SPLITS = ("train", "gallery", "query")
+GALLERIES_FILE = "galleries.npz"
 
 
 class Source:
@@ -46,6 +48,10 @@ class Source:
         record = dict(self._features.deserialize_example_np(self._records[position], decoders=self._decoders))
         record["image_name"] = record["image_name"].decode()
         return record
+
+    def at(self, positions: np.ndarray) -> Source:
+        """The records of the files at `positions` [K], in that order."""
+        return Source(self._paths, np.asarray(positions, int))
 
     def __reduce__(self) -> tuple:
         return Source, (self._paths, self._positions)
@@ -73,7 +79,7 @@ class PreparedDataset:
     def query_source(self) -> Source:
         """The scene of each query, in the order of `queries()`."""
         positions = {name: i for i, name in enumerate(self.annotations("gallery").image_names)}
-        return Source(self._paths("gallery"), np.asarray([positions[name] for name in self.queries().image_names], int))
+        return self.gallery_source.at(np.asarray([positions[name] for name in self.queries().image_names]))
 
     def source(self, split: str) -> Source:
         """The source of `train`, `gallery` or `query`."""
@@ -107,6 +113,11 @@ class PreparedDataset:
             cameras=raw.cameras,
             frames=raw.frames,
         )
+
+    @cached_property
+    def galleries(self) -> dict[str, GalleryList]:
+        """The galleries that the dataset itself gives its queries, by name; most datasets give none."""
+        return load_galleries(self.folder / GALLERIES_FILE)
 
     def _query_annotations(self, split: str) -> Annotations:
         raw, gallery = self._read_annotations(split), self.annotations("gallery")
@@ -170,10 +181,3 @@ def _load_annotations(path: Path) -> Annotations:
             boxes=tuple(np.split(stored["boxes"], ends)) if has_images else (),
             person_ids=tuple(np.split(stored["person_ids"], ends)) if has_images else (),
         )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that is either there as a whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

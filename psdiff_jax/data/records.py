@@ -11,7 +11,8 @@ where the builder reads files, their contents: other options or data make anothe
 A builder is a `tfds.core.GeneratorBasedBuilder` made with `data_dir` and its own options by keyword. It may have
   - `fingerprint(**options) -> str`, a classmethod: a digest of the files it reads (then their path does not count);
   - an option `workers`, how many processes build: it may not change the records and does not count;
-  - `report`, a dict that it fills while it generates (boxes dropped, ...), kept as `PreparedDataset.report`.
+  - `report`, a dict that it fills while it generates (boxes dropped, ...), kept as `PreparedDataset.report`;
+  - `galleries`, name -> `GalleryList`, the galleries that the dataset gives query by query.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from psdiff_jax.data.prepared import SPLITS, PreparedDataset, Source, write_atomically
+from psdiff_jax.data.galleries import GalleryList, save_galleries
+from psdiff_jax.data.prepared import GALLERIES_FILE, SPLITS, PreparedDataset, Source
 from psdiff_jax.data.schema import (
     UNKNOWN,
     UNLABELLED,
@@ -45,6 +47,7 @@ from psdiff_jax.data.schema import (
     scene_features,
 )
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import write_atomically
 
 __all__ = [  # this module is where the rest of the program finds all of them
     "BUILDERS",
@@ -52,6 +55,7 @@ __all__ = [  # this module is where the rest of the program finds all of them
     "UNKNOWN",
     "UNLABELLED",
     "Annotations",
+    "GalleryList",
     "PreparedDataset",
     "Queries",
     "Source",
@@ -63,6 +67,9 @@ __all__ = [  # this module is where the rest of the program finds all of them
 ]
 
 BUILDERS = {
+    "cuhk_sysu": "psdiff_jax.datasets.cuhk_sysu.builder:CuhkSysu",
+    "custom": "psdiff_jax.datasets.custom.builder:Custom",
+    "mot": "psdiff_jax.datasets.mot.builder:Mot",
     "prw": "psdiff_jax.datasets.prw.builder:Prw",
     "synthetic_street": "psdiff_jax.datasets.synthetic_street.builder:SyntheticStreet",
 }
@@ -93,37 +100,34 @@ def open_dataset(config_data: Mapping[str, Any]) -> PreparedDataset:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"config.data.prepared_dir: cannot write to {folder.parent} ({error.strerror})") from error
-    builder = builder_class(data_dir=str(folder), **options)
-    report_path = folder / "prepared.json"
-    if not _is_prepared(builder):
+    report_path = folder / "prepared.json"  # written last: a dataset without it is unfinished
+    if not report_path.is_file():
         with _locked(folder):  # the processes of a pod may all come here: one builds, the others wait
-            if not _is_prepared(builder):
-                _prepare(name, builder, options, report_path)
-        builder = builder_class(data_dir=str(folder), **options)
-    report = json.loads(report_path.read_text())["report"] if report_path.is_file() else {}
-    return PreparedDataset(name, builder, report)
+            if not report_path.is_file():
+                _prepare(name, builder_class, options, report_path)
+    builder = builder_class(data_dir=str(folder), **options)
+    return PreparedDataset(name, builder, json.loads(report_path.read_text())["report"])
 
 
-def _prepare(name: str, builder: Any, options: Mapping[str, Any], report_path: Path) -> None:
+def _prepare(name: str, builder_class: Any, options: Mapping[str, Any], report_path: Path) -> None:
     import tensorflow_datasets as tfds
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # its bars are thousands of lines in a log file
     print(f"preparing dataset {name} in {report_path.parent} (once)", file=sys.stderr, flush=True)
     begin = time.perf_counter()
-    for leftover in report_path.parent.rglob("incomplete.*"):  # of a build that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in report_path.parent.iterdir():  # of a build that was killed
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+    builder = builder_class(data_dir=str(report_path.parent), **options)
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads there
         builder.download_and_prepare(file_format="array_record")
     report = dict(getattr(builder, "report", {}))
-    write_atomically(report_path, json.dumps({"options": options, "report": report}, indent=2, default=_plain).encode())
+    if getattr(builder, "galleries", None):
+        save_galleries(Path(str(builder.data_path)) / GALLERIES_FILE, builder.galleries)
+    write_atomically(report_path, json.dumps({"options": options, "report": report}, indent=2, default=_plain))
     counts = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
     print(f"prepared {name}: {counts} records in {time.perf_counter() - begin:.0f} s {report or ''}", file=sys.stderr)
-
-
-def _is_prepared(builder: Any) -> bool:
-    """TFDS renames its folder into place when all is written, and writes `dataset_info.json` before that."""
-    return (Path(str(builder.data_path)) / "dataset_info.json").is_file()
 
 
 def _builder_class(name: str) -> Any:

@@ -33,12 +33,16 @@ class Scenes:
         targets: Targets | None,
         embedding_dim: int,
         zoom: float = 1.0,
+        max_boxes: int | None = None,
     ):
-        """`zoom`: images are read at this multiple of the size that fits, for augmentation to shrink or crop."""
+        """`zoom`: images are read at this multiple of the size that fits, for augmentation to shrink or crop.
+
+        `max_boxes`: how many boxes a batch has room for; None: as many as the fullest image of the split has.
+        """
         self.split = split
         self.image_size = _image_size(config_data)
-        self.max_boxes = config_data["max_boxes"]
         self.annotations = dataset.annotations(split)
+        self.max_boxes = max_boxes or max((len(boxes) for boxes in self.annotations.boxes), default=1) or 1
         self.targets, self.zoom = targets, zoom
         self.embedding_dim = getattr(targets, "dim", embedding_dim)
         self._source, self._folder = dataset.source(split), dataset.folder

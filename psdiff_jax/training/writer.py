@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax import parallel
+from psdiff_jax.files import write_atomically
 
 
 class MetricWriter:
@@ -58,7 +58,7 @@ class MetricWriter:
             inside = inside or (later and record["split"] == split)
             if record is not None and not (inside and later):
                 kept.append(line + "\n")
-        _write_atomically(self.path, "".join(kept))
+        write_atomically(self.path, "".join(kept))
 
     def scalars(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """One record of numbers, of 7 digits; what is not finite becomes null in `metrics.jsonl`."""
@@ -117,7 +117,7 @@ class MetricWriter:
             torn = self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n")
             if torn:  # killed in the middle of a record: the next one must not be glued to it
                 whole = self.path.read_bytes().rpartition(b"\n")
-                _write_atomically(self.path, (whole[0] + whole[1]).decode("utf-8"))
+                write_atomically(self.path, (whole[0] + whole[1]).decode("utf-8"))
             self._file = self.path.open("a", encoding="utf-8")
         return self._file
 
@@ -140,9 +140,3 @@ def _number(value: Any) -> float | int:
     """A number of any library as Python's, fractions with 7 digits, which is what a float32 holds."""
     value = np.asarray(value).item()
     return float(f"{value:.7g}") if isinstance(value, float) else int(value)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

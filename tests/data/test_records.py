@@ -118,9 +118,18 @@ def test_a_killed_build_is_built_again(config):
     folder = open_dataset(config).folder
     half = folder.with_name("incomplete.ABCDEF_1.0.0")
     folder.rename(half)  # what a kill leaves behind: everything but the final rename
+    (folder.parents[1] / "prepared.json").unlink()
     dataset = open_dataset(config)
     assert dataset.folder == folder and len(dataset.train_source) == 3 and built() == [3, 3]
     assert not half.exists()
+
+
+def test_a_build_killed_before_its_report_is_built_again(config):
+    folder = open_dataset(config).folder
+    (folder.parents[1] / "prepared.json").unlink()  # the last thing that is written
+    (folder / "left over").touch()
+    assert open_dataset(config).report == {"count": 3} and built() == [3, 3]
+    assert not (folder / "left over").exists()
 
 
 def test_a_source_travels_to_another_process(config):
@@ -161,7 +170,8 @@ def test_a_query_outside_the_gallery_is_named(config):
     [
         (
             {"name": "prv"},
-            "config.data.name: there is no dataset 'prv'; choose one of prw, synthetic_street, or name a module:Class",
+            "config.data.name: there is no dataset 'prv'; choose one of cuhk_sysu, custom, mot, prw, synthetic_street,"
+            " or name a module:Class",
         ),
         (
             {"name": "no_such_module:X"},
