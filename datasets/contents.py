@@ -77,6 +77,7 @@ class Contents:
     galleries: name -> `GalleryList`, where the dataset gives galleries query by query.
     findings: what was wrong.
     published: counts of the official release by the names that `counts` uses; for a folder that is none, empty.
+    people: person id -> what the folder itself calls this person, where that is not the number.
     """
 
     train: list[Scene] = field(default_factory=list)
@@ -85,6 +86,7 @@ class Contents:
     galleries: dict[str, GalleryList] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     published: Mapping[str, int] = field(default_factory=dict)
+    people: Mapping[int, str] = field(default_factory=dict)
 
     def note(self, level: str, check: str, where: object, what: str, image: str = "") -> None:
         """Adds a finding."""

@@ -36,7 +36,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       root: the user's folder.
       options: passed on to `read`.
 
-    `report`: see `Contents.report`. `galleries`: the dataset's own galleries.
+    `report`: see `Contents.report`. `galleries`: the dataset's own galleries. `people`: see `Contents.people`.
 
     Raises:
       InputError: when building, the first error that reading or checking found, and how many more there are.
@@ -49,8 +49,15 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.root = Path(root).expanduser()
         self.report: dict[str, Any] = {}
         self.galleries: dict[str, Any] = {}
+        self.people: dict[int, str] = {}
         self._read, self._options = read, options
         super().__init__(data_dir=data_dir)
+
+    def contents(self) -> Contents:
+        """The folder, read and checked."""
+        found = self._read(self.root, **self._options)
+        check(found)
+        return found
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -63,17 +70,18 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # nothing is downloaded
         # Lists, annotations and image headers are quick to read: a mistake is told before the first record is written.
-        contents = self._read(self.root, **self._options)
-        check(contents)
+        contents = self.contents()
         refuse(contents)
-        self.report, self.galleries = contents.report(), contents.galleries
-        return {
-            "train": self._scenes(contents.train),
-            "gallery": self._scenes(contents.gallery),
-            "query": self._queries(contents.queries),
+        self.report, self.galleries, self.people = contents.report(), contents.galleries, dict(contents.people)
+        splits = {
+            "train": (contents.train, self._generate_examples),
+            "gallery": (contents.gallery, self._generate_examples),
+            "query": (contents.queries, self._queries),
         }
+        # TFDS writes no split without records; `PreparedDataset` takes one that is not there for an empty one.
+        return {split: generate(found) for split, (found, generate) in splits.items() if found}
 
-    def _scenes(self, scenes: Iterable[Scene]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self, scenes: Iterable[Scene]) -> Iterator[tuple[int, dict[str, Any]]]:
         for key, scene in enumerate(scenes):
             yield key, scene_example(
                 image=encoded(scene.path), image_name=scene.name, height=scene.height, width=scene.width,

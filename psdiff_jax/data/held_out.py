@@ -7,6 +7,7 @@ gallery's people, for the first time. Who they are depends on the dataset alone,
 from __future__ import annotations
 
 import hashlib
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,8 @@ def held_out_people(annotations: Annotations, share: float) -> tuple[np.ndarray,
             held |= shown[person]
             people.append(person)
     if not people:
-        least = min((len(shown[person]) for person in order), default=0) / max(len(annotations), 1)
+        fewest = min((len(shown[person]) for person in order), default=0)
+        least = math.ceil(1000 * fewest / max(len(annotations), 1)) / 1000
         hint = f"the smallest share that holds somebody is {least:.3f}" if order else "nobody stands in two photographs"
         raise InputError(f"config.data.held_out={share}: nobody's photographs fit into that share; {hint}")
     return np.asarray(sorted(held), np.int64), np.asarray(sorted(people), np.int64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -23,6 +24,7 @@ from psdiff_jax.files import write_atomically
 
 SPLITS = ("train", "gallery", "query")
 GALLERIES_FILE = "galleries.npz"
+PEOPLE_FILE = "people.json"
 
 
 class Source:
@@ -37,7 +39,7 @@ class Source:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self._paths, self._positions = list(paths), positions
-        self._records = ArrayRecordDataSource(self._paths)
+        self._records = ArrayRecordDataSource(self._paths) if self._paths else ()  # a split without records
         self._features, self._decoders = scene_features(), {"image": tfds.decode.SkipDecoding()}
 
     def __len__(self) -> int:
@@ -115,6 +117,12 @@ class PreparedDataset:
         )
 
     @cached_property
+    def people(self) -> dict[int, str]:
+        """Person id -> what the user's folder calls this person; empty where ids are the folder's own numbers."""
+        path = self.folder / PEOPLE_FILE
+        return {int(number): name for number, name in json.loads(path.read_text()).items()} if path.is_file() else {}
+
+    @cached_property
     def galleries(self) -> dict[str, GalleryList]:
         """The galleries that the dataset itself gives its queries, by name; most datasets give none."""
         return load_galleries(self.folder / GALLERIES_FILE)
@@ -128,6 +136,8 @@ class PreparedDataset:
 
     def _paths(self, split: str) -> list[str]:
         if split not in self._builder.info.splits:
+            if split != "gallery":
+                return []  # nothing to train on, or nobody to look for: TFDS writes no empty split
             raise InputError(f"{self.folder} has no split {split!r}: delete this folder, it is then built again")
         paths = [str(path) for path in self._builder.info.splits[split].filepaths]
         for path in paths:

@@ -12,7 +12,8 @@ A builder is a `tfds.core.GeneratorBasedBuilder` made with `data_dir` and its ow
   - `fingerprint(**options) -> str`, a classmethod: a digest of the files it reads (then their path does not count);
   - an option `workers`, how many processes build: it may not change the records and does not count;
   - `report`, a dict that it fills while it generates (boxes dropped, ...), kept as `PreparedDataset.report`;
-  - `galleries`, name -> `GalleryList`, the galleries that the dataset gives query by query.
+  - `galleries`, name -> `GalleryList`, the galleries that the dataset gives query by query;
+  - `people`, person id -> what the folder calls the person, kept as `PreparedDataset.people` (people.json).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.data.galleries import GalleryList, save_galleries
-from psdiff_jax.data.prepared import GALLERIES_FILE, SPLITS, PreparedDataset, Source
+from psdiff_jax.data.prepared import GALLERIES_FILE, PEOPLE_FILE, SPLITS, PreparedDataset, Source
 from psdiff_jax.data.schema import (
     UNKNOWN,
     UNLABELLED,
@@ -85,11 +86,11 @@ def open_dataset(config_data: Mapping[str, Any]) -> PreparedDataset:
       InputError: one line on what is wrong with these keys or with the data they name.
     """
     name = config_data["name"]
-    builder_class = _builder_class(name)
+    builder_class = builder_class_of(name)
     options = dict(config_data.get("builder") or {})
     if config_data.get("root"):
         options["root"] = str(config_data["root"])
-    _check_options(name, builder_class, options)
+    check_options(name, builder_class, options)
     if not config_data.get("prepared_dir"):
         raise InputError("config.data.prepared_dir is empty: name the folder that prepared datasets are kept in")
 
@@ -125,12 +126,17 @@ def _prepare(name: str, builder_class: Any, options: Mapping[str, Any], report_p
     report = dict(getattr(builder, "report", {}))
     if getattr(builder, "galleries", None):
         save_galleries(Path(str(builder.data_path)) / GALLERIES_FILE, builder.galleries)
+    if getattr(builder, "people", None):
+        write_atomically(
+            Path(str(builder.data_path)) / PEOPLE_FILE, json.dumps(builder.people, ensure_ascii=False, indent=1)
+        )
     write_atomically(report_path, json.dumps({"options": options, "report": report}, indent=2, default=_plain))
     counts = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
     print(f"prepared {name}: {counts} records in {time.perf_counter() - begin:.0f} s {report or ''}", file=sys.stderr)
 
 
-def _builder_class(name: str) -> Any:
+def builder_class_of(name: str) -> Any:
+    """The TFDS builder of a name in `BUILDERS` or of "module:Class"; InputError when there is none."""
     path = name if ":" in name else BUILDERS.get(name)
     if path is None:
         known = ", ".join(BUILDERS)
@@ -158,7 +164,8 @@ def _quiet_tfds() -> Iterator[None]:
         logging.getLogger().setLevel(level)
 
 
-def _check_options(name: str, builder_class: Any, options: Mapping[str, Any]) -> None:
+def check_options(name: str, builder_class: Any, options: Mapping[str, Any]) -> None:
+    """Raises InputError for an option that the builder does not take, or one that it misses."""
     parameters = inspect.signature(builder_class.__init__).parameters
     named = {key: p for key, p in parameters.items() if key not in ("self", "data_dir") and p.kind is not p.VAR_KEYWORD}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # then the builder checks them itself

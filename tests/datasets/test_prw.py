@@ -11,48 +11,19 @@ from ml_collections import ConfigDict
 
 from psdiff_jax.data.pipeline import eval_batches, train_batches
 from psdiff_jax.data.records import open_dataset
-from psdiff_jax.datasets.prw import reader
+from psdiff_jax.datasets.checks import check
+from psdiff_jax.datasets.prw import files, reader, release
 from psdiff_jax.errors import InputError
+
+from .prw_tree import QUERIES, TEST, TRAIN, annotate, index_of, write_prw
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "prw_c6s1"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real sequence is not at hand")
 
-# frame -> (key of the annotation, rows of pid, x, y, w, h); photographs are 60 x 40 (width x height)
-FRAMES = {
-    "c1s1_000151": ("box_new", [[479, 5, 6, 10, 20], [-2, 30.5, 0, 8, 16]]),
-    "c6s2_042326": ("anno_file", [[12, -4, -2, 14, 22], [12, 20, 5, 10, 20]]),  # negative; one pid for two people
-    "c2s1_000176": ("anno_previous", [[479, 50, 10, 20, 25], [3, 8, 8, 0, 20]]),  # over the right border; no width
-    "c3s1_000201": ("box_new", [[900, 1, 2, 10, 20]]),
-    "c3s3_000001": ("box_new", []),
-    "odd name": ("box_new", [[-2, 0, 0, 60, 40]]),
-}
-TRAIN, TEST = ["c2s1_000176", "c1s1_000151"], ["c6s2_042326", "c3s1_000201", "c3s3_000001", "odd name"]
-QUERIES = b"900 1 2 10 20 c3s1_000201\r\n\t12  -4\t-2 14 22   c6s2_042326  \r\n\r\n12 20 5 10 20 c6s2_042326"
-
-
-def index_of(names):
-    cells = np.empty((len(names), 1), object)
-    cells[:, 0] = names
-    return cells
-
 
 @pytest.fixture
 def tree(tmp_path):
-    """A folder in PRW's format: 2 training frames, 4 test frames, 3 queries."""
-    root = tmp_path / "prw"
-    (root / "frames").mkdir(parents=True)
-    (root / "annotations").mkdir()
-    for i, (name, (key, rows)) in enumerate(FRAMES.items()):
-        cv2.imwrite(str(root / "frames" / f"{name}.jpg"), np.full((40, 60, 3), 20 * i, np.uint8))
-        annotate(root, name, key, rows)
-    scipy.io.savemat(root / "frame_train.mat", {"img_index_train": index_of(TRAIN)})
-    scipy.io.savemat(root / "frame_test.mat", {"img_index_test": index_of(TEST)})
-    (root / "query_info.txt").write_bytes(QUERIES)
-    return root
-
-
-def annotate(root, name, key, rows):
-    scipy.io.savemat(root / "annotations" / f"{name}.jpg.mat", {key: np.asarray(rows, float).reshape(-1, 5)})
+    return write_prw(tmp_path / "prw")
 
 
 def config_of(root, prepared):
@@ -95,10 +66,16 @@ def test_scenes_as_counted_by_hand(config):
     assert [ids.tolist() for ids in train.person_ids] == [[479], [479, -1]]
     assert [ids.tolist() for ids in gallery.person_ids] == [[12, 12], [900], [], [-1]]
     assert dataset.report == {
-        "train": {"images": 2, "boxes": 3, "ids": 1, "dropped_boxes": 1},
-        "gallery": {"images": 4, "boxes": 4, "ids": 2, "dropped_boxes": 0},
-        "query": {"queries": 3, "ids": 2},
-    }
+        "counts": {
+            "train images": 2, "train boxes": 3, "train labelled boxes": 2, "train ids": 1, "gallery images": 4,
+            "gallery boxes": 4, "gallery labelled boxes": 3, "gallery ids": 2, "queries": 3, "query ids": 2,
+        },
+        "findings": {
+            "known: negative x or y": 1, "known: person twice in a photograph": 1, "known: box without area": 1,
+            "known: part of the release": 1, "warning: fewer than two identities": 1,
+            "warning: box over the whole photograph": 1, "warning: query without another photograph": 3,
+        },
+    }  # fmt: skip
 
 
 def test_queries_as_counted_by_hand(config):
@@ -159,27 +136,27 @@ def test_a_file_is_missing(config, tree, name):
 def test_a_frame_is_missing(config, tree):
     path = tree / "frames" / "c3s1_000201.jpg"
     path.unlink()
-    assert refused(config) == f"{path} is missing, though the frame lists name it; restore it from the PRW release"
+    assert refused(config) == f"{path}: missing, though the frame lists name it; restore it from the PRW release"
 
 
 def test_an_annotation_is_missing(config, tree):
     path = tree / "annotations" / "c3s1_000201.jpg.mat"
     path.unlink()
-    assert refused(config) == f"{path} is missing; restore it from the PRW release"
+    assert refused(config) == f"{path}: missing; restore it from the PRW release"
 
 
 def test_an_annotation_without_a_known_key(config, tree):
     annotate(tree, "c3s1_000201", "boxes", [[1, 2, 3, 4, 5]])
     path = tree / "annotations" / "c3s1_000201.jpg.mat"
     assert refused(config) == (
-        f"{path} has none of the variables box_new, anno_file, anno_previous; restore it from the PRW release"
+        f"{path}: none of the variables box_new, anno_file, anno_previous is in it; restore it from the PRW release"
     )
 
 
 def test_a_damaged_mat_file(config, tree):
     path = tree / "frame_train.mat"
     path.write_bytes(path.read_bytes()[:130])
-    assert refused(config).startswith(f"{path} cannot be read as a MATLAB file (")
+    assert refused(config).startswith(f"{path}: cannot be read as a MATLAB file (")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +183,7 @@ def test_a_truncated_photograph_is_named(config, tree):
 def test_a_file_that_is_no_photograph_is_named(config, tree):
     path = tree / "frames" / "c3s1_000201.jpg"
     path.write_bytes(b"<html>404</html>")
-    assert refused(config) == f"{path} is not a readable image; restore it from the PRW release"
+    assert refused(config) == f"{path}: not a readable image; restore it from the PRW release"
 
 
 def test_a_frame_in_both_splits(config, tree):
@@ -218,24 +195,26 @@ def test_a_frame_in_both_splits(config, tree):
 
 def test_a_frame_twice_in_a_list(config, tree):
     scipy.io.savemat(tree / "frame_train.mat", {"img_index_train": index_of([*TRAIN, TRAIN[0]])})
-    assert refused(config) == f"{tree / 'frame_train.mat'} lists the frame {TRAIN[0]} twice; remove one"
+    assert refused(config) == f"{tree / 'frame_train.mat'}: the frame {TRAIN[0]} stands there twice; remove one"
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("900 1 2 10 c3s1_000201", "expected 'pid x y w h frame', found '900 1 2 10 c3s1_000201'"),
+        ("9.5 1 2 10 20 c3s1_000201", "expected 'pid x y w h frame', found '9.5 1 2 10 20 c3s1_000201'"),
+        ("nan 1 2 10 20 c3s1_000201", "expected 'pid x y w h frame', found 'nan 1 2 10 20 c3s1_000201'"),
         (
             "900 1 2 10 20 c1s1_000151",
             "c1s1_000151 is not among the test frames of frame_test.mat; correct or remove the line",
         ),
         (
             "900 99 2 10 20 c3s1_000201",
-            "the box [99.0, 2.0, 10.0, 20.0] (x y w h) lies outside its 60 x 40 photograph; correct or remove it",
+            "the box [99.0, 2.0, 10.0, 20.0] (x y w h) lies outside its 60 x 40 photograph; correct or remove the line",
         ),
         (
             "900 1 2 0 20 c3s1_000201",
-            "the query box [1.0, 2.0, 0.0, 20.0] (x y w h) has no area; correct or remove the line",
+            "the box [1.0, 2.0, 0.0, 20.0] (x y w h) has no area; correct or remove the line",
         ),
     ],
 )
@@ -270,18 +249,145 @@ def test_worker_processes_read_the_same_batches(config):
     with_worker.close()
 
 
+def found(tree, *levels):
+    """[(level, check, text below the folder, photograph)] of what the reader notes, but for "part of the release"."""
+    noted = reader.read(tree).findings
+    return [(f.level, f.check, str(f).removeprefix(f"{tree}/"), f.image) for f in noted
+            if f.check != "part of the release" and f.level in (levels or ("error", "warning", "known"))]
+
+
+def test_reading_goes_on_behind_a_fault(config, tree):
+    """Every fault is found in one go; a query in a photograph that was left out is not a second fault."""
+    (tree / "frames" / "c3s1_000201.jpg").unlink()
+    annotate(tree, "c1s1_000151", "box_new", [[479.5, 5, 6, 10, 20], [np.nan, 1, 1, 5, 5], [7, 70, 0, 8, 16],
+                                              [8, np.inf, 0, 8, 16], [9, 1, 1, 5, 5]])
+    row = "annotations/c1s1_000151.jpg.mat row {} of frame c1s1_000151: {}; correct or remove {}"
+    assert found(tree, "error") == [
+        ("error", "pid is no whole number", row.format(1, "pid 479.5", "the row"), "c1s1_000151.jpg"),
+        ("error", "pid is no whole number", row.format(2, "pid nan", "the row"), "c1s1_000151.jpg"),
+        ("error", "box outside its photograph",
+         row.format(3, "the box [70.0, 0.0, 8.0, 16.0] (x y w h) lies outside its 60 x 40 photograph", "it"),
+         "c1s1_000151.jpg"),
+        ("error", "box outside its photograph",
+         row.format(4, "the box [inf, 0.0, 8.0, 16.0] (x y w h) is not finite", "it"), "c1s1_000151.jpg"),
+        ("error", "missing or unreadable photograph", "frames/c3s1_000201.jpg: missing, though the frame"
+         " lists name it; restore it from the PRW release", "c3s1_000201.jpg"),
+    ]
+    assert refused(config).endswith(" (and 4 more: scripts/validate_dataset.py lists all)")
+    contents = reader.read(tree)
+    assert [scene.name for scene in contents.gallery] == ["c6s2_042326.jpg", "c3s3_000001.jpg", "odd name.jpg"]
+    assert contents.train[1].person_ids.tolist() == [9] and len(contents.queries) == 2
+
+
+def test_known_dirt_is_noted_as_known(tree):
+    annotate(tree, "c3s1_000201", "box_new", [[900, 1, 2, 10, 20], [-2, 5, 5, 8, 0], [12, 1, 1, 20, 30],
+                                              [12, 1, 1, 20, 30]])
+    note = "annotations/{}.jpg.mat{}: {}"
+    assert found(tree) == [
+        ("known", "box without area", note.format("c2s1_000176", " row 2 of frame c2s1_000176",
+         "the box [8.0, 8.0, 0.0, 20.0] (x y w h) has no area; dropped"), "c2s1_000176.jpg"),
+        ("known", "negative x or y", note.format("c6s2_042326", " row 1 of frame c6s2_042326",
+         "the box [-4.0, -2.0, 14.0, 22.0] (x y w h) begins at 0 instead, its width and height stay"),
+         "c6s2_042326.jpg"),
+        ("known", "person twice in a photograph", note.format("c6s2_042326", "",
+         "pid 12 stands there 2 times; the first box counts"), "c6s2_042326.jpg"),
+        ("known", "box without area", note.format("c3s1_000201", " row 2 of frame c3s1_000201",
+         "the box [5.0, 5.0, 8.0, 0.0] (x y w h) has no area; dropped"), "c3s1_000201.jpg"),
+        ("known", "person twice in a photograph", note.format("c3s1_000201", "",
+         "pid 12 stands there 2 times; the first box counts"), "c3s1_000201.jpg"),
+        ("known", "same box twice", note.format("c3s1_000201", "",
+         "boxes 2 and 3 of pid 12 are the same; both are kept"),
+         "c3s1_000201.jpg"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("box", "level", "check_name"),
+    [
+        ("1 2 10 20", None, None),
+        ("1 2 10.4 20", "known", "query box differs by rounding"),
+        ("0 1 11 21", "known", "query box differs by rounding"),
+        ("1 2 10 17", "warning", "query box differs from its annotation"),
+        ("20 2 10 20", None, None),  # not that person's at all: the business of checks.check
+    ],
+)
+def test_query_boxes_that_differ_from_the_frames_annotation(tree, box, level, check_name):
+    (tree / "query_info.txt").write_text(f"900 {box} c3s1_000201\n")
+    differing = [(f[0], f[1]) for f in found(tree) if f[1].startswith("query")]
+    assert differing == ([(level, check_name)] if level else [])
+    assert len(reader.read(tree).queries) == 1
+
+
+def test_the_lists_of_identities(tree):
+    """Stray ids of the training frames are known dirt, both counts are told; ids that no frame shows: a warning."""
+    annotate(tree, "c1s1_000151", "box_new", [[479, 5, 6, 10, 20], [932, 30, 0, 8, 16]])
+    scipy.io.savemat(tree / "ID_train.mat", {"ID_train": [[479]]})
+    scipy.io.savemat(tree / "ID_test.mat", {"ID_test2": [[12, 77, 900]]})
+    assert [f for f in found(tree) if "ID_" in f[1]] == [
+        ("known", "pids not in ID_train.mat", "ID_train.mat: pids 932 are annotated in train frames and not listed;"
+         " they count as identities: 2 identities as annotated, 1 as listed", ""),
+        ("warning", "pids of ID_test.mat not annotated", "ID_test.mat: pids 77 are listed, and no gallery frame shows"
+         " them: 2 identities as annotated, 3 as listed", ""),
+    ]
+    assert reader.read(tree).counts()["train ids"] == 2
+    (tree / "ID_train.mat").write_bytes(b"x")
+    scipy.io.savemat(tree / "ID_test.mat", {"ID_test": [[12]]})
+    unreadable = [f[2] for f in found(tree, "warning") if f[1] == "unreadable id list"]
+    assert len(unreadable) == 2 and unreadable[0].startswith("ID_train.mat: cannot be read as a MATLAB file (")
+    assert unreadable[1] == "ID_test.mat: there is no variable ID_test2 in it; take the file from the PRW release"
+
+
+def test_published_counts_are_for_the_whole_release_only(tree):
+    part = reader.read(tree)
+    assert part.published == {}
+    assert [str(f) for f in part.findings if f.check == "part of the release"] == [
+        f"{tree}: a part of PRW: cameras 1, 2, 3, 6, sequences 1, 2, 3; its counts are not compared with the published"
+        " ones"
+    ]
+    for name in ("c4s1_000001", "c5s1_000001"):
+        cv2.imwrite(str(tree / "frames" / f"{name}.jpg"), np.zeros((40, 60, 3), np.uint8))
+        annotate(tree, name, "box_new", [[479, 5, 6, 10, 20]])
+    scipy.io.savemat(tree / "frame_train.mat", {"img_index_train": index_of([*TRAIN, "c4s1_000001", "c5s1_000001"])})
+    whole = reader.read(tree)
+    assert whole.published == release.PUBLISHED and not any(f.check == "part of the release" for f in whole.findings)
+    assert whole.published.keys() <= whole.counts().keys()
+    check(whole)
+    differing = [str(f) for f in whole.findings if f.check == "count differs from the published one"]
+    assert len(differing) == 7 and differing[0] == "train images: found 4, published 5,704; take a complete copy"
+    assert not whole.errors()  # a knowingly partial copy can be built
+
+
+def test_a_list_with_an_empty_cell(config, tree):
+    scipy.io.savemat(tree / "frame_train.mat", {"img_index_train": index_of([TRAIN[0], np.zeros(0)])})
+    path = tree / "frame_train.mat"
+    assert refused(config) == f"{path}: img_index_train has an empty cell; take the file from the PRW release"
+
+
+def test_lists_of_identities_are_part_of_what_a_folder_is(tree):
+    from psdiff_jax.datasets.prw.builder import Prw
+
+    before = Prw.fingerprint(str(tree))
+    scipy.io.savemat(tree / "ID_train.mat", {"ID_train": [[479]]})
+    assert Prw.fingerprint(str(tree)) != before and set(files.LISTS) >= {"ID_train.mat", "query_info.txt"}
+
+
 @needs_real
 def test_counts_of_the_real_sequence():
-    train, gallery = reader.read_scenes(REAL, "train"), reader.read_scenes(REAL, "gallery")
-    queries = reader.read_queries(REAL, gallery)
-    assert (len(train), len(gallery), len(queries)) == (578, 668, 439)
-    assert sum(len(scene.boxes) for scene in [*train, *gallery]) == 2704
-    ids = [{i for scene in scenes for i in scene.person_ids.tolist()} - {-1} for scenes in (train, gallery)]
-    assert [len(split) for split in ids] == [104, 137]
-    asked = {query.person_id for query in queries}
-    assert len(asked) == 119 and not asked & ids[0]
-    assert all(scene.camera == 6 and scene.dropped == 0 for scene in [*train, *gallery])
-    frames = [scene.frame for scene in train]
+    contents = reader.read(REAL)
+    check(contents)
+    assert contents.counts() == {
+        "train images": 578, "train boxes": 1058, "train labelled boxes": 1048, "train ids": 104,
+        "gallery images": 668, "gallery boxes": 1646, "gallery labelled boxes": 1644, "gallery ids": 137,
+        "queries": 439, "query ids": 119,
+    }  # fmt: skip
+    assert not contents.errors() and contents.report()["findings"] == {
+        "known: person twice in a photograph": 1, "known: same box twice": 1, "known: part of the release": 1,
+        "known: pids not in ID_test.mat": 1, "warning: identities in both splits": 1,
+    }  # fmt: skip
+    trained = {i for scene in contents.train for i in scene.person_ids.tolist()}
+    assert not trained & {query.person_id for query in contents.queries}
+    assert all(scene.camera == 6 for scene in [*contents.train, *contents.gallery])
+    frames = [scene.frame for scene in contents.train]
     assert len(set(frames)) == 578 and frames[0] == 10_000_451
 
 

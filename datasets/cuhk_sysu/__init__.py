@@ -1,0 +1,1 @@
+"""CUHK-SYSU, read from its own on-disk format."""

@@ -1,0 +1,96 @@
+"""Images.mat, pool.mat and Train.mat of CUHK-SYSU as plain Python, however their cells and structs are nested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psdiff_jax.errors import InputError
+
+RESTORE = "restore it from the CUHK-SYSU release"
+
+
+@dataclass(frozen=True)
+class Person:
+    """A person of Train.mat: the photographs that show him and where, as float64 [n, 4] x, y, w, h."""
+
+    id_name: str
+    image_names: list[str]
+    boxes: np.ndarray
+
+
+def read_images(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The photographs of Images.mat, each with its boxes, float64 [n, 4] x, y, w, h; NaN for one of other than four."""
+    for record in _records(_variable(path, "Img")):
+        boxes = [_box(_field(path, person, "idlocate")) for person in _records(_field(path, record, "box"))]
+        yield _text(_field(path, record, "imname")), np.asarray(boxes, np.float64).reshape(-1, 4)
+
+
+def read_pool(path: Path) -> list[str]:
+    """The names of the gallery's photographs, in the order of pool.mat."""
+    return [_text(cell) for cell in np.asarray(_variable(path, "pool")).reshape(-1)]
+
+
+def read_train(path: Path) -> Iterator[Person]:
+    """The people of Train.mat, in its order."""
+    for record in _records(_variable(path, "Train")):
+        scenes = _records(_field(path, record, "scene"))
+        yield Person(
+            id_name=_text(record["idname"]) if "idname" in record.dtype.names else "",
+            image_names=[_text(_field(path, scene, "imname")) for scene in scenes],
+            boxes=np.asarray([_box(_field(path, scene, "idlocate")) for scene in scenes], np.float64).reshape(-1, 4),
+        )
+
+
+def _variable(path: Path, name: str) -> Any:
+    """The variable of this name; where the file holds only one, that one."""
+    import scipy.io
+
+    try:
+        content = scipy.io.loadmat(path, uint16_codec="utf-16-le")  # what MATLAB stores characters as
+    except Exception as error:  # scipy raises half a dozen kinds on a damaged file
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as a MATLAB file ({reason}); {RESTORE}") from error
+    variables = {key: value for key, value in content.items() if not key.startswith("__")}
+    if name in variables:
+        return variables[name]
+    if len(variables) == 1:
+        return next(iter(variables.values()))
+    raise InputError(f"{path}: there is no variable {name} in it, only {', '.join(variables) or 'none'}; {RESTORE}")
+
+
+def _records(value: Any) -> list[np.void]:
+    """The structs of a struct array, or of cells (of cells ...) of structs; none of what is empty."""
+    array = np.asarray(value)
+    if array.dtype.names:
+        return list(array.reshape(-1))
+    return [record for cell in array.reshape(-1) for record in _records(cell)] if array.dtype == object else []
+
+
+def _field(path: Path, record: np.void, name: str) -> Any:
+    if name not in record.dtype.names:
+        raise InputError(f"{path}: a record has no field {name}, only {', '.join(record.dtype.names)}; {RESTORE}")
+    return record[name]
+
+
+def _inner(value: Any) -> np.ndarray:
+    """What is in cells of one."""
+    array = np.asarray(value)
+    while array.dtype == object and array.size == 1:
+        array = np.asarray(array.reshape(-1)[0])
+    return array
+
+
+def _text(value: Any) -> str:
+    array = _inner(value)
+    return str(array.reshape(-1)[0]).strip() if array.size else ""
+
+
+def _box(value: Any) -> np.ndarray:
+    array = _inner(value)
+    numbers = array.reshape(-1).astype(np.float64) if array.dtype.kind in "iufb" else np.zeros(0)
+    return numbers if len(numbers) == 4 else np.full(4, np.nan)

@@ -1,0 +1,32 @@
+"""TFDS builder of CUHK-SYSU: `config.data.name = "cuhk_sysu"`, `config.data.root` = a folder in its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from psdiff_jax.datasets.cuhk_sysu import reader
+from psdiff_jax.datasets.folder import FolderBuilder, digest
+
+
+class CuhkSysu(FolderBuilder):
+    """CUHK-SYSU with its official splits: `train` (Images.mat without pool.mat), `gallery` (pool.mat), `query` (TestG),
+    and the galleries "50", "100", "500", "1000", "2000", "4000", "occlusion" and "low_resolution" as far as their lists
+    are there.
+
+    Args:
+      data_dir: where TFDS keeps the prepared records.
+      root: folder in CUHK-SYSU's on-disk format (see `reader`).
+    """
+
+    DESCRIPTION = "CUHK-SYSU: street snaps and film stills, with labelled and unlabelled people."
+
+    def __init__(self, *, data_dir: str, root: str):
+        super().__init__(data_dir, reader.read, root)
+
+    @classmethod
+    def fingerprint(cls, root: str) -> str:
+        """A digest of the contents of `root`: a copy elsewhere is the same dataset, a changed one is not."""
+        folder = Path(root).expanduser()
+        reader.check_folder(folder)
+        photographs = [path for path in (folder / reader.PHOTOGRAPHS).iterdir() if path.is_file()]
+        return digest(folder, reader.annotation_files(folder), photographs)

@@ -1,0 +1,44 @@
+"""TFDS builder of the user's own photographs: `config.data.name = "custom"`, `config.data.root` = their folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from psdiff_jax.datasets.contents import Contents
+from psdiff_jax.datasets.custom import reader
+from psdiff_jax.datasets.custom.photographs import find_photograph, folders
+from psdiff_jax.datasets.folder import FolderBuilder, digest
+
+
+class Custom(FolderBuilder):
+    """Photographs with COCO or CSV lists; README.md beside this file tells the formats, `reader.read` the options."""
+
+    DESCRIPTION = "Annotated photographs of the user's own."
+
+    def __init__(
+        self,
+        *,
+        data_dir: str,
+        root: str,
+        images: str = "",
+        query_gap: int = 25,
+        queries_per_person: int = 1,
+        seed: int = 0,
+    ):
+        super().__init__(
+            data_dir, reader.read, root, images=images, query_gap=query_gap, queries_per_person=queries_per_person,
+            seed=seed,
+        )
+
+    @classmethod
+    def fingerprint(cls, root: str, images: str = "", **options: Any) -> str:
+        """A digest of the lists and the photographs that they name; the options are counted beside it."""
+        del options
+        folder = Path(root).expanduser()
+        listing, files = reader.read_lists(folder, Contents())
+        places = folders(folder, images)
+        found = {path for name in listing.photographs if (path := find_photograph(name, places)) is not None}
+        inside = {path for path in found if path.is_relative_to(folder)}
+        elsewhere = [path.absolute() for path in found - inside]
+        return digest(folder, files, inside) + digest(Path(places[0].anchor or "/"), [], elsewhere)

@@ -1,0 +1,1 @@
+"""MOTChallenge folders: tracks are identities, sequences are cameras."""
