@@ -29,6 +29,7 @@ def get_config(preset: str = "default") -> ConfigDict:
         "builder": ConfigDict({}, convert_dict=True),  # options of the builder
         "image_size": (800, 1333),  # (height, width) that photographs are fitted into
         "max_boxes": 64,
+        "held_out": 0.0,  # share of the training photographs kept out of training, to choose the search threshold on
         "workers": 0,  # reading processes; 0 = threads
         "threads": 0,  # reading threads; 0 = one a core
         "cache": False,  # keep resized photographs in memory
@@ -113,8 +114,14 @@ def get_config(preset: str = "default") -> ConfigDict:
         "query": "pin",  # pin, match
         "detection_threshold": 0.01,
         "search_threshold": 0.5,
+        "calibrate": True,  # where data.held_out holds photographs out, the threshold is chosen on them instead
         "protocols": ("whole",),  # see psdiff_jax.evaluation.protocols
+        "reranking": (),  # scored beside the plain similarities: cws, cbgm:30,4, cws+cbgm:10,3
+        "seeds": (),  # seeds of the sampler, for a mean and standard deviation; () = config.seed
+        # the dataset to evaluate on, where it is not the one trained on: name, root and builder as in config.data
+        "data": {"name": "", "root": "", "builder": ConfigDict({}, convert_dict=True)},
         "max_detections": 100,  # kept a photograph
         "strips": 2,  # best, median and worst queries in the report, of each
     })
+    config.evaluate.data.builder.unlock()
     return config

@@ -10,13 +10,10 @@ DIR/prw_c6s1/teacher_omz0277.npz and DIR/weights/resnet50_v1_imagenet.npz.
 the shipped checkpoint's weights, on frames of 288x360 pixels.
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
-
-PRETRAINED = Path(__file__).parent / "pretrained"
+from psdiff_jax.configs.small import shrink
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -31,18 +28,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.update({"steps": 12_000, "batch_size": 16, "learning_rate": 1e-4, "ema_decay": 0.999})
     config.evaluate.update({"protocols": ("whole", "temporal_gap:250"), "search_threshold": 0.3})
     if variant == "cpu":
-        from psdiff_jax.configs.street_pretrain import get_config as street
-
-        config.model = street().model
-        config.model.backbone_weights = ""
-        config.data.image_size = (288, 360)
-        config.noise.update({"slots": 64})
-        config.sampler.update({"slots": 64})
-        config.train.update({
-            "steps": 1_000, "batch_size": 8, "learning_rate": 5e-4, "warmup": 100, "schedule": "cosine",
-            "ema_decay": 0.995, "init_from": str(PRETRAINED / "street_psdiff.npz"), "checkpoint_every": 200,
-            "image_every": 500,
-        })
-    elif variant:
+        return shrink(config, image_size=(288, 360))
+    if variant:
         raise ValueError(f"configs/prw_c6s1.py has no variant {variant!r}; there is cpu")
     return config

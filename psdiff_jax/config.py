@@ -13,6 +13,7 @@ from psdiff_jax.diffusion.samplers import SamplerSpec
 from psdiff_jax.diffusion.solvers import SOLVERS
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.protocols import parse_protocol
+from psdiff_jax.evaluation.reranking import parse_reranking
 from psdiff_jax.models.backbones import SPECS
 from psdiff_jax.models.cdl import CDLSpec
 from psdiff_jax.models.psdiff import PSDiffSpec
@@ -43,7 +44,7 @@ AT_LEAST_ONE = (
 NOT_NEGATIVE = ("train.steps", "train.warmup", "noise.exact_slots", "evaluate.strips", "cpu_devices",
                 "train.weight_decay", "sampler.eta")
 SHARES = ("noise.random_fraction", "noise.rollout_probability", "sampler.renewal_threshold", "sampler.nms_threshold",
-          "train.ema_decay", "evaluate.detection_threshold", "evaluate.search_threshold")
+          "train.ema_decay", "evaluate.detection_threshold", "evaluate.search_threshold", "data.held_out")
 
 
 def load_config(name: str) -> Any:
@@ -119,8 +120,13 @@ def validate(config: Mapping[str, Any]) -> None:
     steps = config["evaluate"]["steps"]
     need(len(steps) > 0 and all(isinstance(s, int) and 1 <= s <= config["diffusion"]["timesteps"] for s in steps),
          "evaluate.steps", "give numbers of denoising steps, each from 1 to config.diffusion.timesteps")
+    seeds = config["evaluate"]["seeds"]
+    need(all(isinstance(s, int) and s >= 0 for s in seeds) and len(set(seeds)) == len(seeds), "evaluate.seeds",
+         "give different whole numbers, or () for config.seed alone")
     for protocol in config["evaluate"]["protocols"]:
         parse_protocol(protocol)
+    for option in config["evaluate"]["reranking"]:
+        parse_reranking(option)
     teacher = TeacherOptions.from_config(config["teacher"])
     if teacher.kind == "trained":
         need(teacher.embedding_dim == config["model"]["embedding_dim"], "teacher.embedding_dim",
@@ -128,6 +134,21 @@ def validate(config: Mapping[str, Any]) -> None:
     if config["model"]["backbone_weights"] == "teacher":
         need(teacher.kind == "trained" and teacher.backbone == config["model"]["backbone"], "model.backbone_weights",
              "the teacher must be trained here, with config.teacher.backbone equal to config.model.backbone")
+
+
+def transfers(config: Any) -> bool:
+    """Whether config.evaluate.data names a dataset of its own to evaluate on."""
+    other = config["evaluate"]["data"]
+    return bool(other["name"] or other["root"] or other["builder"])
+
+
+def evaluation_data(config: Any) -> Mapping[str, Any]:
+    """The part of the config that names the dataset to evaluate on: config.data, or what config.evaluate.data puts in
+    its place (another `name`, or another `root` of the same name, each with `builder` options of its own)."""
+    if not transfers(config):
+        return config["data"]
+    other = dict(config["evaluate"]["data"])
+    return {**config["data"], **other, "name": other["name"] or config["data"]["name"]}
 
 
 def check_files(config: Mapping[str, Any]) -> None:

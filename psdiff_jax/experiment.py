@@ -1,6 +1,7 @@
 """One experiment: check the config, open the dataset, then train, evaluate, embed or search."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 
 from psdiff_jax import config as cfg
 from psdiff_jax import parallel
-from psdiff_jax.data.records import open_dataset
+from psdiff_jax.data.records import PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
 
 
@@ -31,23 +32,45 @@ def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None,
     written = workdir / "config.json"
     if mode.startswith("train") or not written.is_file():  # looking at a run does not change what it says it was
         written.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    dataset = open_dataset(config.data)
-
     if embeddings:
         from psdiff_jax.evaluation.run import evaluate_folder
 
-        evaluate_folder(config, workdir, dataset, Path(embeddings).expanduser())
+        evaluate_folder(config, workdir, open_gallery(config), Path(embeddings).expanduser())
         return
+    gallery, train_set = open_datasets(config, mode)
     if mode in ("train_and_evaluate", "train"):
         from psdiff_jax.training.train import train
 
-        train(config, workdir, dataset)
+        train(config, workdir, train_set, gallery)
     if mode != "train":
         from psdiff_jax.evaluation import run as looking
 
         if mode == "search":
-            looking.search(config, workdir, dataset, query, top)
+            looking.search(config, workdir, gallery, query, top)
         elif mode == "embed":
-            looking.embed(config, workdir, dataset)
+            looking.embed(config, workdir, gallery)
         else:
-            looking.evaluate_model(config, workdir, dataset)
+            looking.evaluate_model(config, workdir, gallery, train_set)
+
+
+def open_datasets(config: Any, mode: str) -> tuple[PreparedDataset, PreparedDataset | None]:
+    """(the dataset to look for people in, the dataset to train on or None where nothing of it is needed).
+
+    They are the same one unless config.evaluate.data names another.
+    """
+    gallery = open_gallery(config)
+    if not cfg.transfers(config):
+        return gallery, gallery
+    calibrates = mode == "evaluate" and config.data.held_out > 0 and config.evaluate.calibrate
+    return gallery, open_dataset(config.data) if mode.startswith("train") or calibrates else None
+
+
+def open_gallery(config: Any) -> PreparedDataset:
+    """The dataset to look for people in; what is wrong with it is told by the keys that name it."""
+    if not cfg.transfers(config):
+        return open_dataset(config.data)
+    try:
+        return open_dataset(cfg.evaluation_data(config))
+    except InputError as error:
+        told = re.sub(r"config\.data\.(name|root|builder)", r"config.evaluate.data.\1", str(error))
+        raise InputError(told) from error

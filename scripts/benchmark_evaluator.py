@@ -1,11 +1,11 @@
 """How fast the evaluator is: random data of PRW's or CUHK-SYSU's size, beside a plain loop-by-loop evaluator.
 
-    python scripts/benchmark_evaluator.py [--size prw|cuhk] [--plain_queries 20] [--protocols whole temporal_gap:250
-    ...]
+    python scripts/benchmark_evaluator.py [--size prw|cuhk] [--plain_queries 20] [--reranking cws cbgm:30,4]
+        [--protocols whole temporal_gap:250 ...]
 
-Prints the seconds of each part, the peak memory of the process, and for the first few queries the plain evaluator's
-seconds and the largest difference between the two. The plain evaluator is the one of tests/evaluation, so this runs
-from a clone.
+Prints seconds (wall and CPU) of each part and the peak memory of the process; then, for the first few queries, those of
+the plain evaluator in the same run, the ratio of CPU seconds a query, and the largest difference between the two. The
+plain evaluator is the one of tests/evaluation, so this runs from a clone.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ import argparse
 import importlib.util
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.data.records import Annotations, Queries
 from psdiff_jax.evaluation.detection import coco_metrics, detection_metrics
 from psdiff_jax.evaluation.embeddings import Detections
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
+from psdiff_jax.evaluation.reranking import parse_rerankings
 
 # queries, frames, detections, people, labelled truths, image (width, height), cameras
 SIZES = {
@@ -31,8 +35,9 @@ SIZES = {
 }
 PROTOCOLS = {
     "prw": ["whole", "cross_camera", "same_camera", "temporal_gap:250"],
-    "cuhk": ["sized:50,100,500,1000,2000,4000,all"],
+    "cuhk": ["listed:50,100,500,1000,2000,4000,all"],
 }
+RERANKING = {"prw": ["cws", "cbgm:30,4"], "cuhk": ["cws", "cbgm:10,3"]}
 WIDTH = 256
 
 
@@ -41,50 +46,87 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="prw")
     parser.add_argument("--plain_queries", type=int, default=20, help="queries for the plain evaluator")
     parser.add_argument("--protocols", nargs="+", help="protocols instead of the usual ones")
+    parser.add_argument("--reranking", nargs="*", help="scorings beside the plain one instead of the usual ones")
     arguments = parser.parse_args()
     annotations, queries, gallery, query = made_up(*SIZES[arguments.size])
     print(f"{len(queries)} queries, {len(annotations)} frames, {len(gallery)} detections, {WIDTH}-d")
+    timed("detection AP and recall", lambda: detection_metrics(gallery, annotations))
+    timed("COCO AP", lambda: coco_metrics(gallery, annotations))
 
-    started = time.perf_counter()
-    recall = detection_metrics(gallery, annotations)["recall"]
-    timed(f"detection AP and recall ({recall:.3f})", started)
-    started = time.perf_counter()
-    timed(f"COCO AP ({coco_metrics(gallery, annotations)['AP']:.3f})", started)
-
-    specs = arguments.protocols or PROTOCOLS[arguments.size]
-    protocols = make_protocols(specs, annotations, queries)
-    for some in [[protocol] for protocol in protocols] + [protocols] * (len(protocols) > 1):
-        started = time.perf_counter()
-        results = score_search(gallery, query, annotations, queries, some, threshold=0.5)
-        name = f"search, {some[0].name} {some[0].size}" if len(some) == 1 else f"search, all {len(some)} in one pass"
-        timed(f"{name} (mAP {results[0].summary()['mAP']:.4f})", started)
+    protocols = make_protocols(
+        arguments.protocols or PROTOCOLS[arguments.size], annotations, queries, galleries=lists(annotations, queries)
+    )
+    options = RERANKING[arguments.size] if arguments.reranking is None else arguments.reranking
+    passes = {"plain": (), **{f"plain and {o}": (o,) for o in options}, f"plain and {' and '.join(options)}": options}
+    for name, some in passes.items():
+        results, seconds = timed(
+            f"search, {len(protocols)} galleries, {name}",
+            lambda some=some: score_search(
+                gallery, query, annotations, queries, protocols, rerankings=parse_rerankings(some)
+            ),
+        )
+        print("    mAP " + ", ".join(f"{r.name} {r.protocol.size} {100 * r.summary()['mAP']:.2f}" for r in results))
+        if not some:
+            in_plain = seconds
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, made-up data included")
-    against_plain(results, arguments.plain_queries, annotations, queries, gallery, query)
+    against_plain(results, in_plain, arguments.plain_queries, annotations, queries, gallery, query)
 
 
-def against_plain(results, count, annotations, queries, gallery, query) -> None:
-    """Times the plain evaluator on the first `count` queries and compares."""
+def against_plain(results, seconds, count, annotations, queries, gallery, query) -> None:
+    """Times the plain evaluator on the first `count` queries and compares; `seconds`: of the plain scoring, of all."""
     path = Path(__file__).parents[1] / "tests" / "evaluation" / "plain_evaluator.py"
     spec = importlib.util.spec_from_file_location("plain_evaluator", path)
     plain = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plain)
-    only, total = range(min(count, len(queries))), len(queries)
+    only = results[0].asked.nonzero()[0][:count].tolist()
+    total, data = 0.0, (gallery, query, annotations, queries)
     for result in results:
-        galleries = [[annotations.image_names[i] for i in result.protocol.gallery(q)] for q in only]
-        started = time.perf_counter()
-        expected = plain.plain_search(gallery, query, annotations, queries, galleries, 0.5, only)
-        seconds = time.perf_counter() - started
-        worst = max(abs(result.average_precision[q] - expected[q]["ap"]) for q in only)
-        ranks = all(result.first_rank[q] == expected[q]["first_rank"] for q in only)
+        protocol = result.protocol
+        galleries = {q: [annotations.image_names[i] for i in protocol.gallery(q)] for q in only}
+        truths = None
+        if protocol.official is not None:
+            everything = protocol.size == "all"
+            truths = {q: plain.plain_list(protocol.official, q, annotations, queries, everything)[1] for q in only}
+        begin = time.process_time()
+        expected = plain.plain_search(*data, galleries, 0.5, only, truths, result.reranking.name)
+        each = (time.process_time() - begin) / len(only)
+        total += each * len(queries) * (not result.reranking.name)
+        worst = max(abs(result.average_precision[q] - e["ap"]) for q, e in zip(only, expected, strict=True))
+        ranks = all(result.first_rank[q] == e["first_rank"] for q, e in zip(only, expected, strict=True))
         print(
-            f"plain evaluator, {result.protocol.name} {result.protocol.size}: {len(only)} queries {seconds:.2f} s "
-            f"(all {total}: about {seconds / len(only) * total:.0f} s); "
-            f"largest difference of AP {worst:.1e}, ranks {'equal' if ranks else 'DIFFER'}"
+            f"plain evaluator, {result.name} {protocol.size}: {len(only)} queries, {1000 * each:.0f} ms CPU each, so "
+            f"{each * len(queries):.0f} s for all; largest difference of AP {worst:.1e}, ranks "
+            f"{'equal' if ranks else 'DIFFER'}"
         )
+    print(f"all plain protocols: plain evaluator {total:.0f} s of CPU, ours {seconds:.1f}: {total / seconds:.0f} times")
+
+
+def lists(annotations: Annotations, queries: Queries) -> dict[str, GalleryList]:
+    """Made-up galleries as CUHK-SYSU has them: the photographs that show the person, then others, nested."""
+    rng = np.random.default_rng(1)
+    stands: dict[int, list[tuple[int, np.ndarray]]] = {}
+    for image, (boxes, ids) in enumerate(zip(annotations.boxes, annotations.person_ids, strict=True)):
+        for box, person in zip(boxes, ids.tolist(), strict=True):
+            stands.setdefault(person, []).append((image, box))
+    full, counts, boxes = [], [], []
+    for name, person in zip(queries.image_names, queries.person_ids.tolist(), strict=True):
+        true = [(image, box) for image, box in stands[person] if annotations.image_names[image] != name]
+        others = np.setdiff1d(rng.permutation(len(annotations))[:4100], [image for image, _ in stands[person]])
+        full.append(np.concatenate([[image for image, _ in true], rng.permutation(others)]).astype(np.int32))
+        counts.append(len(true))
+        boxes.append(np.array([box for _, box in true], np.float32).reshape(-1, 4))
+    places = tuple(np.arange(count, dtype=np.int32) for count in counts)
+    numbers = np.arange(len(queries))
+    return {
+        str(size): GalleryList(numbers, tuple(g[: max(size, n)] for g, n in zip(full, counts, strict=True)), places,
+                               tuple(boxes))
+        for size in (50, 100, 500, 1000, 2000, 4000)
+    }
 
 
 def made_up(queries, frames, detections, people, labelled, size, cameras):
-    """Truths, and detections of them that are mostly right, with embeddings that are mostly near the person's."""
+    """Truths, and detections of them that are mostly right, with embeddings that are mostly near the person's; one in
+    ten looks like nobody, so that rankings have to be gone through to the end."""
     rng = np.random.default_rng(0)
     truths = int(0.85 * detections)
     frame = rng.integers(0, frames, truths)
@@ -110,6 +152,8 @@ def made_up(queries, frames, detections, people, labelled, size, cameras):
     center = rng.normal(size=(people, WIDTH))
     found = np.concatenate([rng.permutation(truths)[: detections * 3 // 4], rng.integers(0, truths, detections // 4)])
     seen = np.where(person[found, None] >= 0, center[person[found]], 0) + 1.5 * rng.normal(size=(len(found), WIDTH))
+    lost = rng.random(len(found)) < 0.1
+    seen[lost] = rng.normal(size=(int(lost.sum()), WIDTH))
     moved = box[found] + rng.normal(0, 1, (len(found), 4)) * 0.08 * height[found, None]
     moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2] + 1)
     gallery = Detections(
@@ -134,8 +178,13 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def timed(what: str, started: float) -> None:
-    print(f"{what}: {time.perf_counter() - started:.2f} s")
+def timed(what: str, function: Callable[[], Any]) -> tuple[Any, float]:
+    """(what it returned, its CPU seconds), printed beside the wall clock's."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    returned = function()
+    seconds = time.process_time() - cpu
+    print(f"{what}: {time.perf_counter() - wall:.2f} s, {seconds:.2f} s of CPU", flush=True)
+    return returned, seconds
 
 
 if __name__ == "__main__":

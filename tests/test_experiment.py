@@ -234,3 +234,104 @@ def test_diagnosis_has_a_row_for_each_time(finished, tmp_path):
     # Truths noised to a later t lie closer to the truths: that is what noise means.
     assert result["truth"]["iou_in"][1] > result["truth"]["iou_in"][0]
     assert (tmp_path / "out/diagnosis.png").stat().st_size > 1000
+
+
+def test_another_dataset_by_config_alone(finished, tmp_path):
+    """Trained on one street, evaluated on another: the model is the same, gallery and queries are the other's."""
+    config, workdir = finished
+    other = config.copy_and_resolve_references()
+    other.train.init_from = str(workdir / "model.npz")
+    other.evaluate.data.builder = {**config.data.builder.to_dict(), "camera_seed": 5, "seed": 5, "gallery_images": 7}
+    experiment.run(other, tmp_path, "evaluate")
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert result["counts"]["gallery_images"] == 7
+    assert result["settings"]["trained_on"] == result["settings"]["dataset"] == "synthetic_street"
+    alone = other.copy_and_resolve_references()
+    alone.data.builder = other.evaluate.data.builder
+    alone.evaluate.data.builder = {}
+    experiment.run(alone, tmp_path / "alone", "evaluate")
+    same = json.loads((tmp_path / "alone" / "evaluation.json").read_text())
+    assert same["search"] == result["search"] and same["detection"] == result["detection"]
+    assert "trained_on" not in same["settings"]
+
+
+def test_a_mistake_in_the_other_dataset_names_its_own_key(finished, tmp_path):
+    other = finished[0].copy_and_resolve_references()
+    other.evaluate.data.update({"name": "prw", "root": str(tmp_path / "nowhere")})
+    with pytest.raises(InputError, match=r"^config\.evaluate\.data\.root: there is no folder"):
+        experiment.run(other, tmp_path, "evaluate")
+
+
+def test_several_seeds_give_mean_and_spread(finished, tmp_path):
+    config, workdir = finished
+    results = {}
+    for name, seeds in (("3", (3,)), ("4", (4,)), ("both", (3, 4))):
+        one = config.copy_and_resolve_references()
+        one.train.init_from = str(workdir / "model.npz")
+        one.evaluate.seeds = seeds
+        experiment.run(one, tmp_path / name, "evaluate")
+        results[name] = json.loads((tmp_path / name / "evaluation.json").read_text())
+    first, second, both = (r["detection"]["2"]["all"] for r in results.values())
+    values = np.asarray([first["recall"], second["recall"]])
+    assert both["recall"] == pytest.approx(values.mean()) and both["sd"]["recall"] == pytest.approx(values.std(ddof=1))
+    assert results["both"]["settings"]["seeds"] == [3, 4] and "sd" not in first
+    ours, theirs = (load_embeddings(tmp_path / name / "embeddings/gallery") for name in ("both", "3"))
+    np.testing.assert_array_equal(ours.embeddings, theirs.embeddings)  # the first seed's are exported
+
+
+def test_the_threshold_is_chosen_on_held_out_photographs(finished, tmp_path, monkeypatch, capsys):
+    from psdiff_jax.data.records import open_dataset
+    from psdiff_jax.evaluation import run
+    from psdiff_jax.evaluation.calibration import Calibration
+
+    config, workdir = finished
+    held = config.copy_and_resolve_references()
+    held.train.init_from = str(workdir / "model.npz")
+    held.data.held_out = 0.9
+    experiment.run(held, tmp_path / "nobody", "evaluate")  # four training steps: no score reaches 0.05
+    settings = json.loads((tmp_path / "nobody/evaluation.json").read_text())["settings"]
+    assert settings["search_threshold"] == held.evaluate.search_threshold and "calibration" not in settings
+    assert "2 steps: calibration: none of" in capsys.readouterr().err
+
+    def at_scores_of_this_model(gallery, query, annotations, queries):
+        assert len(query) == len(queries) > 0 and set(gallery.images) == set(annotations.image_names)
+        assert set(annotations.image_names) < set(train_names)
+        return Calibration(0.01, (0.01, 0.02), (0.4, 0.3))
+
+    train_names = open_dataset(config.data).annotations("train").image_names
+    monkeypatch.setattr(run, "choose_threshold", at_scores_of_this_model)
+    experiment.run(held, tmp_path, "evaluate")
+    settings = json.loads((tmp_path / "evaluation.json").read_text())["settings"]
+    chosen = json.loads((tmp_path / "calibration.json").read_text())
+    assert chosen == settings["calibration"] and set(chosen) == {"1", "2"}
+    assert settings["search_threshold"] == {"1": 0.01, "2": 0.01}
+    assert run.search_threshold(held, tmp_path) == chosen["2"]["threshold"]
+    held.evaluate.calibrate = False
+    assert run.search_threshold(held, tmp_path) == held.evaluate.search_threshold
+
+
+def test_photographs_of_ones_own_are_searched(finished, tmp_path):
+    """A folder of photographs, some boxes in the gallery and nothing else: embed, evaluate and search."""
+    import cv2
+
+    config, workdir = finished
+    root = tmp_path / "meine Fotos"
+    root.mkdir()
+    for i in range(3):
+        cv2.imencode(".png", np.full((90, 120 + i, 3), 60 * i, np.uint8))[1].tofile(root / f"{i}.png")
+    boxes = [{"id": 1, "image_id": 0, "bbox": [10, 10, 20, 50], "person_id": "x"}]
+    images = [{"id": i, "file_name": f"{i}.png"} for i in range(3)]
+    (root / "gallery.json").write_text(json.dumps({"images": images, "annotations": boxes}))
+    own = config.copy_and_resolve_references()
+    own.train.init_from = str(workdir / "model.npz")
+    own.data.update({"name": "custom", "root": str(root)})
+    own.data.builder = {}
+    experiment.run(own, tmp_path / "run", "evaluate")
+    result = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert result["counts"] == {"gallery_images": 3, "gallery_boxes": 1, "labelled_boxes": 1, "people": 1, "queries": 0}
+    assert result["search"]["whole"]["all"]["2"]["queries"] == 0
+    assert len(load_embeddings(tmp_path / "run/embeddings/gallery").images) == 3
+    experiment.run(own, tmp_path / "run", "search", query=f"{root / '1.png'}:10,10,30,60", top=2)
+    assert (tmp_path / "run/search/hits.png").is_file()
+    with pytest.raises(InputError, match="dataset custom has no photographs to train on"):
+        experiment.run(own, tmp_path / "trained", "train")

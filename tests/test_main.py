@@ -72,6 +72,9 @@ def test_unknown_key_suggests_the_nearest():
     ("noise.slots", 5, "config.noise.slots"),
     ("evaluate.steps", (0,), "config.evaluate.steps"),
     ("evaluate.protocols", ("whoole",), "whoole"),
+    ("evaluate.reranking", ("cbgm:3",), "config.evaluate.reranking"),
+    ("evaluate.seeds", (1, 1), "config.evaluate.seeds"),
+    ("data.held_out", 1.5, "config.data.held_out"),
     ("train.warmup", 90_000, "config.train.warmup"),
     ("sampler.renewal_threshold", 1.5, "config.sampler.renewal_threshold"),
     ("sampler.solver", "euler", "config.sampler.solver='euler': choose one of ddim, dpm, dpm"),
@@ -99,16 +102,18 @@ def test_a_missing_file_names_the_key(key):
 
 
 def test_every_config_file_is_valid():
-    from psdiff_jax.configs import prw_c6s1, quickstart, street_pretrain
+    from psdiff_jax.configs import cuhk_sysu, custom, mot, prw, prw_c6s1, quickstart, street_pretrain
 
-    validate(street_pretrain.get_config())
-    validate(base.get_config())
+    for config in (base.get_config(), street_pretrain.get_config(), cuhk_sysu.get_config(), prw.get_config()):
+        validate(config)
     for config in (quickstart.get_config(), quickstart.get_config("smoke")):
         validate(config)
         check_files(config)  # the shipped weights are there
-    for variant in ("", "cpu"):
-        config = prw_c6s1.get_config(variant)
-        config.data.root = "somewhere"
-        fill_in_root(config)
-        assert config.teacher.file == "somewhere/teacher_omz0277.npz"
-        validate(config)
+    for file in (prw_c6s1, mot, custom):
+        for variant in ("", "cpu"):
+            config = file.get_config(variant)
+            config.data.root = "somewhere"
+            fill_in_root(config)
+            validate(config)
+            assert config.teacher.file == ("somewhere/teacher_omz0277.npz" if file is prw_c6s1 else "")
+            assert variant == "" or Path(config.train.init_from).is_file()

@@ -5,8 +5,9 @@
     dataset.annotations("gallery").boxes[7]     float32 [n, 4] xyxy pixels
     dataset.queries().person_ids
 
-A prepared dataset lives in `<prepared_dir>/<name>-<fingerprint>/`. The fingerprint covers every builder option and,
-where the builder reads files, their contents: other options or data make another folder, none is silently reused.
+A prepared dataset lives in `<prepared_dir>/<name>-<fingerprint>/`. The fingerprint covers the builder's version,
+every option and, where the builder reads files, their contents: what is different makes another folder, none is
+silently reused.
 
 A builder is a `tfds.core.GeneratorBasedBuilder` made with `data_dir` and its own options by keyword. It may have
   - `fingerprint(**options) -> str`, a classmethod: a digest of the files it reads (then their path does not count);
@@ -183,6 +184,7 @@ def _key(option: str) -> str:
 
 def _fingerprint(builder_class: Any, options: Mapping[str, Any]) -> str:
     counted = {key: value for key, value in options.items() if key != "workers"}
+    counted["version"] = str(builder_class.VERSION)  # raise it with every change of what a builder makes of a folder
     if hasattr(builder_class, "fingerprint"):
         counted["root"] = builder_class.fingerprint(**options)  # what is in the folder counts, not where it is
     elif "root" in counted:

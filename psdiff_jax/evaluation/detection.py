@@ -82,16 +82,9 @@ def detection_metrics(
 ) -> dict[str, float | int]:
     """Recall and AP x recall over a split: {"recall", "AP", "truths", "detections"}.
 
-    Detections with a score below `threshold` are dropped. `labelled_only` takes the boxes with a person id for truth
-    and, as the de facto evaluator does, leaves images without such a box out altogether; unlabelled people then count
-    as mistakes.
+    See `judged_detections` for `threshold` and `labelled_only`.
     """
-    labels, scores, truths = [], [], 0
-    for truth, boxes, image_scores in _by_image(detections, annotations, threshold, labelled_only):
-        truths += len(truth)
-        labels.append(_mutual_best(box_iou(truth, boxes), iou_threshold))
-        scores.append(image_scores)
-    label, score = np.concatenate([np.zeros(0, bool), *labels]), np.concatenate([np.zeros(0, np.float32), *scores])
+    label, score, truths = judged_detections(detections, annotations, threshold, labelled_only, iou_threshold)
     recall = float(label.sum() / truths) if truths else 0.0
     return {
         "recall": recall,
@@ -99,6 +92,27 @@ def detection_metrics(
         "truths": truths,
         "detections": len(score),
     }
+
+
+def judged_detections(
+    detections: Detections,
+    annotations: Annotations,
+    threshold: float = 0.01,
+    labelled_only: bool = False,
+    iou_threshold: float = 0.5,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """(right bool [K], score float32 [K], number of truths) of a split, image by image.
+
+    Detections with a score below `threshold` are dropped. `labelled_only` takes the boxes with a person id for truth
+    and, as the de facto evaluator does, leaves images without such a box out altogether; unlabelled people then count
+    as mistakes.
+    """
+    labels, scores, truths = [np.zeros(0, bool)], [np.zeros(0, np.float32)], 0
+    for truth, boxes, image_scores in _by_image(detections, annotations, threshold, labelled_only):
+        truths += len(truth)
+        labels.append(_mutual_best(box_iou(truth, boxes), iou_threshold))
+        scores.append(image_scores)
+    return np.concatenate(labels), np.concatenate(scores), truths
 
 
 def _mutual_best(iou_NK: np.ndarray, threshold: float) -> np.ndarray:

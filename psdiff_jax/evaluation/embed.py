@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -36,6 +36,10 @@ class Embedder:
     max_detections: int
     min_score: float
 
+    def with_seed(self, seed: int) -> "Embedder":
+        """The same model with other noise."""
+        return replace(self, key=jax.random.key(seed))
+
     def predict(self, batch: Batch, steps: tuple[int, ...], pinned: bool = False) -> dict[int, People]:
         """Host arrays of the whole (global) batch. `pinned`: hold the first box of each photograph in slot 0."""
         wanted = {name: batch[name] for name in ("image", "image_size", "image_index")}
@@ -44,12 +48,12 @@ class Embedder:
         return parallel.fetch(self.predictor(self.params, self.rest, on_device, self.key, steps, boxes))
 
 
-def make_embedder(config: Any, graphdef: Any, params: Any, rest: Any, seed: int | None = None) -> Embedder:
-    """An Embedder on all devices; `seed` (config.seed unless given) starts the sampler's noise."""
+def make_embedder(config: Any, graphdef: Any, params: Any, rest: Any) -> Embedder:
+    """An Embedder on all devices, with noise of config.seed."""
     mesh = parallel.make_mesh()
     parallel.check_divides(config.evaluate.batch_size, mesh, "config.evaluate.batch_size")
     predictor = Predictor(graphdef, cfg.sampler_spec(config), config.sampler.nms_threshold)
-    key = jax.random.key(config.seed if seed is None else seed)
+    key = jax.random.key(config.seed)
     params, rest = (parallel.put_replicated(tree, mesh) for tree in (params, rest))
     return Embedder(predictor, params, rest, key, mesh, config.evaluate.max_detections,
                     config.evaluate.detection_threshold)
@@ -78,6 +82,8 @@ def embed_queries(embedder: Embedder, dataset: PreparedDataset, config: Any) -> 
     """
     queries = dataset.queries()
     steps, pinned = tuple(config.evaluate.steps), config.evaluate.query == "pin"
+    if not len(queries):  # a gallery to search in by photograph only
+        return {k: _nobody(config.model.embedding_dim) for k in steps}
     batches = _batches(dataset, "query", config)
     position = {name: i for i, name in enumerate(dataset.annotations("gallery").image_names)}
     scenes = np.asarray([position[name] for name in queries.image_names], np.int32)
@@ -147,6 +153,12 @@ def _flat(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], person_ids
     position = {name: i for i, name in enumerate(images)}
     index = np.asarray([position[names[i]] for i in owner], np.int32)
     return Detections(images, boxes, scores, embeddings, index, np.asarray(person_ids, np.int64))
+
+
+def _nobody(embedding_dim: int) -> Detections:
+    """The rows of no query."""
+    rows, none = np.zeros((0, embedding_dim), np.float32), np.zeros(0, np.float32)
+    return Detections((), np.zeros((0, 4), np.float32), none, rows, none.astype(np.int32), none.astype(np.int64))
 
 
 LoadImage = Callable[[str], np.ndarray]

@@ -6,22 +6,26 @@ same dict:
     {"settings": {...}, "counts": {...}, "protocols": {name: description}, "steps": ["1", "2", ...],
      "detection": {steps: {"all": {recall, AP, truths, detections}, "labelled": {...}, "coco": {AP, AP50, AP75}}},
      "search": {protocol: {gallery size: {steps: {mAP, top-1, top-5, top-10, queries, queries_without_truth, ...}}}}}
+
+A protocol under a scoring beside the plain one has the scoring behind its name: "whole+cws", "whole+cbgm:30,4".
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.detection import coco_metrics, detection_metrics
 from psdiff_jax.evaluation.embeddings import Detections
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import Protocol
+from psdiff_jax.evaluation.reranking import Reranking, parse_rerankings
+from psdiff_jax.files import write_atomically
 
 if TYPE_CHECKING:
     from psdiff_jax.data.records import Annotations, Queries
@@ -34,25 +38,31 @@ def evaluate(
     protocols: Sequence[Protocol],
     *,
     detection_threshold: float = 0.01,
-    search_threshold: float = 0.5,
+    search_threshold: float | Mapping[int | str, float] = 0.5,
     query_embedding: str = "pin",
+    reranking: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Scores (gallery, query) Detections of each number of steps; see the module's docstring for what comes back.
 
-    The key of a folder whose number of steps nobody knows is any text, such as "given". `query_embedding` says how
-    the queries' embeddings were made ("pin", "match", "crop", ...); it and `settings` (dataset, seed, checkpoint,
-    ...) are recorded, not used. InputError when detections, queries and annotations do not belong together.
+    The key of a folder whose number of steps nobody knows is any text, such as "given". `search_threshold`: one for
+    all, or one for each number of steps. `reranking`: scorings beside the plain one, as in config.evaluate.reranking.
+    `query_embedding` says how the queries' embeddings were made ("pin", "match", "crop", ...); it and `settings`
+    (dataset, seed, checkpoint, ...) are recorded, not used. InputError when detections, queries and annotations do not
+    belong together, or a threshold is missing.
     """
+    rerankings = parse_rerankings(reranking)
+    thresholds = _thresholds(search_threshold, detections_by_steps)
+    given = isinstance(search_threshold, Mapping)
     result: dict[str, Any] = {
         "settings": {
             **(settings or {}),
             "query_embedding": query_embedding,
             "detection_threshold": float(detection_threshold),
-            "search_threshold": float(search_threshold),
+            "search_threshold": thresholds if given else float(search_threshold),
         },
         "counts": count(annotations, queries),
-        "protocols": {protocol.name: protocol.description for protocol in protocols},
+        "protocols": _descriptions(protocols, rerankings),
         "steps": [str(steps) for steps in detections_by_steps],
         "detection": {},
         "search": {},
@@ -63,10 +73,39 @@ def evaluate(
             "labelled": detection_metrics(gallery, annotations, detection_threshold, labelled_only=True),
             "coco": coco_metrics(gallery, annotations),
         }
-        for search in score_search(gallery, query, annotations, queries, protocols, search_threshold):
-            sizes = result["search"].setdefault(search.protocol.name, {})
+        for search in score_search(gallery, query, annotations, queries, protocols, thresholds[str(steps)],
+                                   rerankings=rerankings, label=f"search, steps {steps}"):
+            sizes = result["search"].setdefault(search.name, {})
             sizes.setdefault(str(search.protocol.size), {})[str(steps)] = search.summary()
     return result
+
+
+def _thresholds(
+    search_threshold: float | Mapping[int | str, float], detections_by_steps: Mapping[int | str, Any]
+) -> dict[str, float]:
+    """The search threshold of each number of steps."""
+    if not isinstance(search_threshold, Mapping):
+        return {str(steps): float(search_threshold) for steps in detections_by_steps}
+    given = {str(steps): float(threshold) for steps, threshold in search_threshold.items()}
+    missing = next((str(steps) for steps in detections_by_steps if str(steps) not in given), None)
+    if missing is not None:
+        raise InputError(f"no search threshold is given for {missing} denoising steps, only for {', '.join(given)}")
+    return {str(steps): given[str(steps)] for steps in detections_by_steps}
+
+
+def _descriptions(protocols: Sequence[Protocol], rerankings: Sequence[Reranking]) -> dict[str, str]:
+    """Name -> what it is. The sizes of a listed protocol are described one by one."""
+    described: dict[str, str] = {}
+    for protocol in protocols:
+        known = described.get(protocol.name)
+        if known is None:
+            described[protocol.name] = protocol.description
+        elif protocol.description not in known.split("; "):
+            described[protocol.name] = f"{known}; {protocol.description}"
+    plain = dict(described)
+    for reranking in rerankings:
+        described.update({reranking.of(name): f"{name} with {reranking.describe()}" for name in plain})
+    return described
 
 
 def count(annotations: Annotations, queries: Queries) -> dict[str, int]:
@@ -83,8 +122,4 @@ def count(annotations: Annotations, queries: Queries) -> dict[str, int]:
 
 def write_evaluation(path: str | Path, result: Mapping[str, Any]) -> None:
     """Writes `evaluation.json` whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_atomically(Path(path), json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -8,33 +8,39 @@ which the person was found.
 Equal similarities: AP treats them as one threshold; in top-k and rankings a wrong detection stands before a right
 one, so that embeddings that tell nobody apart score nothing.
 
+An official list (CUHK-SYSU's TestG50 to TestG4000) says itself where the person stands; every place of it that shows
+him counts, also of a photograph that stands there again, whose detections are passed over then: its first place
+decides. `reranking.py` has the scorings beside the plain similarity.
+
 Legend: Q queries, K kept detections, M photographs, R ranks kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.detection import box_iou, image_rows, rows_by_image
 from psdiff_jax.evaluation.embeddings import Detections
-from psdiff_jax.evaluation.protocols import Protocol
+from psdiff_jax.evaluation.protocols import Protocol, query_images
+from psdiff_jax.evaluation.reranking import PLAIN, Reranking, Scorings
+from psdiff_jax.evaluation.similarity import NOWHERE, Kept, kept_detections, similarities
+from psdiff_jax.evaluation.truths import Standing, stand_by_annotations, stand_by_list
 
 if TYPE_CHECKING:
     from psdiff_jax.data.records import Annotations, Queries
 
 TOP_K = (1, 5, 10)
-SIMILARITIES_AT_ONCE = 2**25  # float32 entries of one block of the similarity matrix: 128 MiB
+FEW_LEVELS = 100  # up to so many right detections counting is faster than sorting
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """What became of every query under one protocol.
+    """What became of every query under one protocol and scoring.
 
+    asked: bool [Q], whether the query belongs to the protocol; for others every number below is 0 and no hit is kept.
     average_precision: float64 [Q]; 0 where nothing was found.
     first_rank: int64 [Q], rank from 1 of the first right detection; 0 where nothing was found.
     truths, found: int64 [Q], true photographs in the gallery, and those of them in which the person was found.
@@ -52,21 +58,28 @@ class SearchResult:
     hits: np.ndarray
     similarities: np.ndarray
     right: np.ndarray
+    asked: np.ndarray
+    reranking: Reranking = PLAIN
+
+    @property
+    def name(self) -> str:
+        """The protocol's name, with the scoring's behind it: "whole", "whole+cws"."""
+        return self.reranking.of(self.protocol.name)
 
     def summary(self) -> dict[str, float | int]:
         """mAP and top-k as fractions, and the counts that say over what they are means (see
         `Protocol.leaves_out_hopeless`)."""
-        hopeless = self.truths == 0
-        numbers = self._means(~hopeless if self.protocol.leaves_out_hopeless else np.ones_like(hopeless))
+        hopeless = self.asked & (self.truths == 0)
+        numbers = self._means(self.asked & ~hopeless if self.protocol.leaves_out_hopeless else self.asked)
         if self.protocol.leaves_out_hopeless:
-            numbers["mAP_all_queries"] = self._means(np.ones_like(hopeless))["mAP"]
+            numbers["mAP_all_queries"] = self._means(self.asked)["mAP"]
         return {
             **numbers,
-            "queries_total": len(hopeless),
+            "queries_total": int(self.asked.sum()),
             "queries_without_truth": int(hopeless.sum()),
-            "queries_without_hit": int(((self.found == 0) & ~hopeless).sum()),
+            "queries_without_hit": int((self.asked & (self.found == 0) & ~hopeless).sum()),
             "recall": float(self.found.sum() / max(self.truths.sum(), 1)),
-            "gallery_images_mean": float(self.gallery_images.mean()) if len(hopeless) else 0.0,
+            "gallery_images_mean": float(self.gallery_images.sum() / max(self.asked.sum(), 1)),
         }
 
     def _means(self, counted_Q: np.ndarray) -> dict[str, float | int]:
@@ -78,16 +91,6 @@ class SearchResult:
         return {**numbers, "queries": queries}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Person:
-    """Where a person stands: photographs [P], and the detections that could count as him, with the photograph of
-    each."""
-
-    images: np.ndarray
-    candidates: np.ndarray
-    candidate_images: np.ndarray
-
-
 def score_search(
     gallery: Detections,
     query: Detections,
@@ -96,139 +99,115 @@ def score_search(
     protocols: Sequence[Protocol],
     threshold: float = 0.5,
     keep: int = 0,
+    rerankings: Sequence[Reranking] = (),
+    label: str = "search",
 ) -> list[SearchResult]:
-    """Scores every query under every protocol in one pass over the similarities.
+    """Scores every query under every protocol, plainly and by each of `rerankings`, in one pass over the similarities.
 
+    Returns the results of all protocols under the plain scoring, then of all under the first of `rerankings`, ...
     Gallery detections with a score below `threshold` are dropped; a query that is left without any scores 0. `query`
     holds one row a query in the order of `queries`. `keep` = R of the SearchResults. Memory: one block of
-    similarities (`SIMILARITIES_AT_ONCE`) beside the embeddings. InputError when embeddings and dataset do not belong
-    together.
+    similarities (`similarity.AT_ONCE`) beside the embeddings. A pass of more than ten seconds says on stderr how far
+    it is, under the name `label`. InputError when embeddings and dataset do not belong together.
     """
-    check_queries(query, queries)
-    if gallery.embeddings.shape[1] != query.embeddings.shape[1]:
-        raise InputError(
-            f"gallery embeddings are {gallery.embeddings.shape[1]} wide, query embeddings {query.embeddings.shape[1]}: "
-            "not of one model"
-        )
-    kept_K = np.flatnonzero(np.asarray(gallery.scores) >= threshold)
-    image_K = image_rows(gallery, annotations.image_names)[kept_K]
-    people = _locate(np.asarray(gallery.boxes)[kept_K], image_K, annotations, np.unique(queries.person_ids))
-    results = [_empty_result(protocol, len(queries.image_names), keep) for protocol in protocols]
-    for q, similarity_K in _similarities(gallery, query, kept_K):
-        person = people[int(queries.person_ids[q])]
-        for result in results:
-            _score_query(q, similarity_K, image_K, person, result, len(annotations.image_names))
+    kept = kept_detections(gallery, query, annotations, queries, threshold)
+    scorings = (PLAIN, *rerankings)
+    results = [_empty_result(p, r, len(queries.image_names), keep) for r in scorings for p in protocols]
+    people = stand_by_annotations(annotations, np.unique(queries.person_ids), kept.boxes, kept.rows)
+    by_list = _lists(protocols, kept)
+    own_Q = query_images(annotations, queries)
+    for q, similarity_K in similarities(kept, query, label):
+        scored_by = Scorings(similarity_K, kept, query.boxes[q], own_Q[q], scorings)
+        for i, protocol in enumerate(protocols):
+            if not results[i].asked[q]:
+                continue
+            person = people[int(queries.person_ids[q])] if protocol.official is None else by_list[i][q]
+            gallery_G = protocol.gallery(q)
+            inside_M, truths = _inside(gallery_G, person, kept.images)
+            for result, (scored_K, values) in zip(results[i :: len(protocols)], scored_by.of(inside_M), strict=True):
+                result.gallery_images[q], result.truths[q] = len(gallery_G), truths
+                right = _fill(q, scored_K, values, person, result)
+                _keep_best(q, scored_K, right, result)
     for result in results:
         filled = result.hits >= 0
-        result.hits[filled] = kept_K[result.hits[filled]]
+        result.hits[filled] = kept.numbers[result.hits[filled]]
     return results
 
 
-def check_queries(query: Detections, queries: Queries) -> None:
-    """Raises InputError unless row i of `query` is query i of the dataset."""
-    if query.person_id is None:
-        raise InputError("query embeddings: person_id.npy is missing")
-    if len(query) != len(queries.image_names):
-        raise InputError(f"query embeddings: {len(query)} rows, but the dataset has {len(queries.image_names)} queries")
-    for q, (name, person) in enumerate(zip(queries.image_names, queries.person_ids, strict=True)):
-        given = query.images[query.image_index[q]], int(query.person_id[q])
-        if given != (name, int(person)):
-            raise InputError(
-                f"query embeddings: row {q} is person {given[1]} in {given[0]!r}, but query {q} of the dataset is "
-                f"person {person} in {name!r}"
-            )
+def _lists(protocols: Sequence[Protocol], kept: Kept) -> dict[int, dict[int, Standing]]:
+    """Number of a listed protocol -> query -> where the person stands; lists that are the same one are read once."""
+    read: dict[int, dict[int, Standing]] = {}
+    by_list = {}
+    for i, protocol in enumerate(protocols):
+        if protocol.official is not None:
+            if id(protocol.official) not in read:
+                read[id(protocol.official)] = stand_by_list(protocol.official, kept.boxes, kept.rows)
+            by_list[i] = read[id(protocol.official)]
+    return by_list
 
 
-def truth_threshold(box: np.ndarray) -> float:
-    """IoU from which a detection counts as the truth xyxy `box`: 0.5, less for boxes under about 24 pixels."""
-    width, height = float(box[2]) - float(box[0]), float(box[3]) - float(box[1])
-    return min(0.5, width * height / ((width + 10.0) * (height + 10.0)))
+def _inside(gallery_G: np.ndarray, person: Standing, images: int) -> tuple[np.ndarray, int]:
+    """(bool [M], which photographs are in the gallery; how many of its places show the person)."""
+    inside_M = np.zeros(images, bool)
+    inside_M[gallery_G] = True
+    if person.places is not None:
+        return inside_M, person.places
+    shows_M = np.zeros(images, bool)
+    shows_M[person.images] = True
+    return inside_M, int(np.count_nonzero(shows_M[gallery_G]))
 
 
-def _locate(
-    boxes_K4: np.ndarray, image_K: np.ndarray, annotations: Annotations, people: np.ndarray
-) -> dict[int, _Person]:
-    """For each of `people`: the photographs and the detections that reach the IoU threshold there."""
-    stands: dict[int, list[int]] = {int(p): [] for p in people}
-    candidates: dict[int, list[np.ndarray]] = {int(p): [np.zeros(0, np.int64)] for p in people}
-    members = rows_by_image(image_K, len(annotations.image_names))
-    for image, (truth, person_ids) in enumerate(zip(annotations.boxes, annotations.person_ids, strict=True)):
-        ids, first = np.unique(person_ids, return_index=True)  # of a person standing there twice the first box counts
-        wanted = np.isin(ids, people) & (ids >= 0)
-        if not wanted.any():
-            continue
-        iou_NK = box_iou(truth[first[wanted]], boxes_K4[members[image]])
-        for person, box, iou_K in zip(ids[wanted].tolist(), truth[first[wanted]], iou_NK, strict=True):
-            stands[person].append(image)
-            reached = (iou_K >= truth_threshold(box)) & (iou_K > 0)  # an empty truth box, threshold 0, is met by nobody
-            candidates[person].append(members[image][reached])
-    located = {}
-    for person, images in stands.items():
-        rows = np.concatenate(candidates[person])
-        located[person] = _Person(np.array(images, np.int64), rows, image_K[rows])
-    return located
-
-
-def _similarities(gallery: Detections, query: Detections, kept_K: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (query number, float32 [K] similarities), computed in blocks of queries."""
-    embeddings_KD = np.asarray(gallery.embeddings)
-    if len(kept_K) < len(embeddings_KD):
-        embeddings_KD = embeddings_KD[kept_K]
-    block = max(1, SIMILARITIES_AT_ONCE // max(len(kept_K), 1))
-    for start in range(0, len(query), block):
-        similarity_QK = np.asarray(query.embeddings[start : start + block]) @ embeddings_KD.T
-        yield from enumerate(similarity_QK, start)
-
-
-def _empty_result(protocol: Protocol, queries: int, keep: int) -> SearchResult:
+def _empty_result(protocol: Protocol, reranking: Reranking, queries: int, keep: int) -> SearchResult:
     counts = [np.zeros(queries, np.int64) for _ in range(4)]
     hits = np.full((queries, keep), -1, np.int64)
-    return SearchResult(
-        protocol, np.zeros(queries), *counts, hits, np.zeros(hits.shape, np.float32), np.zeros(hits.shape, bool)
-    )
+    asked = np.zeros(queries, bool)
+    asked[protocol.queries(queries)] = True
+    similarities, right = np.zeros(hits.shape, np.float32), np.zeros(hits.shape, bool)
+    return SearchResult(protocol, np.zeros(queries), *counts, hits, similarities, right, asked, reranking)
 
 
-def _score_query(
-    q: int, similarity_K: np.ndarray, image_K: np.ndarray, person: _Person, result: SearchResult, images: int
-) -> None:
-    """Fills row q of `result`."""
-    gallery_G = result.protocol.gallery(q)
-    inside_M, shows_M = np.zeros(images, bool), np.zeros(images, bool)
-    inside_M[gallery_G], shows_M[person.images] = True, True
-    result.gallery_images[q] = len(gallery_G)
-    result.truths[q] = shows_M[gallery_G].sum()  # a photograph listed twice counts twice, but its detections once
-    similarity_K = np.where(inside_M[image_K], similarity_K, -np.inf)
-    right = _right_detections(similarity_K, person, inside_M)
+def _fill(
+    q: int, similarity_K: np.ndarray, values: np.ndarray, person: Standing, result: SearchResult
+) -> np.ndarray:
+    """Fills row q of `result`, whose truths are counted; returns the right detections."""
+    right = right_detections(similarity_K, person)
     result.found[q] = len(right)
     if len(right):
-        precision, result.first_rank[q] = _precision_of(similarity_K, similarity_K[right])
+        precision, result.first_rank[q] = precision_of(values, similarity_K[right])
         result.average_precision[q] = precision * len(right) / result.truths[q]
-    _keep_best(q, similarity_K, right, result)
+    return right
 
 
-def _right_detections(similarity_K: np.ndarray, person: _Person, inside_M: np.ndarray) -> np.ndarray:
-    """The detection of highest similarity among the candidates of each true photograph in the gallery (the first of
-    equals)."""
-    use = inside_M[person.candidate_images]
-    rows, images = person.candidates[use], person.candidate_images[use]
-    order = np.lexsort((rows, -similarity_K[rows], images))
+def right_detections(similarity_K: np.ndarray, person: Standing) -> np.ndarray:
+    """int64 [P]: of each true photograph the candidate of highest similarity, the first of equals; those of `NOWHERE`
+    are none."""
+    similarity_C = similarity_K[person.candidates]
+    use = similarity_C > NOWHERE
+    rows, images = person.candidates[use], person.candidate_images[use]  # by photograph, then by row
+    order = np.lexsort((-similarity_C[use], images))
     first = np.ones(len(order), bool)
-    first[1:] = np.diff(images[order]) != 0
+    first[1:] = images[1:] != images[:-1]
     return rows[order[first]]
 
 
-def _precision_of(similarity_K: np.ndarray, right_P: np.ndarray) -> tuple[float, int]:
+def precision_of(similarity_K: np.ndarray, right_P: np.ndarray) -> tuple[float, int]:
     """(average precision, rank of the first right one) from all similarities and those of the right detections.
 
-    Only the ranks of right detections matter: AP = sum over their distinct similarities v of
-    (#right = v / #right) (#right >= v / #all >= v), which is sklearn's sum with the terms of no recall left out.
+    Only the ranks of right detections matter: AP = sum over the right ones, of similarity v each, of
+    (#right >= v / #all >= v) / #right, which is sklearn's sum with the terms of no recall left out.
     """
-    levels, at_level = np.unique(right_P, return_counts=True)
-    above = np.sort(similarity_K[similarity_K >= levels[0]])
-    all_from = len(above) - np.searchsorted(above, levels)
-    right_from = np.cumsum(at_level[::-1])[::-1]
-    precision = np.sum(at_level * right_from / all_from) / len(right_P)
-    return float(precision), int(all_from[-1] - at_level[-1] + 1)
+    levels = np.sort(right_P)
+    right_from = len(levels) - levels.searchsorted(levels)
+    all_from = _at_least(similarity_K, levels)
+    return float((right_from / all_from).sum() / len(levels)), int(all_from[-1] - right_from[-1] + 1)
+
+
+def _at_least(similarity_K: np.ndarray, levels_L: np.ndarray) -> np.ndarray:
+    """int64 [L]: how many similarities reach each of the rising levels."""
+    if len(levels_L) <= FEW_LEVELS:
+        return np.array([np.count_nonzero(similarity_K >= level) for level in levels_L])
+    above = np.sort(similarity_K[similarity_K >= levels_L[0]])
+    return len(above) - above.searchsorted(levels_L)
 
 
 def _keep_best(q: int, similarity_K: np.ndarray, right: np.ndarray, result: SearchResult) -> None:
@@ -236,7 +215,7 @@ def _keep_best(q: int, similarity_K: np.ndarray, right: np.ndarray, result: Sear
     if not keep:
         return
     least = np.partition(similarity_K, -keep)[-keep]
-    rows = np.flatnonzero(similarity_K >= max(least, np.finfo(np.float32).min))  # not those outside the gallery
+    rows = np.flatnonzero(similarity_K >= max(least, np.finfo(np.float32).min))  # none outside the gallery
     is_right = np.isin(rows, right)
     order = np.lexsort((rows, is_right, -similarity_K[rows]))[:keep]
     result.hits[q, : len(order)] = rows[order]

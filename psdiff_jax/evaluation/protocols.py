@@ -1,8 +1,9 @@
 """With which gallery photographs each query is compared.
 
-A protocol never holds the photograph the query was taken from. Whole-gallery protocols leave photographs out by a
-rule; sized and listed ones name the photographs. In a config they are text: "whole", "cross_camera", "same_camera",
-"temporal_gap:250", "sized:20,50,100,all".
+Whole-gallery protocols leave photographs out by a rule, sized ones draw them, listed ones read them from the galleries
+that the dataset gives query by query. But for such lists, which count as they are given, no gallery holds the
+photograph its query was taken from. In a config protocols are text: "whole", "cross_camera", "same_camera",
+"temporal_gap:250", "sized:20,50,100,all", "listed:50,100,all", "listed:occlusion".
 
 Legend: M gallery photographs, Q queries, G photographs in the gallery of one query.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ _ARGUMENTS = {  # kind -> (most arguments, what they are, defaults)
     "same_camera": (0, "nothing after its name", ()),
     "temporal_gap": (1, "a number of frames, as in 'temporal_gap:250'", (DEFAULT_GAP,)),
     "sized": (None, "numbers of photographs, as in 'sized:20,50,100,all'", DEFAULT_SIZES),
+    "listed": (None, "names of the dataset's own galleries, as in 'listed:50,100,all'", ()),
 }
 
 
@@ -42,6 +46,8 @@ class Protocol:
     leaves_out_hopeless: queries without any true photograph in their gallery leave the means and are counted apart,
         instead of scoring 0.
     description: one phrase for the report.
+    official: the dataset's list behind it: only its queries are asked, and it says where the person stands; None: all
+        queries are, and the annotations say so.
     """
 
     name: str
@@ -49,13 +55,24 @@ class Protocol:
     gallery: Callable[[int], np.ndarray]
     leaves_out_hopeless: bool = False
     description: str = ""
+    official: GalleryList | None = None
+
+    def queries(self, count: int) -> np.ndarray:
+        """int64 [P] rising: which of `count` queries are asked."""
+        return np.arange(count) if self.official is None else np.asarray(self.official.queries, np.int64)
 
 
-def make_protocols(specs: Sequence[str], annotations: Annotations, queries: Queries, seed: int = 0) -> list[Protocol]:
+def make_protocols(
+    specs: Sequence[str],
+    annotations: Annotations,
+    queries: Queries,
+    seed: int = 0,
+    galleries: Mapping[str, GalleryList] | None = None,
+) -> list[Protocol]:
     """The protocols that `specs` name, on this gallery; InputError for an unknown one or for data that cannot serve it.
 
     `seed` draws the negatives of sized galleries: the same seed, query number and gallery give the same photographs
-    on every machine.
+    on every machine. `galleries`: the dataset's own lists by name (`PreparedDataset.galleries`), for "listed".
     """
     own_Q = query_images(annotations, queries)
     made: list[Protocol] = []
@@ -67,6 +84,8 @@ def make_protocols(specs: Sequence[str], annotations: Annotations, queries: Quer
             made.append(_temporal_gap(values[0], annotations, queries, own_Q))
         elif kind == "sized":
             made.extend(_sized(values, annotations, queries, own_Q, seed))
+        elif kind == "listed":
+            made.extend(_listed(spec, [str(v) for v in values], galleries or {}, own_Q, len(annotations.image_names)))
         else:
             made.append(_by_camera(kind, annotations, queries, own_Q))
     keys = [(protocol.name, protocol.size) for protocol in made]
@@ -84,16 +103,16 @@ def parse_protocol(spec: str) -> tuple[str, tuple[int | str, ...]]:
             f"config.evaluate.protocols: no protocol is called {spec!r}; there are {', '.join(_ARGUMENTS)}"
         )
     most, hint, defaults = _ARGUMENTS[kind]
-    words = [word.strip() for word in text.split(",")] if text else []
-    right = all((word.isdecimal() and int(word) > 0) or (kind == "sized" and word == "all") for word in words)
+    words = tuple(word.strip() for word in text.split(",")) if text else ()
+    if kind == "listed":
+        right = bool(words) and all(re.fullmatch(r"\w[\w.-]*", word) for word in words)
+    else:
+        right = all((word.isdecimal() and int(word) > 0) or (kind == "sized" and word == "all") for word in words)
     if not right or (most is not None and len(words) > most):
         raise InputError(f"config.evaluate.protocols: {spec!r} is not understood; {kind} takes {hint}")
+    if kind == "listed":
+        return kind, words
     return kind, tuple(word if word == "all" else int(word) for word in words) or defaults
-
-
-def listed(name: str, size: int | str, galleries: Sequence[np.ndarray], description: str = "") -> Protocol:
-    """A protocol from explicit lists, one int array of photographs a query, such as CUHK-SYSU's TestG100."""
-    return Protocol(name, size, lambda query: np.asarray(galleries[query], np.int64), description=description)
 
 
 def query_images(annotations: Annotations, queries: Queries) -> np.ndarray:
@@ -181,6 +200,54 @@ def _sized(
 
     what = "every true photograph and, up to the size, random others (seed {}), nested"
     return [Protocol("sized", s, functools.partial(gallery, size=s), description=what.format(seed)) for s in sizes]
+
+
+def _listed(
+    spec: str, names: Sequence[str], galleries: Mapping[str, GalleryList], own_Q: np.ndarray, images: int
+) -> list[Protocol]:
+    """The dataset's own galleries; "all" is the smallest numbered one and every other photograph as a negative.
+
+    SeqNet's evaluator (82252c6) counts the list's photographs a second time there, as negatives: a defect, not a rule.
+    """
+    if not galleries:
+        raise InputError(
+            f"config.evaluate.protocols: {spec!r}, but the dataset has no galleries of its own; sized ones are drawn"
+        )
+    numbered = sorted((name for name in galleries if name.isdecimal()), key=int)
+    known = [*galleries, *(["all"] if numbered and "all" not in galleries else [])]
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise InputError(
+            f"config.evaluate.protocols: {spec!r}: the dataset has no gallery called {unknown!r}; there are "
+            f"{', '.join(known)}"
+        )
+    made = []
+    for name in names:
+        if name in galleries:
+            made.append(_of_list(name, galleries[name], "the dataset's own galleries, by the truths of their lists"))
+        else:
+            smallest = numbered[0]
+            what = f"all is gallery {smallest} and every other photograph but the query's as a negative"
+            made.append(_of_list("all", galleries[smallest], what, own_Q, images))
+    return made
+
+
+def _of_list(
+    name: str, listed: GalleryList, description: str, own_Q: np.ndarray | None = None, images: int = 0
+) -> Protocol:
+    """A list as it is given; with `own_Q`, all other photographs but the query's own behind it."""
+    place = {int(query): i for i, query in enumerate(listed.queries)}
+
+    def gallery(q: int) -> np.ndarray:
+        given = np.asarray(listed.images[place[q]], np.int64)
+        if own_Q is None:
+            return given
+        other = np.ones(images, bool)
+        other[given], other[own_Q[q]] = False, False
+        return np.concatenate([given, np.flatnonzero(other)])
+
+    size = int(name) if name.isdecimal() else name
+    return Protocol("listed", size, gallery, description=description, official=listed)
 
 
 def _need_known(kind: str, what: str, values: np.ndarray, names: Sequence[str]) -> None:

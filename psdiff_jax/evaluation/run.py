@@ -1,28 +1,39 @@
 """The modes that look at people rather than train: evaluate, embed, search."""
 
+import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from psdiff_jax import config as cfg
 from psdiff_jax import parallel
+from psdiff_jax.data.held_out import HeldOut
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.data.scenes import photograph_batch
 from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.calibration import choose_threshold
+from psdiff_jax.evaluation.curves import make_curves, threshold_at
 from psdiff_jax.evaluation.embed import Embedder, embed_gallery, embed_queries, image_loader, make_embedder
 from psdiff_jax.evaluation.embeddings import Detections, load_embeddings, save_embeddings
 from psdiff_jax.evaluation.evaluate import evaluate, write_evaluation
-from psdiff_jax.evaluation.figures import sizes_figure, steps_figure
-from psdiff_jax.evaluation.person_search import score_search
-from psdiff_jax.evaluation.protocols import make_protocols
+from psdiff_jax.evaluation.naming import gallery_name, steps_name
+from psdiff_jax.evaluation.protocols import Protocol, make_protocols
 from psdiff_jax.evaluation.ranking import rank
-from psdiff_jax.evaluation.strips import ranking_sheet, search_picture, strip_of, telling_queries, write_picture
+from psdiff_jax.evaluation.report import write_report
+from psdiff_jax.evaluation.seeds import mean_and_sd
+from psdiff_jax.evaluation.strips import search_picture, telling_strips, write_picture
 from psdiff_jax.evaluation.table import format_hits, format_table
+from psdiff_jax.files import write_atomically
 from psdiff_jax.training.train import load_trained
 from psdiff_jax.training.writer import MetricWriter
+
+CALIBRATION = "calibration.json"
+StepDetections = dict[Any, tuple[Detections, Detections]]  # number of steps -> (gallery, query)
 
 
 def trained_embedder(config: Any, workdir: Path) -> tuple[Embedder, int]:
@@ -37,29 +48,84 @@ def exported_steps(config: Any) -> int:
     return max(config.evaluate.steps)
 
 
-def embed(config: Any, workdir: Path, dataset: PreparedDataset) -> tuple[dict[int, tuple[Detections, Detections]], int]:
-    """Embeds gallery and queries and writes `workdir/embeddings`: ({steps: (gallery, query)}, training step)."""
-    embedder, step = trained_embedder(config, workdir)
-    gallery = embed_gallery(embedder, dataset, config)
-    query = embed_queries(embedder, dataset, config)
+def embed_all(embedder: Embedder, dataset: PreparedDataset, config: Any) -> StepDetections:
+    """{steps: (gallery, query)} of a dataset."""
+    gallery, query = embed_gallery(embedder, dataset, config), embed_queries(embedder, dataset, config)
+    return {k: (gallery[k], query[k]) for k in gallery}
+
+
+def embed(config: Any, workdir: Path, dataset: PreparedDataset) -> None:
+    """Embeds gallery and queries and writes `workdir/embeddings`."""
+    export(config, workdir, embed_all(trained_embedder(config, workdir)[0], dataset, config))
+
+
+def export(config: Any, workdir: Path, detections: StepDetections) -> None:
+    """Writes `workdir/embeddings`, of `exported_steps`."""
     if parallel.is_main_process():
         chosen = exported_steps(config)
-        save_embeddings(workdir / "embeddings" / "gallery", gallery[chosen])
-        save_embeddings(workdir / "embeddings" / "query", query[chosen])
+        for part, found in zip(("gallery", "query"), detections[chosen], strict=True):
+            save_embeddings(workdir / "embeddings" / part, found)
         print(f"embeddings of {chosen} denoising steps: {workdir / 'embeddings'}", flush=True)
-    return {k: (gallery[k], query[k]) for k in gallery}, step
 
 
-def evaluate_model(config: Any, workdir: Path, dataset: PreparedDataset) -> dict[str, Any]:
-    """Embeds, scores every protocol at every number of steps, and writes evaluation.json and the report."""
-    detections, step = embed(config, workdir, dataset)
-    result = score(config, dataset, detections, {"training_step": step}) if parallel.is_main_process() else {}
-    if result:
-        with MetricWriter(workdir) as writer:
-            for kind, metrics in scalars(result).items():
-                writer.scalars(step, kind, metrics)
-        report(config, workdir, dataset, detections, result)
+def evaluate_model(config: Any, workdir: Path, dataset: PreparedDataset, train_set: PreparedDataset | None = None,
+                   ) -> dict[str, Any]:
+    """Embeds, scores every protocol at every number of steps, and writes evaluation.json and the report.
+
+    dataset: whose gallery is searched; train_set: whose held-out photographs the search threshold is chosen on. With
+    several config.evaluate.seeds the numbers are means; embeddings and pictures are those of the first.
+    """
+    embedder, step = trained_embedder(config, workdir)
+    calibration = calibrate(config, workdir, embedder, train_set)
+    settings: dict[str, Any] = {"training_step": step} | ({"calibration": calibration} if calibration else {})
+    if cfg.transfers(config):
+        settings["trained_on"] = config.data.name
+    shown, results = None, []
+    for seed in config.evaluate.seeds or (config.seed,):
+        detections = embed_all(embedder.with_seed(seed), dataset, config)
+        if shown is None:
+            shown = detections
+            export(config, workdir, shown)
+        if parallel.is_main_process():
+            results.append(score(config, dataset, detections, {**settings, "seed": seed}))
+    if not results:
+        return {}
+    result = mean_and_sd(results)
+    with MetricWriter(workdir) as writer:
+        for kind, metrics in scalars(result).items():
+            writer.scalars(step, kind, metrics)
+    report(config, workdir, dataset, shown, result)
     return result
+
+
+def calibrate(config: Any, workdir: Path, embedder: Embedder, train_set: PreparedDataset | None) -> dict[str, Any]:
+    """{steps: Calibration as a dict} on the training photographs held out, also in `workdir/calibration.json`; {} when
+    there are none, or config.evaluate.calibrate is off. Steps at which nobody is found again are told and left out."""
+    if not (config.data.held_out and config.evaluate.calibrate and train_set):
+        return {}
+    held_out = HeldOut(train_set, config.data.held_out)
+    annotations, queries = held_out.annotations("gallery"), held_out.queries()
+    print(f"choosing the search threshold on {len(annotations)} held-out training photographs, {len(queries)} queries",
+          file=sys.stderr, flush=True)
+    chosen = {}
+    for k, found in embed_all(embedder, held_out, config).items():
+        try:
+            chosen[str(k)] = dataclasses.asdict(choose_threshold(*found, annotations, queries))
+        except InputError as error:  # of a model that has hardly been trained: no reason to end here
+            print(f"{k} steps: {error}; taking {config.evaluate.search_threshold}", file=sys.stderr, flush=True)
+    if parallel.is_main_process():
+        write_atomically(workdir / CALIBRATION, json.dumps(chosen, indent=2) + "\n")
+    return chosen
+
+
+def search_threshold(config: Any, workdir: Path) -> float:
+    """The threshold for the exported number of steps: the one that evaluation chose, else the config's."""
+    path = workdir / CALIBRATION
+    if config.data.held_out and config.evaluate.calibrate and path.is_file():
+        chosen = json.loads(path.read_text()).get(str(exported_steps(config)))
+        if chosen:
+            return float(chosen["threshold"])
+    return config.evaluate.search_threshold
 
 
 def evaluate_folder(config: Any, workdir: Path, dataset: PreparedDataset, folder: Path) -> dict[str, Any]:
@@ -70,16 +136,28 @@ def evaluate_folder(config: Any, workdir: Path, dataset: PreparedDataset, folder
     return result
 
 
-def score(config: Any, dataset: PreparedDataset, detections: dict[Any, tuple[Detections, Detections]],
-          settings: dict[str, Any]) -> dict[str, Any]:
-    """Every protocol of config.evaluate.protocols over every entry of `detections`: the content of evaluation.json."""
+def score(config: Any, dataset: PreparedDataset, detections: StepDetections, settings: dict[str, Any],
+          ) -> dict[str, Any]:
+    """Every protocol of config.evaluate.protocols over every entry of `detections`: the content of evaluation.json.
+
+    settings: what made the detections; its "calibration", if any, holds the search thresholds.
+    """
+    calibration, threshold = settings.get("calibration"), config.evaluate.search_threshold
+    if calibration:
+        threshold = {k: calibration.get(str(k), {}).get("threshold", threshold) for k in detections}
     annotations, queries = dataset.annotations("gallery"), dataset.queries()
-    protocols = make_protocols(config.evaluate.protocols, annotations, queries, seed=config.seed)
     return evaluate(
-        detections, annotations, queries, protocols, detection_threshold=config.evaluate.detection_threshold,
-        search_threshold=config.evaluate.search_threshold, query_embedding=config.evaluate.query,
+        detections, annotations, queries, protocols_of(config, dataset),
+        reranking=config.evaluate.reranking, detection_threshold=config.evaluate.detection_threshold,
+        search_threshold=threshold, query_embedding=config.evaluate.query,
         settings={"dataset": dataset.name, "seed": config.seed, **settings},
     )
+
+
+def protocols_of(config: Any, dataset: PreparedDataset) -> list[Protocol]:
+    """config.evaluate.protocols on this dataset."""
+    return make_protocols(config.evaluate.protocols, dataset.annotations("gallery"), dataset.queries(),
+                          seed=config.seed, galleries=dataset.galleries)
 
 
 def scalars(result: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -94,26 +172,23 @@ def scalars(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     return flat
 
 
-def report(config: Any, workdir: Path, dataset: PreparedDataset, detections: dict[Any, tuple[Detections, Detections]],
-           result: dict[str, Any]) -> None:
-    """Writes evaluation.json and the figures of `workdir/report`, and prints the table."""
+def report(config: Any, workdir: Path, dataset: PreparedDataset, detections: StepDetections, result: dict[str, Any],
+           ) -> None:
+    """Writes evaluation.json and `workdir/report`, and prints the table."""
     write_evaluation(workdir / "evaluation.json", result)
-    print(format_table(result), flush=True)
-    folder = workdir / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.txt").write_text(format_table(result) + "\n", encoding="utf-8")
-    steps_figure(result, folder / "steps.png", title=dataset.name)
-    sizes_figure(result, folder / "gallery_sizes.png", title=dataset.name)
-    if config.evaluate.strips:
-        annotations, queries = dataset.annotations("gallery"), dataset.queries()
-        protocol = make_protocols(config.evaluate.protocols, annotations, queries, seed=config.seed)[-1]
-        gallery, query = detections[list(detections)[-1]]
-        found = score_search(gallery, query, annotations, queries, [protocol], config.evaluate.search_threshold,
-                             keep=10)[0]
-        strips = [strip_of(found, q, gallery, queries, name)
-                  for name, q in telling_queries(found, queries, each=config.evaluate.strips)]
-        write_picture(folder / "ranking.png", ranking_sheet(strips, image_loader(dataset)))
-    print(f"report: {folder}", flush=True)
+    text = format_table(result)
+    print(text, flush=True)
+    folder, threshold = workdir / "report", result["settings"]["search_threshold"]
+    write_atomically(folder / "table.txt", text + "\n")
+    annotations, queries, protocols = dataset.annotations("gallery"), dataset.queries(), protocols_of(config, dataset)
+    curves = make_curves(detections, annotations, queries, protocols, search_threshold=threshold,
+                         detection_threshold=config.evaluate.detection_threshold)
+    steps, shown = list(detections)[-1], protocols[-1]
+    strips = telling_strips(*detections[steps], annotations, queries, shown, threshold_at(threshold, steps),
+                            each=config.evaluate.strips)
+    strips_of = f"{gallery_name(shown.name, str(shown.size))}, {steps_name(str(steps))}"
+    page = write_report(folder, result, curves, strips, image_loader(dataset), strips_of)
+    print(f"report: {page}", flush=True)
 
 
 def search(config: Any, workdir: Path, dataset: PreparedDataset, query: str, top: int) -> list[dict[str, Any]]:
@@ -128,7 +203,7 @@ def search(config: Any, workdir: Path, dataset: PreparedDataset, query: str, top
     gallery = load_embeddings(folder)
     image, box, name, leave_out = find_query(query, dataset)
     embedding = embed_box(config, workdir, image, box)
-    hits = rank(embedding, gallery, top, config.evaluate.search_threshold, leave_out)
+    hits = rank(embedding, gallery, top, search_threshold(config, workdir), leave_out)
     out = workdir / "search"
     out.mkdir(parents=True, exist_ok=True)
     table = format_hits(hits)

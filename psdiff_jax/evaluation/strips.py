@@ -29,11 +29,12 @@ from psdiff_jax.evaluation.drawing import (
     shortened,
 )
 from psdiff_jax.evaluation.embeddings import Detections
-from psdiff_jax.evaluation.person_search import SearchResult
+from psdiff_jax.evaluation.person_search import SearchResult, score_search
+from psdiff_jax.evaluation.protocols import Protocol
 from psdiff_jax.evaluation.ranking import Hit, hits_of_query
 
 if TYPE_CHECKING:
-    from psdiff_jax.data.records import Queries
+    from psdiff_jax.data.records import Annotations, Queries
 
 LoadImage = Callable[[str], np.ndarray]
 
@@ -80,6 +81,22 @@ def telling_queries(result: SearchResult, queries: Queries, each: int = 2) -> li
     return taken
 
 
+def telling_strips(
+    gallery: Detections,
+    query: Detections,
+    annotations: Annotations,
+    queries: Queries,
+    protocol: Protocol,
+    threshold: float,
+    each: int = 2,
+) -> list[Strip]:
+    """Searches once more under one protocol: the strips of `telling_queries`, none for `each` = 0."""
+    if not each:
+        return []
+    found = score_search(gallery, query, annotations, queries, [protocol], threshold, keep=10)[0]
+    return [strip_of(found, q, gallery, queries, name) for name, q in telling_queries(found, queries, each)]
+
+
 def strip_of(result: SearchResult, query: int, gallery: Detections, queries: Queries, name: str = "") -> Strip:
     """The Strip of one query of a SearchResult made with `score_search(..., keep=10)`."""
     hits = hits_of_query(result, query, gallery)
@@ -97,8 +114,8 @@ def strip_of(result: SearchResult, query: int, gallery: Detections, queries: Que
 def ranking_sheet(strips: Sequence[Strip], load_image: LoadImage, title: str = "", columns: int = 10) -> np.ndarray:
     """uint8 RGB: a row for each strip, the query (amber box) left, then its best hits.
 
-    Frames are green where right, red where wrong, blue where nobody knows; under each crop stand similarity and
-    photograph.
+    Frames are green where right, red where wrong, blue where nobody knows; under each crop stand rank, similarity, a
+    tick or a cross, and the photograph.
     """
     row_height = 26 + TILE[1] + 42
     head = 86 if title else 58
@@ -111,6 +128,23 @@ def ranking_sheet(strips: Sequence[Strip], load_image: LoadImage, title: str = "
     for i, strip in enumerate(strips):
         _paste_strip(sheet, pen, strip, load_image, head + i * (row_height + GAP), columns)
     return np.array(sheet)
+
+
+def strip_picture(strip: Strip, load_image: LoadImage, columns: int = 10) -> np.ndarray:
+    """uint8 RGB: one row of a `ranking_sheet`, without its caption."""
+    width = TILE[0] + 3 * GAP + columns * (TILE[0] + GAP) - GAP
+    row = Image.new("RGB", (width, TILE[1] + 40), PAPER)
+    _paste_tiles(row, ImageDraw.Draw(row), strip, load_image, 0, 0, columns)
+    return np.array(row)
+
+
+def described(strip: Strip, columns: int = 10) -> str:
+    """The row in words: the query's photograph, then rank, right or wrong, similarity and photograph of each hit."""
+    right = strip.right if strip.right is not None else [None] * len(strip.hits)
+    words = {None: "", True: " right,", False: " wrong,"}
+    hits = [f"{hit.rank}.{words[r]} similarity {hit.similarity:.3f}, {hit.image}"
+            for hit, r in list(zip(strip.hits, right, strict=True))[:columns]]
+    return f"Query from {strip.image}. " + ("Best matches: " + "; ".join(hits) if hits else "No match") + "."
 
 
 def search_picture(
@@ -176,16 +210,21 @@ def _paste_strip(
     sheet: Image.Image, pen: ImageDraw.ImageDraw, strip: Strip, load_image: LoadImage, y: int, columns: int
 ):
     pen.text((MARGIN, y), strip.caption, font=font(13), fill=INK)
-    y += 26
-    x = MARGIN
+    _paste_tiles(sheet, pen, strip, load_image, MARGIN, y + 26, columns)
+
+
+def _paste_tiles(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, strip: Strip, load_image: LoadImage, x: int, y: int, columns: int
+):
     sheet.paste(Image.fromarray(_tile(load_image(strip.image), strip.box, TILE, QUERY, 1.35)), (x, y))
     _under(pen, x, y, "query", strip.image)
     x += TILE[0] + 3 * GAP
     for i, hit in enumerate(strip.hits[:columns]):
         color = PREDICTED if strip.right is None else RIGHT if strip.right[i] else WRONG
+        mark = "" if strip.right is None else "  ✓" if strip.right[i] else "  ✗"  # colours are not for all eyes
         tile = _tile(load_image(hit.image), hit.box, TILE, color, 1.15, boxed=False)
         sheet.paste(Image.fromarray(tile), (x, y))
-        _under(pen, x, y, f"{hit.rank}.  {hit.similarity:.3f}", hit.image)
+        _under(pen, x, y, f"{hit.rank}.  {hit.similarity:.3f}{mark}", hit.image)
         x += TILE[0] + GAP
     if not strip.hits:
         pen.text((x, y), "no detection in its gallery", font=font(13), fill=FAINT)
@@ -209,7 +248,7 @@ def _under(pen: ImageDraw.ImageDraw, x: int, y: int, text: str, name: str) -> No
 
 
 def _legend(pen: ImageDraw.ImageDraw, x: int, y: int, unknown: bool) -> None:
-    entries = [(QUERY, "query"), *([(PREDICTED, "hit")] if unknown else [(RIGHT, "right"), (WRONG, "wrong")])]
+    entries = [(QUERY, "query"), *([(PREDICTED, "hit")] if unknown else [(RIGHT, "right ✓"), (WRONG, "wrong ✗")])]
     for color, name in entries:
         pen.rectangle((x, y + 2, x + 12, y + 14), fill=color)
         pen.text((x + 18, y), name, font=font(13), fill=INK)

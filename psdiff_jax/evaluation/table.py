@@ -1,4 +1,4 @@
-"""The numbers of `evaluate` and the hits of `rank` as plain text for a terminal."""
+"""The numbers of `evaluate` (or `mean_and_sd`) and the hits of `rank` as plain text for a terminal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from psdiff_jax.evaluation.ranking import Hit
 
 
 def format_table(result: Mapping[str, Any]) -> str:
-    """Two tables, detection and search, in percent; above them what made them, below them what to know about them."""
+    """Two tables, detection and search, in percent; above them what made them, below them what to know about them.
+
+    A mean over several seeds stands with its standard deviation, as in "48.0 +- 0.5".
+    """
     counts, settings = result["counts"], result["settings"]
     head = " · ".join(f"{counts[key]:,} {key.replace('_', ' ')}" for key in counts)
-    made = " · ".join(f"{key.replace('_', ' ')} {value}" for key, value in settings.items())
+    made = " · ".join(_setting(key, value) for key, value in settings.items())
     parts = [head, made, "", "Detection", *_detection(result), "", "Search", *_search(result), "", *_remarks(result)]
     return "\n".join(parts) + "\n"
 
@@ -31,9 +34,9 @@ def _detection(result: Mapping[str, Any]) -> list[str]:
     rows = [["steps", "AP", "recall", "AP labelled", "recall labelled", "COCO AP", "AP50", "AP75", "boxes"]]
     for steps, numbers in result["detection"].items():
         every, labelled, coco = numbers["all"], numbers["labelled"], numbers["coco"]
-        rates = [split[key] for split in (every, labelled) for key in ("AP", "recall")]
-        rates += [coco[key] for key in ("AP", "AP50", "AP75")]
-        rows.append([steps, *map(_percent, rates), f"{every['detections']:,}"])
+        rates = [_rate(split, key) for split in (every, labelled) for key in ("AP", "recall")]
+        rates += [_rate(coco, key) for key in ("AP", "AP50", "AP75")]
+        rows.append([steps, *rates, _count(every["detections"])])
     return _align(rows)
 
 
@@ -44,14 +47,16 @@ def _search(result: Mapping[str, Any]) -> list[str]:
     for protocol, sizes in result["search"].items():
         for size, by_steps in sizes.items():
             for steps, numbers in by_steps.items():
-                rates = [_percent(numbers[key]) for key in ("mAP", "top-1", "top-5", "top-10")]
-                queries = [str(numbers[key]) for key in ("queries", "queries_without_truth", "queries_without_hit")]
+                rates = [_rate(numbers, key) for key in ("mAP", "top-1", "top-5", "top-10")]
+                queries = [_count(numbers[key]) for key in ("queries", "queries_without_truth", "queries_without_hit")]
                 rows.append([protocol, size, steps, *rates, *queries])
     return _align(rows, left=(0,))
 
 
 def _remarks(result: Mapping[str, Any]) -> list[str]:
     lines = [f"{name}: {description}" for name, description in result["protocols"].items() if description]
+    if "seeds" in result["settings"]:
+        lines.append(f"mean +- standard deviation over {len(result['settings']['seeds'])} seeds of the sampler")
     lines.append("percent; a query without a hit scores 0; detection AP is average precision x recall at IoU 0.5")
     return [row for line in lines for row in textwrap.wrap(line, 110, subsequent_indent="    ")]
 
@@ -68,5 +73,23 @@ def _align(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> list[str]
     return [line(rows[0]), "  ".join("-" * w for w in widths), *map(line, rows[1:])]
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
+def _setting(key: str, value: Any) -> str:
+    """"search threshold 0.3 (1 step), 0.25 (8 steps)"; of a calibration only that it was made."""
+    name = key.replace("_", " ")
+    if key == "calibration":
+        return "search threshold calibrated on held-out training photographs"
+    if isinstance(value, Mapping):
+        return f"{name} " + ", ".join(f"{v} ({k} step{'s' * (k != '1')})" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return f"{name} " + ", ".join(map(str, value))
+    return f"{name} {value}"
+
+
+def _rate(numbers: Mapping[str, Any], key: str) -> str:
+    """A fraction in percent, with its standard deviation where there is one."""
+    spread = numbers.get("sd", {}).get(key)
+    return f"{100 * numbers[key]:.1f}" + ("" if spread is None else f" +- {100 * spread:.1f}")
+
+
+def _count(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"

@@ -64,12 +64,17 @@ def initial_state(config: Any, model: PSDiff) -> tuple[nnx.GraphDef, TrainState]
                         frozen=tuple(config.train.frozen))
 
 
-def train(config: Any, workdir: Path, dataset: PreparedDataset) -> None:
+def train(config: Any, workdir: Path, dataset: PreparedDataset, shown: PreparedDataset | None = None) -> None:
     """Trains to config.train.steps, going on from the newest checkpoint in `workdir` when there is one.
+
+    `shown`: the dataset whose gallery TensorBoard's pictures are of, where it is another.
 
     Leaves `workdir/checkpoints`, `workdir/model.npz` (the weights to evaluate or to start another run from),
     TensorBoard events and metrics.jsonl. The teacher and its targets are in `teacher_folder(config, workdir)`.
     """
+    if not len(dataset.train_source):
+        raise InputError(f"config.data: dataset {dataset.name} has no photographs to train on; --mode evaluate, embed "
+                         "and search work, with the weights of another run (config.train.init_from)")
     mesh = parallel.make_mesh()
     parallel.check_divides(config.train.batch_size, mesh, "config.train.batch_size")
     with MetricWriter(workdir) as writer:
@@ -88,7 +93,7 @@ def train(config: Any, workdir: Path, dataset: PreparedDataset) -> None:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         print(f"training {parameters / 1e6:.2f} M parameters on {mesh.size} {jax.devices()[0].platform} device(s), "
               f"{config.train.steps} steps of {config.train.batch_size} images", file=sys.stderr, flush=True)
-        hooks = [(config.train.image_every, prediction_pictures(config, dataset, graphdef, writer, mesh))]
+        hooks = [(config.train.image_every, prediction_pictures(config, shown or dataset, graphdef, writer, mesh))]
         with Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints) as checkpoints:
             state = fit(step, parallel.put_replicated(state, mesh), batches, steps=config.train.steps, writer=writer,
                         checkpoints=checkpoints, log_every=config.train.log_every,

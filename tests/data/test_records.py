@@ -114,6 +114,14 @@ def test_other_options_make_another_folder(config):
     assert built() == [3, 2]
 
 
+def test_another_version_of_the_builder_makes_another_folder(config, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    first = open_dataset(config)
+    monkeypatch.setattr(importlib.import_module("own_builder").Boxes, "VERSION", tfds.core.Version("1.1.0"))
+    assert open_dataset(config).folder.parents[1] != first.folder.parents[1] and built() == [3, 3]
+
+
 def test_a_killed_build_is_built_again(config):
     folder = open_dataset(config).folder
     half = folder.with_name("incomplete.ABCDEF_1.0.0")

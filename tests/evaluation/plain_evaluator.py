@@ -1,7 +1,10 @@
-"""A second evaluator, loop by loop in plain Python with scikit-learn's average precision, that the fast one must equal.
+"""A second evaluator, loop by loop in plain Python, that the fast one must equal.
 
-It shares no code with psdiff_jax.evaluation; it is written from the rules themselves and slow on purpose.
+Its average precision is tested against scikit-learn's, which is too slow to be called for every query. It shares no
+code with psdiff_jax.evaluation; it is written from the rules themselves and slow on purpose.
 """
+
+import itertools
 
 from sklearn.metrics import average_precision_score
 
@@ -28,9 +31,12 @@ def detections_of(gallery, name, threshold):
     return rows
 
 
-def plain_gallery(protocol, q, annotations, queries):
-    """Names of the photographs query q meets under "whole", "cross_camera", "same_camera" or "temporal_gap:G"."""
-    kind, _, gap = protocol.partition(":")
+def plain_gallery(protocol, q, annotations, queries, seed=0):
+    """Names of the photographs query q meets under "whole", "cross_camera", "same_camera", "temporal_gap:G" or
+    "sized:N"."""
+    kind, _, value = protocol.partition(":")
+    if kind == "sized":
+        return plain_sized(value, q, annotations, queries, seed)
     names = []
     for i, name in enumerate(annotations.image_names):
         if name == queries.image_names[q]:
@@ -40,14 +46,102 @@ def plain_gallery(protocol, q, annotations, queries):
             continue
         if kind == "same_camera" and not same:
             continue
-        if kind == "temporal_gap" and same and abs(int(annotations.frames[i]) - int(queries.frames[q])) <= int(gap):
+        if kind == "temporal_gap" and same and abs(int(annotations.frames[i]) - int(queries.frames[q])) <= int(value):
             continue
         names.append(name)
     return names
 
 
-def plain_search(gallery, query, annotations, queries, galleries, threshold, only=None):
-    """Per query {"ap", "first_rank", "truths", "found"}; `galleries[q]` lists photograph names, repeats allowed."""
+def plain_sized(size, q, annotations, queries, seed):
+    """Every photograph that shows the person, then those of smallest draw, never the query's own."""
+    draws = philox(seed, q, len(annotations.image_names))
+    true, others = [], []
+    for name, ids, draw in zip(annotations.image_names, annotations.person_ids, draws, strict=True):
+        if name == queries.image_names[q]:
+            continue
+        if any(int(person) == int(queries.person_ids[q]) for person in ids):
+            true.append(name)
+        else:
+            others.append((draw, name))
+    if size == "all":
+        return true + [name for _, name in others]
+    return true + [name for _, name in sorted(others)[: max(0, int(size) - len(true))]]
+
+
+def philox(key_0, key_1, count):
+    """Philox4x64-10 from its paper (Salmon et al. 2011), counters 1, 2, ..."""
+    mask, out, counter = 2**64 - 1, [], 0
+    while len(out) < count:
+        counter += 1
+        c, k = [counter, 0, 0, 0], [key_0, key_1]
+        for _ in range(10):
+            a, b = 0xD2E7470EE14C6C93 * c[0], 0xCA5A826395121157 * c[2]
+            c = [(b >> 64) ^ c[1] ^ k[0], b & mask, (a >> 64) ^ c[3] ^ k[1], a & mask]
+            k = [(k[0] + 0x9E3779B97F4A7C15) & mask, (k[1] + 0xBB67AE8584CAA73B) & mask]
+        out += c
+    return out[:count]
+
+
+def plain_list(official, q, annotations, queries, everything=False):
+    """(names, truth box or None of each place) of query q by an official list; with `everything` the rest behind it."""
+    row = [int(number) for number in official.queries].index(q)
+    names = [annotations.image_names[i] for i in official.images[row]]
+    truths = [None] * len(names)
+    for place, box in zip(official.truth_places[row], official.truth_boxes[row], strict=True):
+        truths[place] = floats(box)
+    if everything:
+        for name in annotations.image_names:
+            if name not in names and name != queries.image_names[q]:
+                names.append(name)
+                truths.append(None)
+    return names, truths
+
+
+def best_matchings(weights):
+    """[(detection of person 0 or None, highest single weight)] of every matching of greatest sum; weights [person][
+    detection]."""
+    people, detections = len(weights), len(weights[0])
+    if people <= detections:
+        ways = [list(enumerate(columns)) for columns in itertools.permutations(range(detections), people)]
+    else:
+        ways = [list(zip(rows, range(detections))) for rows in itertools.permutations(range(people), detections)]  # noqa: B905
+    sums = [sum(weights[i][j] for i, j in way) for way in ways]
+    found, best = [], max(sums)
+    for way, total in zip(ways, sums, strict=True):
+        if total > best - 1e-9:
+            outcome = (dict(way).get(0), max(weights[i][j] for i, j in way))
+            if outcome not in found:
+                found.append(outcome)
+    return found
+
+
+def rerank(met, q, gallery, query, queries, threshold, weighted, k1, k2, settle):
+    """CBGM: changes the similarities of `met`, {name: (rows, similarities, truth)}."""
+    own = [(row, box) for row, box in detections_of(gallery, queries.image_names[q], threshold)]
+    beside = [row for row, box in own if overlap(floats(query.boxes[q]), box) <= 0.5]
+    beside = sorted(beside, key=lambda row: (-gallery.scores[row], row))[: k2 - 1]
+    every = [(-s, row, name) for name, (rows, sims, _) in met.items() for row, s in zip(rows, sims, strict=True)]
+    for name in {name for _, _, name in sorted(every)[:k1]}:
+        rows, sims, _ = met[name]
+        weights = [sims[:]]
+        for person in beside:
+            factor = [float(gallery.scores[row]) if weighted else 1.0 for row in rows]
+            products = [float(v) for v in gallery.embeddings[rows] @ gallery.embeddings[person]]
+            weights.append([f * v for f, v in zip(factor, products, strict=True)])
+        outcomes = best_matchings(weights)
+        column, value = outcomes[0] if len(outcomes) == 1 else settle(weights, outcomes)
+        if column is not None:
+            sims[column] = value
+
+
+def plain_search(gallery, query, annotations, queries, galleries, threshold, only=None, truths=None, option="",
+                 settle=None):
+    """Per query {"ap", "first_rank", "truths", "found"}; `galleries[q]` lists photograph names, repeats allowed.
+
+    truths: `truths[q]` gives a box or None for each place of the gallery; without it the annotations do. option: "",
+    "cws", "cbgm:K1,K2" or "cws+cbgm:K1,K2". settle(weights, outcomes) picks one of several equal matchings.
+    """
+    weighted, context = "cws" in option, [int(k) for k in option.partition("cbgm:")[2].split(",") if k]
     truth_of = {}
     for name, boxes, ids in zip(annotations.image_names, annotations.boxes, annotations.person_ids, strict=True):
         for box, person in zip(boxes, ids, strict=True):
@@ -59,34 +153,55 @@ def plain_search(gallery, query, annotations, queries, galleries, threshold, onl
             kept[gallery.images[gallery.image_index[row]]].append(row)
     results = []
     for q in range(len(queries.image_names)) if only is None else only:
-        person = int(queries.person_ids[q])
-        labels, similarities, seen = [], [], set()
-        truths = found = 0
-        for name in galleries[q]:
-            truth = truth_of.get((name, person))
-            truths += truth is not None
-            if not kept[name] or name in seen:
+        met, count = {}, 0
+        for place, name in enumerate(galleries[q]):
+            truth = truth_of.get((name, int(queries.person_ids[q]))) if truths is None else truths[q][place]
+            count += truth is not None
+            if not kept[name] or name in met:
                 continue
-            seen.add(name)
             rows = kept[name]
             sims = [float(v) for v in gallery.embeddings[rows] @ query.embeddings[q]]
-            label = [0] * len(rows)
-            if truth is not None:
-                w, h = truth[2] - truth[0], truth[3] - truth[1]
-                limit = min(0.5, w * h / ((w + 10) * (h + 10)))
-                for place in sorted(range(len(rows)), key=lambda i: -sims[i]):
-                    if overlap(floats(gallery.boxes[rows[place]]), truth) >= limit:
-                        label[place] = 1
-                        found += 1
-                        break
-            labels += label
-            similarities += sims
-        ap = average_precision_score(labels, similarities) * found / truths if found else 0.0
-        # equal similarities: the wrong one stands first
-        walk = sorted(zip(similarities, labels, strict=True), key=lambda pair: (-pair[0], pair[1]))
-        first = next((place for place, pair in enumerate(walk, 1) if pair[1]), 0)
-        results.append({"ap": float(ap), "first_rank": first, "truths": truths, "found": found})
+            if weighted:
+                sims = [v * float(gallery.scores[row]) for v, row in zip(sims, rows, strict=True)]
+            met[name] = rows, sims, truth
+        if context:
+            rerank(met, q, gallery, query, queries, threshold, weighted, *context, settle)
+        results.append(judge(met, count, gallery))
     return results
+
+
+def judge(met, truths, gallery):
+    """The numbers of one query from {name: (rows, similarities, truth)} and the count of true places."""
+    labels, similarities, found = [], [], 0
+    for rows, sims, truth in met.values():
+        label = [0] * len(rows)
+        if truth is not None:
+            w, h = truth[2] - truth[0], truth[3] - truth[1]
+            limit = min(0.5, w * h / ((w + 10) * (h + 10)))
+            for place in sorted(range(len(rows)), key=lambda i: -sims[i]):
+                if overlap(floats(gallery.boxes[rows[place]]), truth) >= limit:
+                    label[place] = 1
+                    found += 1
+                    break
+        labels += label
+        similarities += sims
+    ap = average_precision(labels, similarities) * found / truths if found else 0.0
+    # equal similarities: the wrong one stands first
+    walk = sorted(zip(similarities, labels, strict=True), key=lambda pair: (-pair[0], pair[1]))
+    first = next((place for place, pair in enumerate(walk, 1) if pair[1]), 0)
+    return {"ap": float(ap), "first_rank": first, "truths": truths, "found": found}
+
+
+def average_precision(labels, similarities):
+    """Sum over falling thresholds of (recall gained) x (precision there); equal similarities are one threshold."""
+    pairs = sorted(zip(similarities, labels, strict=True), reverse=True)
+    total, right, right_before = 0.0, 0, 0
+    for place, (similarity, label) in enumerate(pairs, 1):
+        right += label
+        if place == len(pairs) or pairs[place][0] != similarity:
+            total += (right - right_before) * right / place
+            right_before = right
+    return total / sum(labels)
 
 
 def plain_detection(gallery, annotations, threshold, labelled_only):

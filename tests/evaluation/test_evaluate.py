@@ -10,6 +10,7 @@ from psdiff_jax.evaluation.evaluate import evaluate, write_evaluation
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
 from psdiff_jax.evaluation.ranking import hits_of_query, rank
+from psdiff_jax.evaluation.seeds import mean_and_sd
 from psdiff_jax.evaluation.table import format_hits, format_table
 
 
@@ -70,6 +71,49 @@ def test_table_is_aligned_and_complete(result):
     assert len(rows) == 8 and len({len(row) for row in rows}) == 1
     assert f"{100 * result['search']['whole']['all']['8']['mAP']:.1f}" in rows[1]
     assert "query embedding match" in text
+
+
+def scored(case, **options):
+    protocols = make_protocols(["whole", "sized:5,all"], case.annotations, case.queries)
+    runs = {1: (case.gallery, case.query), 8: (case.gallery, case.query)}
+    return evaluate(runs, case.annotations, case.queries, protocols, **options)
+
+
+def test_scorings_stand_beside_the_plain_one(case):
+    plain, result = scored(case), scored(case, reranking=["cws", "cws+cbgm:5,3"])
+    assert list(result["search"]) == [
+        "whole", "sized", "whole+cws", "sized+cws", "whole+cws+cbgm:5,3", "sized+cws+cbgm:5,3"
+    ]  # fmt: skip
+    assert {name: result["search"][name] for name in plain["search"]} == plain["search"]
+    mAP = {name: sizes["all"]["1"]["mAP"] for name, sizes in result["search"].items()}
+    assert mAP["whole+cws"] == mAP["sized+cws"] and len(set(mAP.values())) == 3
+    assert list(result["protocols"]) == list(result["search"]) and all(result["protocols"].values())
+    assert "\nsized+cws+cbgm:5,3  " in format_table(result)
+    with pytest.raises(InputError, match=r"config\.evaluate\.reranking: 'cws:1' is not understood"):
+        scored(case, reranking=["cws:1"])
+    with pytest.raises(InputError, match=r"config\.evaluate\.reranking: 'cbgm:5,3' is asked for twice"):
+        scored(case, reranking=["cbgm:5,3", "cbgm:5, 3"])
+
+
+def test_a_search_threshold_for_each_number_of_steps(case):
+    low, high = scored(case, search_threshold=0.2), scored(case, search_threshold=0.6)
+    both = scored(case, search_threshold={"1": 0.2, 8: 0.6}, settings={"calibration": {"1": {}, "8": {}}})
+    assert both["settings"]["search_threshold"] == {"1": 0.2, "8": 0.6}
+    for steps, one in (("1", low), ("8", high)):
+        assert both["search"]["whole"]["all"][steps] == one["search"]["whole"]["all"][steps]
+    assert both["search"]["whole"]["all"]["1"] != both["search"]["whole"]["all"]["8"]
+    head = format_table(both).splitlines()[1]
+    assert "search threshold 0.2 (1 step), 0.6 (8 steps)" in head and "calibrated on held-out" in head
+    with pytest.raises(InputError, match="no search threshold is given for 8 denoising steps, only for 1"):
+        scored(case, search_threshold={1: 0.2})
+
+
+def test_means_of_seeds_stand_with_their_deviation(case):
+    one, other = scored(case, search_threshold=0.3, settings={"seed": 0}), scored(case, settings={"seed": 1})
+    text = format_table(mean_and_sd([one, other]))
+    values = [100 * r["search"]["whole"]["all"]["8"]["mAP"] for r in (one, other)]
+    assert f"  {np.mean(values):.1f} +- {np.std(values, ddof=1):.1f}  " in text
+    assert "seeds 0, 1" in text and "over 2 seeds" in text
 
 
 def test_rank(make, case):

@@ -4,14 +4,20 @@ In the hand-worked cases the query's embedding is (1, 0) and a detection of simi
 """
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
+from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation import person_search
-from psdiff_jax.evaluation.person_search import check_queries, score_search, truth_threshold
-from psdiff_jax.evaluation.protocols import listed, make_protocols
+from psdiff_jax.evaluation import person_search, reranking, similarity
+from psdiff_jax.evaluation.person_search import score_search
+from psdiff_jax.evaluation.protocols import Protocol, make_protocols
+from psdiff_jax.evaluation.reranking import _match_one, parse_rerankings
+from psdiff_jax.evaluation.similarity import check_queries
+from psdiff_jax.evaluation.truths import truth_threshold
 
 BOX = (0, 0, 40, 100)
 FAR = (200, 200, 240, 300)
@@ -28,7 +34,9 @@ def search(make, scenes, found, threshold=0.5, protocol="whole", galleries=None,
     gallery = make.gallery(annotations, [(n, b, score, like(s)) for n, b, score, s in found])
     query = make.query(queries, [[1.0, 0.0]])
     protocols = (
-        make_protocols([protocol], annotations, queries) if galleries is None else [listed("list", 9, galleries)]
+        make_protocols([protocol], annotations, queries)
+        if galleries is None
+        else [Protocol("list", 9, galleries.__getitem__)]
     )
     return score_search(gallery, query, annotations, queries, protocols, threshold, keep)[0]
 
@@ -153,17 +161,48 @@ def test_an_empty_truth_box_is_met_by_nobody(make):
 
 
 PROTOCOLS = ["whole", "cross_camera", "same_camera", "temporal_gap:250", "sized:3,6,all"]
+OPTIONS = ["cws", "cbgm:4,3", "cws+cbgm:2,2"]
 
 
-def equal_to_plain(plain, case, protocols, galleries, threshold):
-    results = score_search(case.gallery, case.query, case.annotations, case.queries, protocols, threshold, keep=3)
-    for result, names in zip(results, galleries, strict=True):
-        expected = plain.plain_search(case.gallery, case.query, case.annotations, case.queries, names, threshold)
+def settle(weights, outcomes):
+    """Of equal matchings ours, which has to be one of them."""
+    ours = _match_one(np.array(weights, np.float32), np.arange(len(weights[0]))) or (None, None)
+    near = [o for o in outcomes if o[0] == ours[0] and (o[0] is None or abs(o[1] - ours[1]) < 1e-6)]
+    assert near
+    return near[0]
+
+
+def equal_to_plain(plain, case, protocols, galleries, threshold, options=(), truths=None):
+    """Every protocol, `galleries` in the same order, plainly and by each of `options`."""
+    data = case.gallery, case.query, case.annotations, case.queries
+    results = score_search(*data, protocols, threshold, keep=3, rerankings=parse_rerankings(options))
+    expected = [
+        plain.plain_search(*data, names, threshold, only, boxes, option, settle)
+        for option in ("", *options)
+        for names, only, boxes in zip(
+            galleries,
+            [protocol.queries(len(case.queries)).tolist() for protocol in protocols],
+            truths or [None] * len(galleries),
+            strict=True,
+        )
+    ]
+    for result, numbers in zip(results, expected, strict=True):
+        asked = np.flatnonzero(result.asked)
         for field, key in (("average_precision", "ap"), ("first_rank", "first_rank"), ("truths",) * 2, ("found",) * 2):
-            values = [e[key] for e in expected]
-            np.testing.assert_allclose(
-                getattr(result, field), values, atol=1e-6, err_msg=f"{result.protocol.name} {field}"
-            )
+            values = np.array([e[key] for e in numbers])
+            ours = getattr(result, field)
+            assert not ours[~result.asked].any()
+            np.testing.assert_allclose(ours[asked], values, atol=1e-6, err_msg=f"{result.name} {field}")
+        mean = np.mean([e["ap"] for e in numbers]) if numbers else 0.0
+        summary = result.summary()
+        assert summary.get("mAP_all_queries", summary["mAP"]) == pytest.approx(mean, abs=1e-6)
+        assert summary["queries_total"] == len(numbers)
+        assert summary["queries_without_truth"] == sum(e["truths"] == 0 for e in numbers)
+        assert summary["queries_without_hit"] == sum(e["truths"] > 0 and e["found"] == 0 for e in numbers)
+        for k in (1, 5, 10):
+            counted = [e for e in numbers if e["truths"] or not result.protocol.leaves_out_hopeless]
+            right = sum(0 < e["first_rank"] <= k for e in counted)
+            assert summary[f"top-{k}"] == pytest.approx(right / max(len(counted), 1))
         lists_agree_with_ranks(result)
     return results
 
@@ -173,34 +212,80 @@ def lists_agree_with_ranks(result):
         assert (right.argmax() + 1 if right.any() else 0) == (first if first <= len(right) else 0)
 
 
-def names_of(case, protocol):
+def plain_galleries(plain, case, protocols, seed):
+    every = range(len(case.queries))
+    specs = [f"sized:{p.size}" if p.name == "sized" else p.name for p in protocols]
+    galleries = [[plain.plain_gallery(spec, q, case.annotations, case.queries, seed) for q in every] for spec in specs]
     names = np.array(case.annotations.image_names)
-    return [names[protocol.gallery(q)].tolist() for q in range(len(case.queries.image_names))]
+    for protocol, gallery in zip(protocols, galleries, strict=True):
+        assert [sorted(g) for g in gallery] == [sorted(names[protocol.gallery(q)]) for q in every]
+    return galleries
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_equals_the_plain_evaluator_in_every_protocol(plain, make, seed):
+def test_equals_the_plain_evaluator_in_every_protocol_and_option(plain, make, seed):
     case = make.random_case(seed, ties=seed % 4 == 0)
     protocols = make_protocols(PROTOCOLS, case.annotations, case.queries, seed)
-    galleries = []
-    for protocol in protocols:
-        if protocol.name == "sized":  # what sized galleries hold is tested in test_protocols.py
-            galleries.append(names_of(case, protocol))
-        else:
-            every = range(len(case.queries.image_names))
-            galleries.append([plain.plain_gallery(protocol.name, q, case.annotations, case.queries) for q in every])
-            assert [sorted(g) for g in galleries[-1]] == [sorted(g) for g in names_of(case, protocol)]
-    equal_to_plain(plain, case, protocols, galleries, threshold=(0.0, 0.2, 0.5)[seed % 3])
+    galleries = plain_galleries(plain, case, protocols, seed)
+    equal_to_plain(plain, case, protocols, galleries, (0.0, 0.2, 0.5)[seed % 3], OPTIONS)
 
 
-@pytest.mark.parametrize("seed", range(100))
-def test_equals_the_plain_evaluator_on_lists_with_repeats(plain, make, seed):
+@pytest.mark.parametrize("seed", range(200))
+def test_equals_the_plain_evaluator_on_official_lists(plain, make, seed):
+    """Queries left out, photographs repeated, truths that are not the annotations', and everything behind the list."""
     case = make.random_case(1000 + seed, ties=seed % 4 == 0)
+    lists = {"6": random_list(case, seed), "15": random_list(case, seed + 500), "hard": random_list(case, seed + 900)}
+    protocols = make_protocols(["listed:hard,all,15,6"], case.annotations, case.queries, galleries=lists)
+    galleries, truths = [], []
+    for protocol in protocols:
+        official = lists["6" if protocol.size == "all" else str(protocol.size)]
+        found = {
+            q: plain.plain_list(official, q, case.annotations, case.queries, protocol.size == "all")
+            for q in official.queries.tolist()
+        }
+        galleries.append({q: names for q, (names, _) in found.items()})
+        truths.append({q: boxes for q, (_, boxes) in found.items()})
+    equal_to_plain(plain, case, protocols, galleries, 0.4, OPTIONS, truths)
+
+
+def random_list(case, seed):
+    """A GalleryList of some queries; truths stand where a detection or an annotation does, or nowhere near."""
     rng = np.random.default_rng(seed)
-    images = len(case.annotations.image_names)
-    lists = [rng.integers(0, images, rng.integers(0, 15)) for _ in case.queries.image_names]
-    protocol = listed("list", 15, lists)
-    equal_to_plain(plain, case, [protocol], [names_of(case, protocol)], threshold=0.4)
+    images = len(case.annotations)
+    queries = np.flatnonzero(rng.random(len(case.queries)) < 0.7)
+    lists, places, boxes = [], [], []
+    for q in queries:
+        gallery = rng.integers(0, images, rng.integers(0, 15))
+        shows = [
+            place
+            for place, image in enumerate(gallery)
+            if rng.random() < 0.15 or case.queries.person_ids[q] in case.annotations.person_ids[image]
+        ]
+        shows = [place for place in shows if rng.random() < 0.8]
+        near = [[*case.annotations.boxes[gallery[place]], np.array([5, 5, 30, 40.0])] for place in shows]
+        lists.append(gallery.astype(np.int32))
+        places.append(np.array(shows, np.int32))
+        boxes.append(np.array([n[rng.integers(len(n))] for n in near], np.float32).reshape(-1, 4))
+    return GalleryList(queries, tuple(lists), tuple(places), tuple(boxes))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_equals_the_plain_evaluator_on_lists_with_repeats(plain, make, seed):
+    case = make.random_case(2000 + seed, ties=seed % 4 == 0)
+    rng = np.random.default_rng(seed)
+    lists = [rng.integers(0, len(case.annotations), rng.integers(0, 15)) for _ in case.queries.image_names]
+    names = np.array(case.annotations.image_names)
+    protocol = Protocol("list", 15, lists.__getitem__)
+    equal_to_plain(plain, case, [protocol], [[names[g].tolist() for g in lists]], threshold=0.4)
+
+
+def test_the_plain_average_precision_is_scikit_learns(plain):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        labels = [1, *rng.integers(0, 2, 12).tolist()]
+        similarities = rng.choice([0.1, 0.2, 0.3, *rng.random(4)], 13).tolist()
+        expected = average_precision_score(labels, similarities)
+        assert plain.average_precision(labels, similarities) == pytest.approx(expected, abs=1e-12)
 
 
 def test_blocks_of_queries_do_not_matter(make, monkeypatch):
@@ -208,10 +293,40 @@ def test_blocks_of_queries_do_not_matter(make, monkeypatch):
     protocols = make_protocols(["whole"], case.annotations, case.queries)
     arguments = (case.gallery, case.query, case.annotations, case.queries, protocols, 0.3)
     whole = score_search(*arguments)[0]
-    monkeypatch.setattr(person_search, "SIMILARITIES_AT_ONCE", 2 * len(case.gallery))
+    monkeypatch.setattr(similarity, "AT_ONCE", 2 * len(case.gallery))
     assert whole.summary() == score_search(*arguments)[0].summary()
-    monkeypatch.setattr(person_search, "SIMILARITIES_AT_ONCE", 1)
+    monkeypatch.setattr(similarity, "AT_ONCE", 1)
     assert whole.summary() == score_search(*arguments)[0].summary()
+
+
+@pytest.mark.parametrize(("module", "name", "value"), [
+    (person_search, "FEW_LEVELS", 0),  # ranks by sorting, not by counting
+    (reranking, "SMALL_GALLERY", 10**9),  # galleries by masks
+    (reranking, "SMALL_GALLERY", 0.01),  # galleries by their detections
+])  # fmt: skip
+@pytest.mark.parametrize("seed", range(4))
+def test_ways_of_counting_do_not_matter(make, monkeypatch, module, name, value, seed):
+    case = make.random_case(seed, images=30, people=4, ties=seed % 2 == 0)
+    protocols = make_protocols(["whole", "sized:4,20"], case.annotations, case.queries)
+    arguments = (case.gallery, case.query, case.annotations, case.queries, protocols, 0.1, 5)
+    options = parse_rerankings(["cws", "cbgm:5,3"])
+    usual = score_search(*arguments, rerankings=options)
+    monkeypatch.setattr(module, name, value)
+    again = score_search(*arguments, rerankings=options)
+    assert [r.summary() for r in usual] == [r.summary() for r in again]
+    assert all((a.hits == b.hits).all() for a, b in zip(usual, again, strict=True))
+
+
+def test_a_line_of_progress(make, monkeypatch, capsys):
+    case = make.random_case(5)
+    arguments = (case.gallery, case.query, case.annotations, case.queries, [], 0.3)
+    score_search(*arguments)
+    assert capsys.readouterr().err == ""  # nothing in the first ten seconds
+    monkeypatch.setattr(similarity, "SECONDS_BETWEEN_LINES", 0.0)
+    score_search(*arguments, label="search, steps 8")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(case.query) - 1
+    assert re.fullmatch(rf"search, steps 8 1/{len(case.query)}  [\d.]+ queries/s  ETA \d+ s", lines[0])
 
 
 def test_embeddings_of_other_queries_are_refused(make):

@@ -1,6 +1,7 @@
 """Figures: geometry and colours where they can be checked, and that every case makes a picture."""
 
 import copy
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,16 +18,26 @@ from psdiff_jax.evaluation.drawing import (
     shortened,
 )
 from psdiff_jax.evaluation.evaluate import evaluate
-from psdiff_jax.evaluation.figures import sizes_figure, steps_figure
+from psdiff_jax.evaluation.figures import (
+    calibration_panels,
+    score_panels,
+    similarity_panels,
+    sizes_panels,
+    steps_panels,
+)
 from psdiff_jax.evaluation.person_search import score_search
+from psdiff_jax.evaluation.plots import Histogram, Line, Panel, draw, svg, write_png
 from psdiff_jax.evaluation.protocols import make_protocols
 from psdiff_jax.evaluation.ranking import Hit, rank
 from psdiff_jax.evaluation.strips import (
     Strip,
+    described,
     ranking_sheet,
     search_picture,
     strip_of,
+    strip_picture,
     telling_queries,
+    telling_strips,
     write_picture,
 )
 
@@ -134,22 +145,96 @@ def test_search_picture(case, top):
     assert has(judged, RIGHT) == (top > 0) and not has(judged, PREDICTED)
 
 
-def test_curves(tmp_path, case):
+@pytest.fixture
+def result(case):
     protocols = make_protocols(["whole", "temporal_gap:100", "sized:5,10,all"], case.annotations, case.queries)
     pair = case.gallery, case.query
-    result = evaluate({1: pair, 4: pair}, case.annotations, case.queries, protocols)
-    path = steps_figure(result, tmp_path / "report" / "steps.png", "a title")
+    return evaluate({1: pair, 4: pair}, case.annotations, case.queries, protocols, reranking=["cws"])
+
+
+def test_strip_picture_and_its_words(case, found):
+    query = telling_queries(found, case.queries)[0][1]
+    strip = strip_of(found, query, case.gallery, case.queries, "best")
+    picture = strip_picture(strip, scene)
+    assert has(picture, QUERY) and has(picture, RIGHT) and has(picture, WRONG)
+    words = described(strip)
+    assert words.startswith(f"Query from {strip.image}. Best matches: 1. right, similarity")
+    assert words.count(" right,") == sum(strip.right) and words.count(" wrong,") == len(strip.hits) - sum(strip.right)
+    assert described(Strip("q", (5, 5, 20, 60), [])) == "Query from q. No match."
+
+
+def test_telling_strips_are_those_of_the_telling_queries(case, found):
+    arguments = case.gallery, case.query, case.annotations, case.queries, found.protocol, 0.3
+    strips = telling_strips(*arguments, each=2)
+    wanted = [strip_of(found, q, case.gallery, case.queries, name) for name, q in telling_queries(found, case.queries)]
+    assert strips == wanted and len(strips) == 6 and telling_strips(*arguments, each=0) == []
+
+
+def test_steps_panels_hold_the_numbers(result):
+    search, detection = steps_panels(result)
+    lines = {line.label: line for line in search.series}
+    assert lines["mAP, whole gallery"].x == [1, 4]
+    assert lines["mAP, whole gallery"].y == [result["search"]["whole"]["all"][k]["mAP"] for k in ("1", "4")]
+    assert lines["top-1, whole gallery"].y == [result["search"]["whole"]["all"][k]["top-1"] for k in ("1", "4")]
+    assert "mAP, sized galleries, all photographs" not in lines  # the whole gallery again
+    assert [line.y[0] for line in detection.series] == [
+        result["detection"]["1"]["all"]["recall"], result["detection"]["1"]["coco"]["AP50"],
+        result["detection"]["1"]["all"]["AP"]]
+    assert "mAP, whole gallery: from" in search.description
+
+
+def test_sizes_panels_hold_the_numbers(result):
+    panels = sizes_panels(result)
+    assert [panel.title for panel in panels] == ["mAP, sized galleries", "top-1, sized galleries"]
+    lines = {line.label: line for line in panels[0].series}
+    assert list(lines) == ["1 step", "4 steps", "4 steps, CWS"]
+    sizes = result["search"]["sized+cws"]
+    assert lines["4 steps, CWS"].y == [sizes[size]["4"]["mAP"] for size in ("5", "10", "all")]
+    assert lines["1 step"].x == [round(sizes[size]["1"]["gallery_images_mean"]) for size in ("5", "10", "all")]
+
+
+def test_spread_becomes_bars_and_subsets_no_point(result):
+    leaf = result["search"]["sized"]
+    leaf["5"]["4"]["sd"] = {"mAP": 0.03}
+    leaf["occlusion"] = copy.deepcopy(leaf["5"])
+    line = {line.label: line for line in sizes_panels(result)[0].series}["4 steps"]
+    assert line.sd == [0.03, None, None] and len(line.x) == 3
+
+
+def test_panels_are_pictures(tmp_path, result):
+    panels = [*steps_panels(result), *sizes_panels(result)]
+    path = write_png(tmp_path / "deep" / "all.png", panels, "a $title$")
     with Image.open(path) as image:
         assert image.size[0] > 1000 and np.asarray(image.convert("RGB")).std() > 10
-    assert sizes_figure(result, tmp_path / "report" / "sizes.png").exists()
-    assert sorted(p.name for p in (tmp_path / "report").iterdir()) == ["sizes.png", "steps.png"]
-    one = copy.deepcopy(result) | {"steps": ["4"]}
-    assert steps_figure(one, tmp_path / "one.png").exists()
+    assert [p.name for p in path.parent.iterdir()] == ["all.png"]
+    picture = svg(panels[0])
+    assert ElementTree.fromstring(picture).tag.endswith("svg") and svg(panels[0]) == picture
 
 
-def test_no_curve_without_steps(tmp_path, case):
+def test_odd_labels_and_empty_histograms_are_drawn():
+    lines = [Line(label, [1, 2], [0.5, 0.7]) for label in ("_hidden", "a $x^2 cost", "ä" * 200)]
+    figure = draw([Panel("$5 & <b>", "x", "y", lines, log="x"),
+                   Panel("none", "x", "y", [Histogram("right", [0, 0.5, 1], [0, 0])], log="y", marks=[(0.4, "at")])])
+    figure.canvas.draw()
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels[0] == " _hidden" and len(labels) == 3 and len(labels[2]) < 70
+
+
+def test_histograms_and_thresholds_of_curves():
+    found = {"edges": [0.0, 0.5, 1.0], "right": [1, 3], "wrong": [5, 0]}
+    curves = {"scores": {"4": found}, "similarities": {"whole": {"all": {"4": {
+        "edges": [-1.0, -0.5, 0.0, 0.5, 1.0], "right": [0, 0, 1, 3], "others": [0, 8, 2, 0]}}}}}
+    (scores,) = score_panels(curves, {"4": 0.3})
+    assert [s.counts for s in scores.series] == [[1, 3], [5, 0]] and scores.marks == [(0.3, "search threshold 0.3")]
+    (similar,) = similarity_panels(curves)
+    assert similar.series[0].edges == [-0.5, 0.0, 0.5, 1.0]  # without the empty end
+    assert similar.series[0].counts == [0, 0.25, 0.75] and similar.series[1].counts == [0.8, 0.2, 0]
+    (chosen,) = calibration_panels({"4": {"threshold": 0.2, "thresholds": [0.1, 0.2], "mAP": [0.5, 0.6]}})
+    assert chosen.series[0].y == [0.5, 0.6] and chosen.marks[0][0] == 0.2
+    assert calibration_panels({}) == [] == score_panels({"scores": {}})
+
+
+def test_no_curve_without_steps(case):
     protocols = make_protocols(["whole"], case.annotations, case.queries)
     result = evaluate({"given": (case.gallery, case.query)}, case.annotations, case.queries, protocols)
-    assert steps_figure(result, tmp_path / "steps.png") is None
-    assert sizes_figure(result, tmp_path / "sizes.png") is None
-    assert not list(tmp_path.iterdir())
+    assert steps_panels(result) == [] == sizes_panels(result)

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.protocols import images_of_people, make_protocols, parse_protocol, query_images
 
@@ -49,27 +50,13 @@ def test_sized_galleries(street):
     assert gallery("sized:999", street) == [sizes[3]]
 
 
-def test_sized_galleries_are_the_same_on_every_machine_and_for_ever(street):
+def test_sized_galleries_are_the_same_on_every_machine_and_for_ever(plain, street):
     """The negatives are those of smallest draw, the draws being Philox4x64-10 keyed by (seed, query number)."""
-    draws = philox(7, 1, 60)
+    draws = plain.philox(7, 1, 60)
     draws[3] = 2**64  # the query's own photograph; nobody else shows person 2
     expected = sorted(range(60), key=draws.__getitem__)[:8]
     assert sorted(gallery("sized:8", street, query=1, seed=7)[0]) == sorted(expected)
     assert all(p.gallery(0).dtype == np.int64 for p in make_protocols(["sized:8", "whole"], *street))
-
-
-def philox(key_0, key_1, count):
-    """Philox4x64-10 from its paper (Salmon et al. 2011), counters 1, 2, ..."""
-    mask, out, counter = 2**64 - 1, [], 0
-    while len(out) < count:
-        counter += 1
-        c, k = [counter, 0, 0, 0], [key_0, key_1]
-        for _ in range(10):
-            a, b = 0xD2E7470EE14C6C93 * c[0], 0xCA5A826395121157 * c[2]
-            c = [(b >> 64) ^ c[1] ^ k[0], b & mask, (a >> 64) ^ c[3] ^ k[1], a & mask]
-            k = [(k[0] + 0x9E3779B97F4A7C15) & mask, (k[1] + 0xBB67AE8584CAA73B) & mask]
-        out += c
-    return out[:count]
 
 
 def test_negatives_are_drawn_evenly(make):
@@ -105,12 +92,58 @@ def test_names_and_sizes(street):
         "sized:0",
         "sized:5,,6",
         "sized:1.5",
+        "listed",
+        "listed:",
+        "listed:50,,100",
+        "listed:../x",
     ],
 )
 def test_a_spec_that_means_nothing_is_named(spec):
     with pytest.raises(InputError, match=r"config\.evaluate\.protocols") as error:
         parse_protocol(spec)
     assert repr(spec) in str(error.value)
+
+
+@pytest.fixture
+def lists():
+    """Official galleries of the street's two queries: "100" and "30" of both, "hard" of the second alone."""
+    box = np.array([BOX], np.float32)
+
+    def made(queries, galleries):
+        rows = tuple(np.array(g, np.int32) for g in galleries)
+        return GalleryList(np.array(queries), rows, (np.array([0], np.int32),) * len(rows), (box,) * len(rows))
+
+    return {
+        "100": made([0, 1], [[4, 9, 8, 7], [5, 6, 7, 8]]),
+        "30": made([0, 1], [[4, 9, 4], [5, 6]]),
+        "hard": made([1], [[5, 7]]),
+    }
+
+
+def test_listed_galleries(street, lists):
+    made = make_protocols(["listed:30,100", "listed:hard,all"], *street, galleries=lists)
+    assert [(p.name, p.size) for p in made] == [("listed", 30), ("listed", 100), ("listed", "hard"), ("listed", "all")]
+    thirty, hundred, hard, everything = made
+    assert thirty.gallery(0).tolist() == [4, 9, 4]  # as it is given, repeated photographs and order included
+    assert hundred.gallery(1).tolist() == [5, 6, 7, 8]
+    assert hard.queries(2).tolist() == [1] and hard.gallery(1).tolist() == [5, 7]
+    assert hundred.queries(2).tolist() == [0, 1]
+    behind = everything.gallery(0).tolist()  # the list of the smallest number, then the rest but the query's own
+    assert behind[:3] == [4, 9, 4] and behind[3:] == [i for i in range(60) if i not in (0, 4, 9)]
+    assert everything.queries(2).tolist() == [0, 1]
+    assert 3 not in everything.gallery(1) and len(everything.gallery(1)) == 59
+
+
+def test_unknown_lists_are_named(street, lists):
+    with pytest.raises(InputError, match=r"no gallery called '200'; there are 100, 30, hard, all$"):
+        make_protocols(["listed:30,200"], *street, galleries=lists)
+    with pytest.raises(InputError, match=r"no gallery called 'all'; there are hard$"):
+        make_protocols(["listed:all"], *street, galleries={"hard": lists["hard"]})
+    for none in (None, {}):
+        with pytest.raises(InputError, match=r"'listed:50', but the dataset has no galleries of its own"):
+            make_protocols(["listed:50"], *street, galleries=none)
+    with pytest.raises(InputError, match="listed with gallery size 30 is asked for twice"):
+        make_protocols(["listed:30", "listed:100,30"], *street, galleries=lists)
 
 
 def test_what_the_data_cannot_serve_is_named(make, street):

@@ -1,0 +1,24 @@
+"""Photographs of your own, annotated in COCO's JSON with person ids, or in a CSV.
+
+    python -m psdiff_jax.main --config configs/custom.py:cpu --config.data.root=DIR --workdir runs/mine
+
+datasets/custom/README.md says what DIR holds. `cpu` is the shrunk variant for two CPU cores, which begins with the
+shipped weights; without it, the paper's setting for an accelerator.
+"""
+
+from ml_collections import ConfigDict
+
+from psdiff_jax.configs.base import get_config as base
+from psdiff_jax.configs.small import shrink
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = base()
+    config.data.update({"name": "custom"})
+    config.data.augment.update({"scale_jitter": (0.8, 1.25), "color": 0.2})
+    config.evaluate.update({"protocols": ("whole",), "search_threshold": 0.3})
+    if variant == "cpu":
+        return shrink(config, image_size=(288, 384))
+    if variant:
+        raise ValueError(f"configs/custom.py has no variant {variant!r}; there is cpu")
+    return config

@@ -1,0 +1,26 @@
+"""MOTChallenge sequences as person search: tracks are identities, sequences are cameras.
+
+    python -m psdiff_jax.main --config configs/mot.py:cpu --config.data.root=DIR --workdir runs/mot
+
+DIR holds sequences (`SEQ/img1`, `SEQ/gt/gt.txt`; datasets/mot/README.md says how queries are drawn). `cpu` is the
+shrunk variant for two CPU cores, which begins with the shipped weights; without it, the paper's setting for an
+accelerator.
+"""
+
+from ml_collections import ConfigDict
+
+from psdiff_jax.configs.base import get_config as base
+from psdiff_jax.configs.small import shrink
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = base()
+    config.data.update({"name": "mot", "max_boxes": 128, "builder": {"queries_per_track": 5}})
+    config.data.augment.update({"scale_jitter": (0.8, 1.25), "color": 0.2})
+    config.evaluate.update({"protocols": ("whole", "temporal_gap:25"), "search_threshold": 0.3})
+    if variant == "cpu":
+        config.data.max_boxes = 32
+        return shrink(config, image_size=(288, 384))
+    if variant:
+        raise ValueError(f"configs/mot.py has no variant {variant!r}; there is cpu")
+    return config

@@ -1,0 +1,112 @@
+"""A finished run, read back from its folder: evaluation.json, config.json, report/curves.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.curves import read_curves
+
+EVALUATION = "evaluation.json"
+_NUMBERS = {"all": ("AP", "recall"), "labelled": ("AP", "recall"), "coco": ("AP", "AP50", "AP75")}
+_SEARCH = ("mAP", "top-1", "gallery_images_mean")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """name: what it is called beside others. result: evaluation.json. config, curves: None where there is no file."""
+
+    name: str
+    result: Mapping[str, Any]
+    config: Mapping[str, Any] | None = None
+    curves: Mapping[str, Any] | None = None
+
+    @property
+    def gallery(self) -> tuple[Any, ...]:
+        """What two runs must share for their numbers to be comparable: the dataset and its counts."""
+        return self.result["settings"].get("dataset", ""), *sorted(self.result["counts"].items())
+
+
+def read_runs(paths: Sequence[str | Path], names: Sequence[str] = ()) -> list[Finished]:
+    """The runs of workdirs or evaluation.json files, called `names` or by the ends of their paths that differ.
+
+    InputError, one line, for a run that is not there, not evaluated or damaged, given twice, or names that do not fit.
+    """
+    folders = [_folder(Path(path).expanduser()) for path in paths]
+    resolved = [folder.resolve() for folder in folders]
+    for i, folder in enumerate(resolved):
+        if folder in resolved[:i]:
+            raise InputError(f"{paths[i]} is given twice")
+    if names and (len(names) != len(folders) or len(set(names)) != len(names) or not all(names)):
+        raise InputError(f"--names: {', '.join(names)} are not {len(folders)} different names, one a run")
+    return [_read(folder, name) for folder, name in zip(folders, names or distinct_names(resolved), strict=True)]
+
+
+def distinct_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that are all different, without what all of them end with: "base" and "wide" of
+    "runs/base/seed_0" and "runs/wide/seed_0"."""
+    parts = [folder.parts for folder in folders]
+    while len(parts) > 1 and min(map(len, parts)) > 1 and len({own[-1] for own in parts}) == 1:
+        parts = [own[:-1] for own in parts]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(own[-count:]) for own in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """evaluation.json; InputError where it is missing or does not hold what `evaluate` writes."""
+    if not path.is_file():
+        raise InputError(f"{path.parent} has no {EVALUATION}: evaluate it first with --mode evaluate")
+    result = _json(path)
+    try:
+        for key in ("settings", "counts", "protocols", "detection", "search"):
+            result[key].keys()
+        if not result["steps"]:
+            raise KeyError("steps")
+        for k in result["steps"]:
+            for kind, keys in _NUMBERS.items():
+                _check_numbers(result["detection"][k][kind], keys)
+            for by_steps in (by_steps for sizes in result["search"].values() for by_steps in sizes.values()):
+                _check_numbers(by_steps[k], _SEARCH)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{path} is not what an evaluation writes ({type(error).__name__}: {error}): evaluate the run again"
+        ) from error
+    return result
+
+
+def _check_numbers(numbers: Mapping[str, Any], keys: Sequence[str]) -> None:
+    for key in keys:
+        if isinstance(numbers[key], bool) or not isinstance(numbers[key], (int, float)):
+            raise TypeError(f"{key} is {numbers[key]!r}")
+
+
+def _folder(path: Path) -> Path:
+    if path.is_file() and path.name == EVALUATION:
+        return path.parent
+    if not path.is_dir():
+        raise InputError(f"{path}: no such run; name a workdir or its {EVALUATION}")
+    return path
+
+
+def _read(folder: Path, name: str) -> Finished:
+    config = folder / "config.json"
+    result = read_evaluation(folder / EVALUATION)
+    return Finished(name, result, _json(config) if config.is_file() else None,
+                    read_curves(folder / "report" / "curves.json"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable as JSON ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return content

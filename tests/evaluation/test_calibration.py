@@ -1,0 +1,58 @@
+"""The search threshold chosen on held-out photographs, against one whole evaluation for each threshold."""
+
+import numpy as np
+import pytest
+
+from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.calibration import THRESHOLDS, choose_threshold
+from psdiff_jax.evaluation.person_search import score_search
+from psdiff_jax.evaluation.protocols import make_protocols
+
+BOX, FAR = (0, 0, 40, 100), (200, 200, 240, 300)
+
+
+def held_out(make, found, scenes=("own", "a", "b")):
+    annotations = make.annotations([(name, 0, i, [(BOX, 1)]) for i, name in enumerate(scenes)])
+    queries = make.queries(annotations, [("own", BOX, 1)])
+    gallery = make.gallery(annotations, [(n, b, s, [v, np.sqrt(1 - v * v)]) for n, b, s, v in found])
+    return gallery, make.query(queries, [[1, 0]]), annotations, queries
+
+
+def test_by_hand(make):
+    """At 0.2: a wrong one (0.9) before two right ones: (1/2 + 2/3) / 2 = 7/12. At 0.4: right, right: 1. At 0.6 the same
+    (equal mAP, fewer boxes). At 0.8 one of two: 1/2. At 1.0 nothing."""
+    found = [("a", FAR, 0.3, 0.9), ("a", BOX, 0.9, 0.8), ("b", BOX, 0.7, 0.7), ("own", BOX, 1.0, 1.0)]
+    chosen = choose_threshold(*held_out(make, found), thresholds=(0.8, 0.2, 0.4, 0.6, 1.0))
+    assert chosen.thresholds == (0.2, 0.4, 0.6, 0.8, 1.0)
+    assert chosen.mAP == pytest.approx((7 / 12, 1, 1, 1 / 2, 0))
+    assert chosen.threshold == 0.6
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_equals_one_evaluation_for_each_threshold(make, seed):
+    case = make.random_case(seed, images=25, people=6, ties=seed % 3 == 0)
+    data = case.gallery, case.query, case.annotations, case.queries
+    chosen = choose_threshold(*data)
+    protocols = make_protocols(["whole"], case.annotations, case.queries)
+    each = [score_search(*data, protocols, threshold)[0].summary()["mAP"] for threshold in THRESHOLDS]
+    np.testing.assert_allclose(chosen.mAP, each, atol=1e-12)
+    assert chosen.threshold == max(t for t, m in zip(THRESHOLDS, chosen.mAP, strict=True) if m == max(chosen.mAP))
+
+
+@pytest.mark.parametrize(
+    ("found", "scenes"),
+    [
+        ([("own", BOX, 0.9, 1.0)], ("own",)),  # he stands in no other photograph
+        ([("own", BOX, 0.9, 1.0), ("a", FAR, 0.9, 1.0)], ("own", "a")),  # where he stands nobody is detected
+        ([], ("own", "a")),
+    ],
+)
+def test_nobody_can_be_found_again(make, found, scenes):
+    data = held_out(make, found, scenes)
+    with pytest.raises(InputError, match=r"none of 1 held-out queries is found again .* config\.evaluate\.search_thre"):
+        choose_threshold(*data)
+
+
+def test_no_threshold_to_try(make):
+    with pytest.raises(InputError, match="give at least one"):
+        choose_threshold(*held_out(make, [("a", BOX, 0.9, 1.0)]), thresholds=())
