@@ -1,5 +1,6 @@
 """From a ConfigDict to the typed options of each part, with one line of error that names the key."""
 
+import ast
 import dataclasses
 import difflib
 import re
@@ -53,6 +54,35 @@ def load_config(name: str) -> Any:
     if not Path(path).is_file():
         raise InputError(f"--config {path}: no such file")
     return runpy.run_path(path)["get_config"](*[variant] if variant else [])
+
+
+def builder_options(argv: list[str]) -> tuple[list[str], list[tuple[str, str, str]]]:
+    """(argv without them, (group, key, value) of each --config.data.builder.KEY=VALUE and of evaluate.data.builder's).
+
+    A builder's options are its own: a config lists those that it sets, and ml_collections overrides no key that is not
+    there yet. `data.records.check_options` refuses one that the builder does not take.
+    """
+    given = [re.fullmatch(r"--config\.((?:evaluate\.)?data\.builder)\.(\w+)=(.*)", arg, re.DOTALL) for arg in argv]
+    rest = [arg for arg, option in zip(argv, given, strict=True) if option is None]
+    return rest, [(option[1], option[2], option[3]) for option in given if option is not None]
+
+
+def set_builder_options(config: Any, options: list[tuple[str, str, str]]) -> None:
+    """Sets what `builder_options` found, each as a Python literal or else as text; InputError for another type than the
+    config's own."""
+    for group, key, text in options:
+        builder = look_up(config, group)
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        default = builder.get(key)
+        if isinstance(default, float) and isinstance(value, int):
+            value = float(value)
+        if default is not None and type(value) is not type(default):
+            raise InputError(f"config.{group}.{key}={text}: expected a value like {default!r}")
+        with builder.unlocked():
+            builder[key] = value
 
 
 def look_up(config: Mapping[str, Any], key: str) -> Any:
@@ -144,11 +174,13 @@ def transfers(config: Any) -> bool:
 
 def evaluation_data(config: Any) -> Mapping[str, Any]:
     """The part of the config that names the dataset to evaluate on: config.data, or what config.evaluate.data puts in
-    its place (another `name`, or another `root` of the same name, each with `builder` options of its own)."""
+    its place: a `root` and `builder` options of its own, and a `name` where it is another kind of dataset."""
+    own, other = config["data"], config["evaluate"]["data"]
     if not transfers(config):
-        return config["data"]
-    other = dict(config["evaluate"]["data"])
-    return {**config["data"], **other, "name": other["name"] or config["data"]["name"]}
+        return own
+    same = other["name"] in ("", own["name"])
+    return {**own, "name": other["name"] or own["name"], "root": other["root"] or (own["root"] if same else ""),
+            "builder": other["builder"]}
 
 
 def check_files(config: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from psdiff_jax.config import override_error
+from psdiff_jax.config import builder_options, override_error, set_builder_options
 from psdiff_jax.errors import InputError
 
 MODES = ("train_and_evaluate", "train", "evaluate", "embed", "search")
@@ -22,6 +22,8 @@ TOP = flags.DEFINE_integer("top", 10, "with --mode search: how many hits", lower
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake ends the program with one line."""
     try:
+        argv, options = builder_options(argv)
+        sys.argv = argv  # config_flags looks for overrides there
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise InputError(f"{rest[1]!r} is no option; options start with --, see --help")
@@ -29,6 +31,7 @@ def parse_flags(argv: list[str]) -> list[str]:
             if flag.value is None:
                 raise InputError(f"--{flag.name} is missing; see --help")
         CONFIG.value.lock()  # a config file that could not be read says so when it is touched
+        set_builder_options(CONFIG.value, options)
         return rest
     except (InputError, flags.Error, AttributeError, KeyError, ImportError, OSError, TypeError, ValueError) as error:
         sys.exit(f"error: {override_error(argv, config_alone(argv), error)}")
@@ -37,7 +40,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def config_alone(argv: list[str]) -> Mapping | None:
     """The config file's content without the overrides, or None when the file itself is wrong."""
     given = [arg for arg in argv if not arg.startswith("--config.")]
-    before, sys.argv = sys.argv, given  # config_flags looks for overrides there
+    before, sys.argv = sys.argv, given
     try:
         flags.FLAGS(given)
         return CONFIG.value

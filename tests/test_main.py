@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from psdiff_jax.config import check_files, fill_in_root, unknown_key, validate
-from psdiff_jax.configs import base
+from psdiff_jax.config import (
+    builder_options,
+    check_files,
+    fill_in_root,
+    set_builder_options,
+    unknown_key,
+    validate,
+)
+from psdiff_jax.configs import base, street_pretrain
 from psdiff_jax.errors import InputError
 
 CONFIGS = Path(base.__file__).parent
@@ -23,6 +30,8 @@ def command(*options: str, config: str | Path = CONFIGS / "street_pretrain.py") 
     (["--config.train.steps=many"], "config.train.steps"),
     (["--config.model.dim=65"], "config.model.heads=8: must divide config.model.dim"),
     (["--config.data.name=nothing"], "nothing"),
+    (["--config.data.builder.train_images=many"], "config.data.builder.train_images=many: expected a value like"),
+    (["--config.data.builder.nothing=1"], "synthetic_street has no option 'nothing'; it has camera_seed"),
     (["--config.train.batch_size=3", "--config.cpu_devices=2"], "config.train.batch_size"),
     (["--mode=fly"], "train_and_evaluate"),
     (["--mode=search"], "--query"),
@@ -58,6 +67,18 @@ def test_a_missing_dataset_folder_is_named(tmp_path):
                    config=CONFIGS / "prw_c6s1.py")
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert "nowhere" in done.stderr.splitlines()[-1]
+
+
+def test_options_of_a_builder_need_not_stand_in_the_config():
+    config = street_pretrain.get_config()
+    argv = ["main", "--config.data.builder.train_images=3", "--config.evaluate.data.builder.names=a,b", "--workdir=x",
+            "--config.data.builder.gap=25", "--config.evaluate.data.builder.share=0.5"]
+    rest, options = builder_options(argv)
+    config.lock()
+    set_builder_options(config, options)
+    assert rest == ["main", "--workdir=x"]
+    assert config.data.builder.train_images == 3 and config.data.builder.gap == 25
+    assert config.evaluate.data.builder.to_dict() == {"names": "a,b", "share": 0.5}
 
 
 def test_unknown_key_suggests_the_nearest():
@@ -102,7 +123,7 @@ def test_a_missing_file_names_the_key(key):
 
 
 def test_every_config_file_is_valid():
-    from psdiff_jax.configs import cuhk_sysu, custom, mot, prw, prw_c6s1, quickstart, street_pretrain
+    from psdiff_jax.configs import cuhk_sysu, custom, mot, prw, prw_c6s1, quickstart
 
     for config in (base.get_config(), street_pretrain.get_config(), cuhk_sysu.get_config(), prw.get_config()):
         validate(config)
