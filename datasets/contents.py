@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,8 @@ class Contents:
     galleries: name -> `GalleryList`, where the dataset gives galleries query by query.
     findings: what was wrong.
     published: counts of the official release by the names that `counts` uses; for a folder that is none, empty.
+    part: which part of the official release it is, in words; "" for the whole. Reports say so: numbers on a part are no
+      numbers on the dataset.
     people: person id -> what the folder itself calls this person, where that is not the number.
     """
 
@@ -86,6 +89,7 @@ class Contents:
     galleries: dict[str, GalleryList] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     published: Mapping[str, int] = field(default_factory=dict)
+    part: str = ""
     people: Mapping[int, str] = field(default_factory=dict)
 
     def note(self, level: str, check: str, where: object, what: str, image: str = "") -> None:
@@ -107,7 +111,8 @@ class Contents:
         people = {query.person_id for query in self.queries}
         return found | {"queries": len(self.queries), "query ids": len(people)}
 
-    def report(self) -> dict[str, dict[str, int]]:
-        """What `PreparedDataset.report` keeps: the counts, and how often each kind of finding was met."""
+    def report(self) -> dict[str, Any]:
+        """What `PreparedDataset.report` keeps: the counts, how often each kind of finding was met, and the part."""
         kinds = Counter(f"{finding.level}: {finding.check}" for finding in self.findings)
-        return {"counts": self.counts(), "findings": dict(kinds)}
+        part = {"part": self.part} if self.part else {}
+        return {"counts": self.counts(), "findings": dict(kinds), **part}

@@ -17,6 +17,7 @@ from psdiff_jax.evaluation.embeddings import load_embeddings
 from psdiff_jax.models.weights import read_npz
 from psdiff_jax.training.writer import read_metrics
 
+from .datasets import cuhk_tree
 from .tiny import tiny_config
 
 
@@ -335,3 +336,25 @@ def test_photographs_of_ones_own_are_searched(finished, tmp_path):
     assert (tmp_path / "run/search/hits.png").is_file()
     with pytest.raises(InputError, match="dataset custom has no photographs to train on"):
         experiment.run(own, tmp_path / "trained", "train")
+
+
+def test_official_lists_are_scored_by_config_alone(finished, tmp_path):
+    """CUHK-SYSU's layout with its lists, searched by a model that was trained on drawn streets."""
+    config, workdir = finished
+    cuhk_tree.write_tree(tmp_path / "cuhk")
+    other = config.copy_and_resolve_references()
+    other.train.init_from = str(workdir / "model.npz")
+    other.evaluate.data.update({"name": "cuhk_sysu", "root": str(tmp_path / "cuhk")})
+    other.evaluate.protocols = ("listed:50,all", "listed:occlusion,low_resolution")
+    other.evaluate.reranking = ("cws", "cbgm:10,3")
+    experiment.run(other, tmp_path / "run", "evaluate")
+    result = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert set(result["search"]) == {"listed", "listed+cws", "listed+cbgm:10,3"}
+    sizes = result["search"]["listed"]
+    assert list(sizes) == ["50", "all", "occlusion", "low_resolution"]
+    assert sizes["50"]["1"]["queries"] == sizes["all"]["1"]["queries"] == 2
+    assert sizes["all"]["1"]["gallery_images_mean"] > sizes["50"]["1"]["gallery_images_mean"]
+    assert (tmp_path / "run/report/index.html").stat().st_size > 10_000
+    other.evaluate.protocols = ("listed:200",)
+    with pytest.raises(InputError, match="no gallery called '200'"):
+        experiment.run(other, tmp_path / "run", "evaluate")

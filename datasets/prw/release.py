@@ -26,8 +26,9 @@ def compare(contents: Contents, root: Path, names: Iterable[str]) -> None:
     if cameras >= CAMERAS:
         contents.published = PUBLISHED
     else:
-        contents.note(KNOWN, "part of the release", root, f"a part of PRW: cameras {_listing(cameras)}, sequences"
-                      f" {_listing(sequences)}; its counts are not compared with the published ones")
+        contents.part = f"cameras {_listing(cameras)}, sequences {_listing(sequences)}"
+        contents.note(KNOWN, "part of the release", root,
+                      f"a part of PRW: {contents.part}; its counts are not compared with the published ones")
     for split, scenes in (("train", contents.train), ("gallery", contents.gallery)):
         _compare_ids(contents, root, split, scenes)
 

@@ -69,6 +69,11 @@ class PreparedDataset:
         self._builder = builder
         self._annotations: dict[str, Annotations] = {}
 
+    @property
+    def title(self) -> str:
+        """What results call it: the name, and which part of the dataset it is where it is not the whole."""
+        return f"{self.name} ({self.report['part']})" if self.report.get("part") else self.name
+
     @cached_property
     def train_source(self) -> Source:
         return Source(self._paths("train"))

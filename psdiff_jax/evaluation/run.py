@@ -150,7 +150,7 @@ def score(config: Any, dataset: PreparedDataset, detections: StepDetections, set
         detections, annotations, queries, protocols_of(config, dataset),
         reranking=config.evaluate.reranking, detection_threshold=config.evaluate.detection_threshold,
         search_threshold=threshold, query_embedding=config.evaluate.query,
-        settings={"dataset": dataset.name, "seed": config.seed, **settings},
+        settings={"dataset": dataset.title, "seed": config.seed, **settings},
     )
 
 

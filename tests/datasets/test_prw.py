@@ -75,7 +75,9 @@ def test_scenes_as_counted_by_hand(config):
             "known: part of the release": 1, "warning: fewer than two identities": 1,
             "warning: box over the whole photograph": 1, "warning: query without another photograph": 3,
         },
+        "part": "cameras 1, 2, 3, 6, sequences 1, 2, 3",
     }  # fmt: skip
+    assert dataset.title == "prw (cameras 1, 2, 3, 6, sequences 1, 2, 3)"
 
 
 def test_queries_as_counted_by_hand(config):
