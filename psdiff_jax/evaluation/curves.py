@@ -27,6 +27,7 @@ import numpy as np
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.detection import judged_detections
 from psdiff_jax.evaluation.embeddings import Detections
+from psdiff_jax.evaluation.evaluate import threshold_at
 from psdiff_jax.evaluation.naming import size_order
 from psdiff_jax.evaluation.person_search import NOWHERE, right_detections
 from psdiff_jax.evaluation.protocols import Protocol
@@ -80,16 +81,6 @@ def make_curves(
 
 def _put(into: dict[str, Any], protocol: Protocol, steps: int | str, value: Any) -> None:
     into.setdefault(protocol.name, {}).setdefault(str(protocol.size), {})[str(steps)] = value
-
-
-def threshold_at(search_threshold: float | Mapping[Any, float], steps: int | str) -> float:
-    """The search threshold at a number of steps, where it may be one for all or a dict by their number or text."""
-    if not isinstance(search_threshold, Mapping):
-        return float(search_threshold)
-    by_text = {str(key): float(value) for key, value in search_threshold.items()}
-    if str(steps) not in by_text:
-        raise InputError(f"search_threshold: none is given for {steps} steps, only for {', '.join(by_text)}")
-    return by_text[str(steps)]
 
 
 def largest_galleries(protocols: Sequence[Protocol]) -> list[Protocol]:

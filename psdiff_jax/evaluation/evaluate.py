@@ -52,7 +52,7 @@ def evaluate(
     belong together, or a threshold is missing.
     """
     rerankings = parse_rerankings(reranking)
-    thresholds = _thresholds(search_threshold, detections_by_steps)
+    thresholds = {str(steps): threshold_at(search_threshold, steps) for steps in detections_by_steps}
     given = isinstance(search_threshold, Mapping)
     result: dict[str, Any] = {
         "settings": {
@@ -80,17 +80,15 @@ def evaluate(
     return result
 
 
-def _thresholds(
-    search_threshold: float | Mapping[int | str, float], detections_by_steps: Mapping[int | str, Any]
-) -> dict[str, float]:
-    """The search threshold of each number of steps."""
+def threshold_at(search_threshold: float | Mapping[Any, float], steps: int | str) -> float:
+    """The search threshold at a number of steps, where it may be one for all or a dict by their number or text;
+    InputError when that lacks it."""
     if not isinstance(search_threshold, Mapping):
-        return {str(steps): float(search_threshold) for steps in detections_by_steps}
-    given = {str(steps): float(threshold) for steps, threshold in search_threshold.items()}
-    missing = next((str(steps) for steps in detections_by_steps if str(steps) not in given), None)
-    if missing is not None:
-        raise InputError(f"no search threshold is given for {missing} denoising steps, only for {', '.join(given)}")
-    return {str(steps): given[str(steps)] for steps in detections_by_steps}
+        return float(search_threshold)
+    given = {str(key): float(value) for key, value in search_threshold.items()}
+    if str(steps) not in given:
+        raise InputError(f"no search threshold is given for {steps} denoising steps, only for {', '.join(given)}")
+    return given[str(steps)]
 
 
 def _descriptions(protocols: Sequence[Protocol], rerankings: Sequence[Reranking]) -> dict[str, str]:

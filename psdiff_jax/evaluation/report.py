@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from psdiff_jax.evaluation import figures, page
-from psdiff_jax.evaluation.curves import threshold_at, write_curves
+from psdiff_jax.evaluation.curves import write_curves
+from psdiff_jax.evaluation.evaluate import threshold_at
 from psdiff_jax.evaluation.grid import Cell, Table, amount, mark_columns, rate
 from psdiff_jax.evaluation.naming import (
     gallery_name,

@@ -17,10 +17,10 @@ from psdiff_jax.data.scenes import photograph_batch
 from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.calibration import choose_threshold
-from psdiff_jax.evaluation.curves import make_curves, threshold_at
+from psdiff_jax.evaluation.curves import make_curves
 from psdiff_jax.evaluation.embed import Embedder, embed_gallery, embed_queries, image_loader, make_embedder
 from psdiff_jax.evaluation.embeddings import Detections, load_embeddings, save_embeddings
-from psdiff_jax.evaluation.evaluate import evaluate, write_evaluation
+from psdiff_jax.evaluation.evaluate import evaluate, threshold_at, write_evaluation
 from psdiff_jax.evaluation.naming import gallery_name, steps_name
 from psdiff_jax.evaluation.protocols import Protocol, make_protocols
 from psdiff_jax.evaluation.ranking import rank

@@ -16,7 +16,6 @@ from psdiff_jax.evaluation.curves import (
     precision_recall,
     read_curves,
     search_curves,
-    threshold_at,
     write_curves,
 )
 from psdiff_jax.evaluation.detection import detection_metrics
@@ -202,12 +201,6 @@ def test_what_is_drawn_and_at_which_threshold(make):
     assert sum(by_steps["2"]["others"]) < sum(by_steps["1"]["others"])
     other = make_curves({1: pair, 2: pair}, case.annotations, case.queries, protocols, search_threshold=low)
     assert other["search"]["sized"]["all"]["1"] == other["search"]["sized"]["all"]["2"]
-
-
-def test_threshold_at():
-    assert threshold_at(0.4, 8) == 0.4 == threshold_at({"8": 0.4}, 8) == threshold_at({8: 0.4}, "8")
-    with pytest.raises(InputError, match="none is given for 4 steps, only for 1, 8"):
-        threshold_at({"1": 0.2, "8": 0.4}, 4)
 
 
 def test_curves_are_kept(tmp_path, make):

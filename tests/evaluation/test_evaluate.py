@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.evaluate import evaluate, write_evaluation
+from psdiff_jax.evaluation.evaluate import evaluate, threshold_at, write_evaluation
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
 from psdiff_jax.evaluation.ranking import hits_of_query, rank
@@ -149,3 +149,9 @@ def test_hits_of_a_search_result(case):
             case.query.embeddings[q], case.gallery, top=6, threshold=0.5, leave_out=[case.queries.image_names[q]]
         )
         assert ours == [h.detection for h in again]
+
+
+def test_threshold_at():
+    assert threshold_at(0.4, 8) == 0.4 == threshold_at({"8": 0.4}, 8) == threshold_at({8: 0.4}, "8")
+    with pytest.raises(InputError, match="is given for 4 denoising steps, only for 1, 8"):
+        threshold_at({"1": 0.2, "8": 0.4}, 4)
