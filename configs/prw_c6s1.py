@@ -8,12 +8,17 @@ DIR/prw_c6s1/teacher_omz0277.npz and DIR/weights/resnet50_v1_imagenet.npz.
 
 `configs/prw_c6s1.py:cpu` is the shrunk one for two CPU cores: the small model of the quick start, which begins with
 the shipped checkpoint's weights, on frames of 288x360 pixels.
+
+`:distillation` and `:cpu_distillation` are the plain distillation that the paper's Table VI compares with: the same
+network without diffusion, people and their embeddings regressed from random boxes in one step.
 """
 
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.configs.small import shrink
+
+VARIANTS = ("", "cpu", "distillation", "cpu_distillation")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -27,8 +32,11 @@ def get_config(variant: str = "") -> ConfigDict:
     })
     config.train.update({"steps": 12_000, "batch_size": 16, "learning_rate": 1e-4, "ema_decay": 0.999})
     config.evaluate.update({"protocols": ("whole", "temporal_gap:250"), "search_threshold": 0.3})
-    if variant == "cpu":
-        return shrink(config, image_size=(288, 360))
-    if variant:
-        raise ValueError(f"configs/prw_c6s1.py has no variant {variant!r}; there is cpu")
+    if variant not in VARIANTS:
+        raise ValueError(f"configs/prw_c6s1.py has no variant {variant!r}; there are {', '.join(VARIANTS[1:])}")
+    if variant.startswith("cpu"):
+        shrink(config, image_size=(288, 360))
+    if variant.endswith("distillation"):
+        config.noise.one_step = True
+        config.evaluate.steps = (1,)
     return config

@@ -150,6 +150,8 @@ def validate(config: Mapping[str, Any]) -> None:
     steps = config["evaluate"]["steps"]
     need(len(steps) > 0 and all(isinstance(s, int) and 1 <= s <= config["diffusion"]["timesteps"] for s in steps),
          "evaluate.steps", "give numbers of denoising steps, each from 1 to config.diffusion.timesteps")
+    need(not config["noise"]["one_step"] or tuple(steps) == (1,), "evaluate.steps",
+         "a model without diffusion (config.noise.one_step) knows one step; give (1,)")
     seeds = config["evaluate"]["seeds"]
     need(all(isinstance(s, int) and s >= 0 for s in seeds) and len(set(seeds)) == len(seeds), "evaluate.seeds",
          "give different whole numbers, or () for config.seed alone")

@@ -24,12 +24,15 @@ class NoiseSpec:
     """slots: N_train. random_fraction, rollout_probability: see above; 0 and 0 is the paper's Algorithm 1.
 
     exact_slots: how many slots hold a truth box without noise and an embedding of pure noise, as a pinned query has.
+    one_step: no diffusion: t is T alone, where states hold nothing but noise, and people are regressed from random
+      boxes in one step; the plain distillation of Table VI with the same network.
     """
 
     slots: int = 300
     random_fraction: float = 0.0
     rollout_probability: float = 0.0
     exact_slots: int = 0
+    one_step: bool = False
 
 
 def noised_truths(key: jax.Array, diffusion: Diffusion, batch: dict[str, jax.Array], t: jax.Array,
@@ -60,9 +63,9 @@ def training_states(
     """
     images = batch["boxes"].shape[0]
     keys = jax.random.split(key, 6)
-    t = jax.random.randint(keys[0], (images,), 1, diffusion.timesteps + 1)
+    t = jax.random.randint(keys[0], (images,), diffusion.timesteps if spec.one_step else 1, diffusion.timesteps + 1)
     state = noised_truths(keys[1], diffusion, batch, t, spec)
-    if spec.rollout_probability == 0:
+    if spec.rollout_probability == 0 or spec.one_step:
         return state, t
 
     # Half of the rollouts start at T, as the sampler does; the others anywhere after t.

@@ -127,6 +127,22 @@ def test_no_rollout_asks_nothing_of_the_model(truths):
     assert distance.max() < 6  # the norm of 8 standard normal numbers: Eq. 10 at the times returned
 
 
+def test_without_diffusion_every_state_is_noise_at_T(truths):
+    def refuse(state, t):
+        raise AssertionError("a model without diffusion has no states of a sampler")
+
+    spec = NoiseSpec(SLOTS, rollout_probability=0.5, exact_slots=1, one_step=True)
+    for seed in range(4):
+        state, t = training_states(jax.random.key(seed), DIFFUSION, truths[2], refuse, spec, SAMPLER)
+        assert np.all(np.asarray(t) == DIFFUSION.timesteps)
+        other = dict(truths[2], boxes=truths[2]["boxes"] * 0.5, embeddings=-truths[2]["embeddings"])
+        again, _ = training_states(jax.random.key(seed), DIFFUSION, other, refuse, spec, SAMPLER)
+        # nothing of the truths is left in any slot but the pinned one's box
+        np.testing.assert_allclose(state.embedding, again.embedding, atol=1e-3)
+        np.testing.assert_allclose(state.box[:, 1:], again.box[:, 1:], atol=1e-3)
+        assert np.abs(np.asarray(state.box[:, 0] - again.box[:, 0])).max() > 0.1
+
+
 def test_rollouts_are_finite_follow_the_model_and_carry_no_gradient(rolled):
     spec = NoiseSpec(SLOTS, random_fraction=0.25, rollout_probability=1.0, exact_slots=1)
     for seed in range(20):
