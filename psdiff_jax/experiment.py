@@ -38,6 +38,10 @@ def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None,
         evaluate_folder(config, workdir, open_gallery(config), Path(embeddings).expanduser())
         return
     gallery, train_set = open_datasets(config, mode)
+    if mode in ("train_and_evaluate", "evaluate"):
+        from psdiff_jax.evaluation.run import protocols_of
+
+        protocols_of(config, gallery)  # one that this dataset cannot serve is told before the hours of training
     if mode in ("train_and_evaluate", "train"):
         from psdiff_jax.training.train import train
 

@@ -356,5 +356,7 @@ def test_official_lists_are_scored_by_config_alone(finished, tmp_path):
     assert sizes["all"]["1"]["gallery_images_mean"] > sizes["50"]["1"]["gallery_images_mean"]
     assert (tmp_path / "run/report/index.html").stat().st_size > 10_000
     other.evaluate.protocols = ("listed:200",)
-    with pytest.raises(InputError, match="no gallery called '200'"):
-        experiment.run(other, tmp_path / "run", "evaluate")
+    for mode in ("evaluate", "train_and_evaluate"):
+        with pytest.raises(InputError, match="no gallery called '200'"):
+            experiment.run(other, tmp_path / "refused", mode)
+    assert [path.name for path in (tmp_path / "refused").iterdir()] == ["config.json"]  # before anything else was done
