@@ -38,9 +38,11 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.data.builder.unlock()
 
     # Keys of the teacher are those of psdiff_jax.training.teacher_options.TeacherOptions.
-    config.teacher = ConfigDict({"kind": "trained", "file": "", "folder": "", "backbone": "resnet50", "init_from": "",
+    config.teacher = ConfigDict({"kind": "trained",  # trained, network, onnx, file
+                                 "file": "", "folder": "", "backbone": "resnet50", "init_from": "",
                                  "crop_size": (256, 128), "steps": 20_000, "embedding_dim": 256,
-                                 "people": 16, "crops_per_person": 16, "learning_rate": 3.5e-4})
+                                 "people": 16, "crops_per_person": 16, "learning_rate": 3.5e-4, "schedule": "step",
+                                 "unlabelled": 32, "negatives": 1024, "whiten": False})
     config.teacher.unlock()
 
     config.model = ConfigDict({

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.teacher.update({
         "backbone": "small", "crop_size": (96, 48), "steps": 1500, "people": 32, "crops_per_person": 4,
         "learning_rate": 2e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup_steps": 100, "jitter": 0.1,
+        "unlabelled": 0, "negatives": 0,
     })
     config.model.update({
         "backbone": "small", "backbone_weights": "teacher", "dim": 64, "self_attention": False,

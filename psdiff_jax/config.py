@@ -160,9 +160,6 @@ def validate(config: Mapping[str, Any]) -> None:
     for option in config["evaluate"]["reranking"]:
         parse_reranking(option)
     teacher = TeacherOptions.from_config(config["teacher"])
-    if teacher.kind == "trained":
-        need(teacher.embedding_dim == config["model"]["embedding_dim"], "teacher.embedding_dim",
-             f"must equal config.model.embedding_dim={config['model']['embedding_dim']}")
     if config["model"]["backbone_weights"] == "teacher":
         need(teacher.kind == "trained" and teacher.backbone == config["model"]["backbone"], "model.backbone_weights",
              "the teacher must be trained here, with config.teacher.backbone equal to config.model.backbone")
@@ -185,11 +182,11 @@ def evaluation_data(config: Any) -> Mapping[str, Any]:
             "builder": other["builder"]}
 
 
-def check_files(config: Mapping[str, Any]) -> None:
-    """Raises InputError naming the key of a file that training needs and that is not there."""
-    teacher = "teacher.file" if config["teacher"]["kind"] == "file" else "teacher.init_from"
+def check_files(config: Mapping[str, Any], parts: tuple[str, ...] = ("model", "train", "teacher")) -> None:
+    """Raises InputError naming the key of a file that training these parts needs and that is not there."""
+    teacher = "teacher.init_from" if config["teacher"]["kind"] == "trained" else "teacher.file"
     for key in ("model.backbone_weights", "train.init_from", teacher):
-        path = look_up(config, key)
+        path = look_up(config, key) if key.split(".")[0] in parts else ""
         if path and path != "teacher" and not Path(path).expanduser().is_file():
             raise InputError(f"config.{key}={path!r}: no such file")
 

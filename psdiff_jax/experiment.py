@@ -1,4 +1,4 @@
-"""One experiment: check the config, open the dataset, then train, evaluate, embed or search."""
+"""One experiment: check the config, open the dataset, then train, evaluate (PSDiff or its teacher), embed or search."""
 
 import json
 import re
@@ -20,6 +20,8 @@ def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None,
     cfg.validate(config)
     if mode.startswith("train"):
         cfg.check_files(config)
+    elif mode == "evaluate_teacher":
+        cfg.check_files(config, parts=("teacher",))
     if embeddings and mode != "evaluate":
         raise InputError("--embeddings goes with --mode evaluate")
     if (mode == "search") != bool(query):
@@ -38,6 +40,11 @@ def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None,
         evaluate_folder(config, workdir, open_gallery(config), Path(embeddings).expanduser())
         return
     gallery, train_set = open_datasets(config, mode)
+    if mode == "evaluate_teacher":
+        from psdiff_jax.evaluation.teacher import evaluate_teacher
+
+        evaluate_teacher(config, workdir, gallery, train_set)
+        return
     if mode in ("train_and_evaluate", "evaluate"):
         from psdiff_jax.evaluation.run import protocols_of
 
@@ -66,7 +73,8 @@ def open_datasets(config: Any, mode: str) -> tuple[PreparedDataset, PreparedData
     if not cfg.transfers(config):
         return gallery, gallery
     calibrates = mode == "evaluate" and config.data.held_out > 0 and config.evaluate.calibrate
-    return gallery, open_dataset(config.data) if mode.startswith("train") or calibrates else None
+    trains = mode.startswith("train") or mode == "evaluate_teacher"
+    return gallery, open_dataset(config.data) if trains or calibrates else None
 
 
 def open_gallery(config: Any) -> PreparedDataset:

@@ -1,7 +1,13 @@
-"""Writing files."""
+"""Writing files: whole or not at all, and by one process at a time."""
 
+import contextlib
+import fcntl
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from psdiff_jax.errors import InputError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -10,3 +16,24 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Holds an exclusive lock between processes, and says so where it must wait for another one that `what`.
+
+    Raises:
+      InputError: the lock's folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written to ({error.strerror}); choose another folder") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that {what}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)  # released by the system, also when that process is killed
+        yield

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 from psdiff_jax.config import builder_options, override_error, set_builder_options
 from psdiff_jax.errors import InputError
 
-MODES = ("train_and_evaluate", "train", "evaluate", "embed", "search")
+MODES = ("train_and_evaluate", "train", "evaluate", "embed", "search", "evaluate_teacher")
 CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, e.g. configs/quickstart.py", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, events, embeddings and the report")
 MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "what to do")

@@ -360,3 +360,20 @@ def test_official_lists_are_scored_by_config_alone(finished, tmp_path):
         with pytest.raises(InputError, match="no gallery called '200'"):
             experiment.run(other, tmp_path / "refused", mode)
     assert [path.name for path in (tmp_path / "refused").iterdir()] == ["config.json"]  # before anything else was done
+
+
+def test_a_teacher_is_trained_and_scored_alone(finished, tmp_path):
+    config, workdir = finished
+    experiment.run(config, tmp_path, "evaluate_teacher")
+    result = json.loads((tmp_path / "teacher_evaluation.json").read_text())
+    assert result["embeddings"] == ["32-d"] and set(result["search"]) == {"whole", "sized"}
+    assert (tmp_path / "teacher/teacher.npz").is_file() and not (tmp_path / "checkpoints").exists()
+    ours, theirs = (read_npz(folder / "teacher/teacher.npz") for folder in (tmp_path, workdir))
+    for name in theirs:  # the teacher that a training of PSDiff makes from the same config
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    narrow = config.copy_and_resolve_references()
+    narrow.teacher.folder = str(tmp_path / "teacher")
+    narrow.model.embedding_dim = 16
+    experiment.run(narrow, tmp_path / "narrow", "evaluate_teacher")
+    result = json.loads((tmp_path / "narrow/teacher_evaluation.json").read_text())
+    assert result["embeddings"] == ["32-d", "16-d (PCA)"] and 0 < result["pca"]["variance"] <= 1

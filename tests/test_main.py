@@ -101,7 +101,7 @@ def test_unknown_key_suggests_the_nearest():
     ("sampler.renewal_threshold", 1.5, "config.sampler.renewal_threshold"),
     ("sampler.solver", "euler", "config.sampler.solver='euler': choose one of ddim, dpm, dpm"),
     ("sampler.order", 4, "config.sampler.order=4: choose one of 1, 2, 3"),
-    ("teacher.embedding_dim", 128, "config.teacher.embedding_dim"),
+    ("teacher.people", 1, "config.teacher.people"),
     ("model.cascade", "waterfall", "config.model.cascade"),
 ])
 def test_impossible_combinations_name_the_key(key, value, message):

@@ -1,7 +1,8 @@
 """Reading files of weights: .npz, .safetensors and PyTorch pickles. Nothing in a file is executed."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,16 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+@contextlib.contextmanager
+def _numpy_scalars() -> Iterator[None]:
+    """Lets NumPy's numbers through: HHCL and its relatives store their best mAP beside the weights. Nothing else."""
+    from torch.serialization import safe_globals
+
+    scalar, kinds = np.float64(0).__reduce__()[0], {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8")}
+    with safe_globals([scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]):
+        yield
+
+
 def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
@@ -62,7 +73,8 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     import pickle
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with _numpy_scalars():
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: holds more than tensors and is not loaded; save its state_dict alone") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:

@@ -14,10 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from psdiff_jax.data.schema import Annotations
 from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
 
 GREY = (124, 116, 104)  # ImageNet's mean colour: what padding and erasing put in
+CROP_RULE = 1  # raise it when `crop_boxes` makes other crops: embeddings that are kept depend on it
 IN_MEMORY = 2**31  # bytes of crops; more of them go to a file that is mapped
 
 
@@ -64,27 +66,39 @@ def load_crops(
       workers: threads that decode.
     """
     annotations = dataset.annotations(split)
-    source = getattr(dataset, f"{split}_source")
     counts = np.asarray([len(boxes) for boxes in annotations.boxes], np.int64)
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    shape = (int(starts[-1]), *size, 3)
+    shape = (int(counts.sum()), *size, 3)
     crops = _allocate(shape, Path(folder) / f"crops-{split}.npy" if folder is not None else None)
-
-    def cut(i: int) -> None:
-        name = annotations.image_names[i]
-        image = decode_image(source[i]["image"], name)
-        try:
-            crops[starts[i] : starts[i + 1]] = crop_boxes(image, annotations.boxes[i], size)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
-
-    images = [i for i in range(len(counts)) if counts[i]]
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for _ in progress(pool.map(cut, images), len(images), f"crops of {split}: photographs"):
-            pass
+    photographs = cut_crops(dataset, split, 0, crops, workers)
+    for _ in progress(photographs, np.count_nonzero(counts), f"crops of {split}: photographs"):
+        pass
     person_ids = np.concatenate([np.zeros(0, np.int64), *annotations.person_ids])
     image_index = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     return CropSet(crops, person_ids, np.asarray(annotations.cameras, np.int32)[image_index], image_index)
+
+
+def row_starts(annotations: Annotations) -> np.ndarray:
+    """int64 [M+1]: the boxes of image i are rows starts[i]..starts[i+1] of the split."""
+    return np.concatenate([[0], np.cumsum([len(boxes) for boxes in annotations.boxes])]).astype(np.int64)
+
+
+def cut_crops(dataset: Any, split: str, first: int, out: np.ndarray, workers: int = 1) -> Iterator[None]:
+    """Fills `out` uint8 [n,h,w,3] with truth boxes `first` to `first`+n of a split; yields after each photograph."""
+    annotations, source = dataset.annotations(split), getattr(dataset, f"{split}_source")
+    starts = row_starts(annotations)
+    begins, ends = (np.clip(edge - first, 0, len(out)) for edge in (starts[:-1], starts[1:]))  # of a photograph's rows
+
+    def cut(i: int) -> None:
+        name, skip = annotations.image_names[i], first + begins[i] - starts[i]
+        image = decode_image(source[i]["image"], name)
+        try:
+            boxes = annotations.boxes[i][skip : skip + ends[i] - begins[i]]
+            out[begins[i] : ends[i]] = crop_boxes(image, boxes, out.shape[1:3])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        yield from pool.map(cut, np.flatnonzero(ends > begins).tolist())
 
 
 def _allocate(shape: tuple[int, ...], path: Path | None) -> np.ndarray:

@@ -20,7 +20,6 @@ A builder is a `tfds.core.GeneratorBasedBuilder` made with `data_dir` and its ow
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib
 import inspect
@@ -49,7 +48,7 @@ from psdiff_jax.data.schema import (
     scene_features,
 )
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import write_atomically
+from psdiff_jax.files import locked, write_atomically
 
 __all__ = [  # this module is where the rest of the program finds all of them
     "BUILDERS",
@@ -104,7 +103,7 @@ def open_dataset(config_data: Mapping[str, Any]) -> PreparedDataset:
         raise InputError(f"config.data.prepared_dir: cannot write to {folder.parent} ({error.strerror})") from error
     report_path = folder / "prepared.json"  # written last: a dataset without it is unfinished
     if not report_path.is_file():
-        with _locked(folder):  # the processes of a pod may all come here: one builds, the others wait
+        with locked(folder / ".lock", f"prepares {folder}"):  # of a pod's processes one builds, the others wait
             if not report_path.is_file():
                 _prepare(name, builder_class, options, report_path)
     builder = builder_class(data_dir=str(folder), **options)
@@ -201,10 +200,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     return str(value)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released by the system, also when the process is killed
-        yield

@@ -1,12 +1,11 @@
 """Teacher targets: one embedding for every truth box, from a file of embeddings or from a teacher network.
 
     targets = file_targets("teacher.npz", dataset, splits=("train",))
-    targets = network_targets(embed, teacher_hash, dataset, splits=("train",), crop_size=(128, 64), folder=...)
+    targets = network_targets(teacher, dataset, splits=("train",), folder=...)
     targets.lookup("train", 17)        float32 [n, D] unit norm, in the order of the image's boxes
 
-`embed` is any function from crops uint8 [B,h,w,3] to embeddings [B,D] (`TrainedTeacher.embed`), so that nothing here
-needs a model. What a network computes is kept in `<folder>/targets-<split>.npy` and mapped from there; beside it lies
-what it was computed from, and when that no longer holds it is computed again.
+`teacher` is a `CropTeacher`: whatever turns crops into embeddings, so that nothing here needs a model. What a network
+computes is kept in `<folder>/targets-<split>.npy` and mapped from there.
 
 Legend: n boxes of an image, K boxes of a split, D embedding, R rows of a file.
 """
@@ -14,25 +13,37 @@ Legend: n boxes of an image, K boxes of a split, D embedding, R rows of a file.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from psdiff_jax.data.crops import load_crops, progress
+from psdiff_jax.data.crop_teacher import CropTeacher, check_embeddings, embed_crops, embed_split
+from psdiff_jax.data.crops import CROP_RULE, row_starts
+from psdiff_jax.data.target_cache import cached_rows
 from psdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
     from psdiff_jax.data.records import Annotations
     from psdiff_jax.evaluation.embeddings import Detections
 
+__all__ = [  # this module is where the rest of the program finds them
+    "CropTeacher",
+    "Targets",
+    "boxes_hash",
+    "dataset_name",
+    "embed_crops",
+    "file_targets",
+    "network_targets",
+    "teacher_detections",
+]
+
 TOLERANCE = 0.51  # pixels by which a box in a file may differ: annotations are rounded differently
 QUERY_TOLERANCE = 2.01  # PRW's query list differs from its annotations by more
-Embed = Callable[[np.ndarray], np.ndarray]
+UNPROJECTED = "unprojected"  # folder for what a network gives before it is projected to another width
+PROJECTED_AT_ONCE = 8192
 
 
 class Targets:
@@ -57,6 +68,19 @@ class Targets:
     def all(self, split: str) -> np.ndarray:
         """float32 [K,D] of the whole split, image by image; possibly memory-mapped."""
         return self._rows[split]
+
+    def map(self, change: Callable[[np.ndarray], np.ndarray], how: str) -> Targets:
+        """Targets whose embeddings are `change`d, [K,D] -> [K,D']; `how` is put behind `source`.
+
+        Raises:
+          InputError: an embedding has no length after it.
+        """
+        rows = {split: change(rows) for split, rows in self._rows.items()}
+        for split, changed in rows.items():
+            bad = np.flatnonzero(~(np.abs(np.linalg.norm(changed, axis=1) - 1) < 1e-2))
+            if bad.size:
+                raise InputError(f"{self.source}: {split} box {bad[0]} has no length after {how}; take another teacher")
+        return Targets(rows, self._starts, f"{self.source}, {how}", self.notes)
 
     def check_dim(self, embedding_dim: int) -> None:
         """Raises InputError when the model denoises embeddings of another width."""
@@ -113,7 +137,7 @@ def file_targets(path: str | Path, dataset: Any, splits: Sequence[str] = ("train
             chosen.append(_match(truth, boxes[candidates], candidates, size, tolerance, name, path))
         rows = np.concatenate([np.zeros(0, np.int64), *chosen])
         used[rows] = True
-        found[split], starts[split] = embeddings[rows], _starts(annotations)
+        found[split], starts[split] = embeddings[rows], row_starts(annotations)
     elsewhere = sum(name not in seen for name in names)
     notes = [f"{path}: {int(used.sum())} of {len(names)} rows are truth boxes of {', '.join(splits)}"]
     if used.sum() < len(names):
@@ -164,86 +188,50 @@ def _match(
 
 
 def network_targets(
-    embed: Embed, teacher_hash: str, dataset: Any, splits: Sequence[str] = ("train",), *, crop_size: tuple[int, int],
-    folder: str | Path, batch: int = 256, workers: int = 1,
+    teacher: CropTeacher, dataset: Any, splits: Sequence[str] = ("train",), *, folder: str | Path, batch: int = 256,
+    workers: int = 1,
 ) -> Targets:  # fmt: skip
-    """Targets from a network, computed once for each split and kept in `folder`.
+    """Targets from a network, computed once for each split and kept in `folder` (see `data.target_cache`).
 
-    A kept file is used when dataset, boxes, teacher and crop size are those it was made from; otherwise a line says
-    what differs and it is computed again.
+    A kept file is used when dataset, boxes, teacher, projection and the way crops are cut are those it was made from;
+    otherwise a line says what differs and it is computed again. A run that was stopped goes on where it was.
+
+    Args:
+      batch: crops that go through the network at once. workers: threads that decode photographs.
+
+    Raises:
+      InputError: an embedding that is zero or not finite, by image and box; a folder that cannot be written to.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows, starts = {}, {}
+    rows, starts, base = {}, {}, None
+    if teacher.base is not None:  # the photographs are not read again for another projection
+        base = network_targets(
+            teacher.base, dataset, splits, folder=Path(folder) / UNPROJECTED, batch=batch, workers=workers
+        )
     for split in splits:
         annotations = dataset.annotations(split)
+        starts[split] = row_starts(annotations)
         key = {
-            "dataset": dataset_name(dataset), "boxes": boxes_hash(annotations), "teacher": teacher_hash,
-            "crop size": list(crop_size),
+            "dataset": dataset_name(dataset), "boxes": boxes_hash(annotations),
+            "teacher": (teacher.base or teacher).hash, "projection": teacher.projection.hash if teacher.base else "",
+            "crop size": teacher.crop_size, "crop rule": CROP_RULE,
         }  # fmt: skip
-        path, starts[split] = folder / f"targets-{split}.npy", _starts(annotations)
-        if not _is_fresh(path, key, int(starts[split][-1])):
-            _compute(path, key, embed, dataset, split, crop_size, batch, workers)
-        rows[split] = _map(path)
-    return Targets(rows, starts, f"teacher {teacher_hash}")
+        if base is not None:
+            compute = partial(_projected, teacher, annotations, base.all(split))
+        else:
+            compute = partial(embed_split, teacher, dataset, split, batch, workers)
+        shape = (int(starts[split][-1]), teacher.dim)
+        rows[split] = cached_rows(Path(folder) / f"targets-{split}.npy", key, shape, compute)
+    return Targets(rows, starts, f"{teacher.title} ({teacher.hash})")
 
 
-def _is_fresh(path: Path, key: Mapping[str, Any], count: int) -> bool:
-    beside = path.with_suffix(".json")
-    if not (path.is_file() and beside.is_file()):
-        return False
-    try:
-        kept = json.loads(beside.read_text())
-        differs = [name for name, value in key.items() if kept.get(name) != value]
-        if not differs and len(_map(path)) != count:
-            differs = ["its length"]
-    except (ValueError, OSError, EOFError, AttributeError):
-        differs = ["nothing readable in it"]
-    if differs:
-        what = ", ".join(differs)
-        print(f"{path} is stale ({what} changed): computing the targets again", file=sys.stderr, flush=True)
-    return not differs
-
-
-def _map(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError:  # files without rows cannot be mapped
-        return np.load(path, allow_pickle=False)
-
-
-def _compute(
-    path: Path, key: Mapping[str, Any], embed: Embed, dataset: Any, split: str, crop_size: tuple[int, int], batch: int,
-    workers: int,
-) -> None:  # fmt: skip
-    crops = load_crops(dataset, split, crop_size, folder=path.parent, workers=workers).crops
-    embeddings = embed_crops(embed, crops, batch, f"teacher targets of {split}: crops")
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")  # the processes of a pod may all come here
-    path.with_suffix(".json").unlink(missing_ok=True)  # a stop in between leaves nothing that looks fresh
-    with unfinished.open("wb") as file:
-        np.save(file, embeddings)
-    unfinished.replace(path)
-    path.with_suffix(".json").write_text(json.dumps(dict(key), indent=2) + "\n")
-
-
-def embed_crops(
-    embed: Embed, crops: np.ndarray, batch: int = 256, what: str = "crops", order: np.ndarray | None = None
-) -> np.ndarray:
-    """float32 [N,D] of `crops` uint8 [N,h,w,3], taken in `order` (int [N], a permutation) but returned in their own.
-
-    Every batch has the same size, so that one is compiled: the last is filled up with crops it already has.
-    """
-    order = np.arange(len(crops)) if order is None else order
-    batch = min(batch, -(-len(crops) // 16) * 16)  # small sets: a number that devices divide
-    if not len(crops):  # one blank crop still tells D
-        return np.asarray(embed(np.zeros((1, *crops.shape[1:]), np.uint8)), np.float32)[:0]
-    chunks = [order[start : start + batch] for start in range(0, len(crops), batch)]
-    embeddings: np.ndarray | None = None
-    for rows in progress(iter(chunks), len(chunks), f"{what}, batches"):
-        part = np.asarray(embed(crops[np.resize(rows, batch)]), np.float32)
-        embeddings = np.empty((len(crops), part.shape[1]), np.float32) if embeddings is None else embeddings
-        embeddings[rows] = part[: len(rows)]
-    return embeddings
+def _projected(
+    teacher: CropTeacher, annotations: Annotations, base: np.ndarray, start: int
+) -> Iterator[np.ndarray]:
+    """float32 [n,D]: the projected embeddings of the boxes of a split from box `start` on, some at a time."""
+    for row in range(start, len(base), PROJECTED_AT_ONCE):
+        embeddings = teacher.projection(base[row : row + PROJECTED_AT_ONCE])
+        check_embeddings(embeddings, teacher, annotations, range(row, row + len(embeddings)))
+        yield embeddings
 
 
 def boxes_hash(annotations: Annotations) -> str:
@@ -258,8 +246,3 @@ def dataset_name(dataset: Any) -> str:
     """Name of a prepared dataset with the fingerprint of its options and files (its folder's name holds it)."""
     folder = getattr(dataset, "folder", None)
     return "/".join(Path(folder).parts[-3:]) if folder is not None else str(dataset.name)
-
-
-def _starts(annotations: Annotations) -> np.ndarray:
-    """int64 [M+1]: the boxes of image i are rows starts[i]..starts[i+1] of the split."""
-    return np.concatenate([[0], np.cumsum([len(boxes) for boxes in annotations.boxes])]).astype(np.int64)

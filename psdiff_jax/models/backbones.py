@@ -19,7 +19,7 @@ def make_backbone(spec: ResNetSpec | SwinSpec, *, rngs: nnx.Rngs) -> ResNet | Sw
     return Swin(spec, rngs=rngs) if isinstance(spec, SwinSpec) else ResNet(spec, rngs=rngs)
 
 
-class _OneKey:
+class OneKey:
     """Stands for `nnx.Rngs` where only shapes are wanted: under a trace, counting its keys costs flax seconds."""
 
     def params(self) -> jax.Array:
@@ -28,4 +28,4 @@ class _OneKey:
 
 def abstract_backbone(spec: ResNetSpec | SwinSpec) -> ResNet | Swin:
     """A backbone with names and shapes but no values, to be filled with weights."""
-    return nnx.eval_shape(lambda: make_backbone(spec, rngs=_OneKey()))
+    return nnx.eval_shape(lambda: make_backbone(spec, rngs=OneKey()))

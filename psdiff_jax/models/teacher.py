@@ -1,15 +1,21 @@
 """The teacher: a re-ID network that turns the crop of a person into the embedding PSDiff is trained to denoise.
 
-Legend: B crop, h w rows and columns of the crop, C channels of stage 5, D embedding.
+Legend: B crop, h w rows and columns of the crop, C channels of the last map, D embedding.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import AxisType
 
-from psdiff_jax.models.resnet import ResNet, ResNetSpec
+from psdiff_jax import parallel
+from psdiff_jax.models.backbones import make_backbone
+from psdiff_jax.models.resnet import ResNetSpec
+from psdiff_jax.models.swin import Swin, SwinSpec
 
 POOLINGS = ("avg", "gem")
 
@@ -31,20 +37,22 @@ class GeM(nnx.Module):
 
 
 class Teacher(nnx.Module):
-    """ResNet, pooling, a linear layer where stage 5 is not `embedding_dim` wide, BatchNorm neck, unit length.
+    """Backbone, pooling, a linear layer where its last map is not `embedding_dim` wide, BatchNorm neck, unit length.
 
-    Re-ID networks keep the resolution of stage 4 in stage 5: give a spec with `last_stride=1`.
+    Re-ID networks keep the resolution of stage 4 in stage 5: give a ResNet's spec with `last_stride=1`.
     The neck has no bias (Luo et al. 2019: it is frozen at 0), so that identities are told apart by angle.
 
     Call: crops [B,h,w,3] RGB 0..255, uint8 or float -> float32 [B,D] of unit length.
     `train=True` normalises by the batch and updates the running statistics.
     """
 
-    def __init__(self, spec: ResNetSpec, embedding_dim: int = 256, pooling: str = "avg", *, rngs: nnx.Rngs):
+    def __init__(
+        self, spec: ResNetSpec | SwinSpec, embedding_dim: int = 256, pooling: str = "avg", *, rngs: nnx.Rngs
+    ):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling {pooling!r} is not one of {POOLINGS}")
         width = spec.channels[-1]
-        self.backbone = ResNet(spec, rngs=rngs)
+        self.backbone = make_backbone(spec, rngs=rngs)
         self.gem = GeM() if pooling == "gem" else None
         self.project = (
             nnx.Linear(width, embedding_dim, use_bias=False, rngs=rngs) if width != embedding_dim else None
@@ -52,7 +60,10 @@ class Teacher(nnx.Module):
         self.neck = nnx.BatchNorm(embedding_dim, use_bias=False, epsilon=1e-5, momentum=0.9, rngs=rngs)
 
     def __call__(self, crops: jax.Array, train: bool = False, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        x = self.backbone(crops.astype(jnp.float32), train, dtype)[-1].astype(jnp.float32)
+        x = crops.astype(jnp.float32)
+        # A Swin has no statistics: it is the same network in training.
+        maps = self.backbone(x, dtype=dtype) if isinstance(self.backbone, Swin) else self.backbone(x, train, dtype)
+        x = maps[-1].astype(jnp.float32)
         x = self.gem(x) if self.gem is not None else x.mean(axis=(1, 2))
         if self.project is not None:
             x = self.project(x)
@@ -72,3 +83,26 @@ def apply_teacher(
     teacher = nnx.merge(graphdef, params, stats, copy=True)
     embeddings = teacher(crops, train=train, dtype=dtype)
     return embeddings, nnx.state(teacher, nnx.BatchStat)
+
+
+def spread_over_devices(
+    apply: Callable[[Any, jax.Array], jax.Array], state: Any
+) -> Callable[[np.ndarray], jax.Array]:
+    """`apply(state, crops)` compiled, as a function of crops [B,h,w,3] that gives [B,D].
+
+    Each of this machine's devices takes a part of the crops if their number divides. Products are taken in float32
+    wherever it runs, so that embeddings are the same on every machine to some 1e-6.
+    """
+    mesh = jax.make_mesh((jax.local_device_count(),), ("data",), (AxisType.Auto,), devices=jax.local_devices())
+    placed = parallel.put_replicated(parallel.fetch(state), mesh)
+
+    @jax.jit
+    def run(state: Any, crops: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("float32"):
+            return apply(state, crops)
+
+    def embed(crops: np.ndarray) -> jax.Array:
+        spread = len(crops) % mesh.size == 0
+        return run(placed, jax.device_put(crops, parallel.batch_sharding(mesh)) if spread else crops)
+
+    return embed

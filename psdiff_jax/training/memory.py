@@ -4,6 +4,10 @@ Each identity has two rows of unit length: `mean` follows the mean of its sample
 feature is told apart from all other identities against both, and against the embeddings of unlabelled people, who
 are nobody of them.
 
+The rule is that of the authors' CM_Hybrid (github.com/bupt-ai-cz/HHCL-ReID, hhcl/models/cm.py, 61c43fc): the loss is
+taken against the rows as they were, then both rows of each identity of the batch move. The weights of its two terms
+are hard_weight and 1 - hard_weight; where a bracket stands in that code they are 0.5 and 0.25 at hard_weight = 0.5.
+
 Legend: P identities, U unlabelled embeddings kept, B samples of a batch, D embedding.
 """
 

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from psdiff_jax.data.crops import Augment
+from psdiff_jax.data.onnx_teacher import PREPROCESSING
 from psdiff_jax.errors import InputError
-from psdiff_jax.models.resnet import SPECS, ResNetSpec
+from psdiff_jax.models.backbones import SPECS
+from psdiff_jax.models.resnet import ResNetSpec
+from psdiff_jax.models.swin import SwinSpec
 from psdiff_jax.models.teacher import POOLINGS
 
+# What config.teacher.file names, of each kind of teacher that is one.
+FILES = {
+    "network": "a checkpoint of a re-ID network, or OUT.npz of psdiff_jax.convert.teacher",
+    "onnx": "an .onnx of a re-ID network",
+    "file": "an .npz with the embeddings",
+}
+KINDS = ("trained", *FILES)
 SCHEDULES = ("cosine", "step", "constant")
 
 
@@ -19,15 +30,22 @@ class TeacherOptions:
     """The keys of `config.teacher`.
 
     Attributes:
-      kind: "trained" here on truth crops, or "file".
-      file: for "file": `.npz` with image_name, box_xywh, embedding.
-      backbone: a name in `models.resnet.SPECS`, or a mapping with the fields of `ResNetSpec`. Stage 5 keeps stage 4's
-        resolution whatever the spec says.
+      kind: "trained" here on truth crops; "network", a checkpoint that somebody trained elsewhere; "onnx", a network in
+        that format; or "file", embeddings of the truth boxes.
+      file: for "network" see `convert.teacher`; for "onnx" the `.onnx`; for "file" a `.npz` with image_name, box_xywh,
+        embedding.
+      preprocessing: what an "onnx" network wants of pixels, see `data.onnx_teacher`.
+      whiten: give every direction that the PCA keeps the same variance. A teacher whose embeddings are not
+        config.model.embedding_dim wide goes through a PCA (`data.projection`).
+      backbone: a name in `models.backbones.SPECS`, or a mapping with the fields of `ResNetSpec` or of `SwinSpec`. Stage
+        5 of a ResNet keeps stage 4's resolution whatever the spec says.
       folder: where the teacher, its crops and its targets are kept; "" = WORKDIR/teacher. Runs may share it.
       embedding_dim, pooling: see `models.teacher.Teacher`.
-      crop_size: (h, w) that crops are resized to.
-      init_from: `.npz` of a teacher to go on from; "" starts from random weights.
-      steps: 0 takes the teacher of `init_from` as it is.
+      crop_size: (h, w) that crops are resized to. A "network" says itself what it takes, an "onnx" too
+        unless it leaves it open.
+      init_from: a teacher to go on from (`.npz`), or a backbone's weights (see `convert.backbone`); "" starts from
+        random weights.
+      steps: 0 takes the teacher of `init_from` as it is. A backbone alone needs `embedding_dim` = its last width then.
       people, crops_per_person, unlabelled: P, K and U of a batch of P x K + U crops.
       learning_rate, warmup_steps: Adam's, and over how many steps it rises from zero.
       schedule: after that "cosine" to zero, "step" (a tenth at each share in `decay_at` of the steps), or "constant".
@@ -42,6 +60,8 @@ class TeacherOptions:
 
     kind: str = "trained"
     file: str = ""
+    preprocessing: str = "imagenet"
+    whiten: bool = False
     folder: str = ""
     backbone: str | Mapping[str, Any] = "small"
     embedding_dim: int = 256
@@ -78,6 +98,8 @@ class TeacherOptions:
             if key not in defaults:
                 raise InputError(f"config.teacher.{key}: no such key; there are {', '.join(defaults)}")
             given[key] = _typed(key, value, defaults[key])
+            if key in ("file", "init_from") and value:
+                given[key] = str(Path(value).expanduser())
         return cls(**given)
 
     def __post_init__(self) -> None:
@@ -85,8 +107,9 @@ class TeacherOptions:
             if not holds:
                 raise InputError(f"config.teacher.{key}={getattr(self, key)!r}: {what}")
 
-        need(self.kind in ("trained", "file"), "kind", "choose trained or file")
-        need(self.kind != "file" or bool(self.file), "file", "name the .npz with the embeddings")
+        need(self.kind in KINDS, "kind", f"choose one of {', '.join(KINDS)}")
+        need(self.kind not in FILES or bool(self.file), "file", f"name {FILES.get(self.kind)}")
+        need(self.preprocessing in PREPROCESSING, "preprocessing", f"choose one of {', '.join(PREPROCESSING)}")
         need(self.pooling in POOLINGS, "pooling", f"choose one of {', '.join(POOLINGS)}")
         need(self.schedule in SCHEDULES, "schedule", f"choose one of {', '.join(SCHEDULES)}")
         need(len(self.crop_size) == 2 and min(self.crop_size) >= 16, "crop_size", "two sides (h, w) of 16 or more")
@@ -99,8 +122,8 @@ class TeacherOptions:
         need(self.steps > 0 or bool(self.init_from), "steps", "0 needs config.teacher.init_from")
         self.spec()
 
-    def spec(self) -> ResNetSpec:
-        """The backbone's, with a last stride of 1."""
+    def spec(self) -> ResNetSpec | SwinSpec:
+        """The backbone's; a ResNet has a last stride of 1."""
         if isinstance(self.backbone, str):
             if self.backbone not in SPECS:
                 raise InputError(f"config.teacher.backbone={self.backbone!r}: choose one of {', '.join(SPECS)}")
@@ -108,10 +131,10 @@ class TeacherOptions:
         else:
             fields = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(self.backbone).items()}
             try:
-                spec = ResNetSpec(**fields)
+                spec = (SwinSpec if "embed_dim" in fields else ResNetSpec)(**fields)
             except TypeError as error:
                 raise InputError(f"config.teacher.backbone: {error}") from error
-        return dataclasses.replace(spec, last_stride=1)
+        return dataclasses.replace(spec, last_stride=1) if isinstance(spec, ResNetSpec) else spec
 
     def augment(self) -> Augment:
         return Augment(flip=self.flip, pad=self.pad, erase=self.erase, jitter=self.jitter)

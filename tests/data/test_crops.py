@@ -4,7 +4,16 @@ import cv2
 import numpy as np
 import pytest
 
-from psdiff_jax.data.crops import GREY, Augment, BalancedBatches, CropSet, augment_crops, crop_boxes, load_crops
+from psdiff_jax.data.crops import (
+    GREY,
+    Augment,
+    BalancedBatches,
+    CropSet,
+    augment_crops,
+    crop_boxes,
+    cut_crops,
+    load_crops,
+)
 from psdiff_jax.data.schema import Annotations
 from psdiff_jax.errors import InputError
 
@@ -65,6 +74,15 @@ def test_load_crops_keeps_the_order_of_the_boxes(tmp_path, monkeypatch):
     mapped = load_crops(dataset, "train", (32, 16), folder=tmp_path)
     assert isinstance(mapped.crops, np.memmap)
     np.testing.assert_array_equal(mapped.crops, crops.crops)
+
+
+@pytest.mark.parametrize("first, last", [(0, 3), (0, 1), (1, 3), (1, 2), (2, 3), (2, 2)])
+def test_any_part_of_the_crops_can_be_cut_out(first, last):
+    whole = load_crops(Dataset(), "train", (32, 16)).crops
+    part = np.zeros((last - first, 32, 16, 3), np.uint8)
+    photographs = sum(1 for _ in cut_crops(Dataset(), "train", first, part, workers=2))
+    np.testing.assert_array_equal(part, whole[first:last])
+    assert photographs == (first < 2 and last > first) + (last == 3 and first < 3)  # and no other is decoded
 
 
 def test_a_broken_photograph_is_named():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from psdiff_jax.data.schema import Annotations, Queries
-from psdiff_jax.data.targets import embed_crops, file_targets, network_targets, teacher_detections
+from psdiff_jax.data.targets import CropTeacher, embed_crops, file_targets, network_targets, teacher_detections
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
@@ -140,7 +140,8 @@ def test_network_targets_are_computed_once_and_renewed_when_stale(tmp_path, caps
         return embed(crops)
 
     def run(teacher="abc", size=(16, 8), data=dataset):
-        return network_targets(counted, teacher, data, ("train", "gallery"), crop_size=size, folder=tmp_path)
+        colours = CropTeacher(counted, 3, teacher, size, "colours")
+        return network_targets(colours, data, ("train", "gallery"), folder=tmp_path)
 
     targets = run()
     assert isinstance(targets.all("train"), np.memmap) and len(calls) == 2
@@ -157,7 +158,59 @@ def test_network_targets_are_computed_once_and_renewed_when_stale(tmp_path, caps
     assert len(calls) == 7 and "targets-train.npy is stale (boxes changed)" in capsys.readouterr().err
     (tmp_path / "targets-gallery.npy").write_bytes(b"\x93NUMPY rubbish")
     run(teacher="other", size=(32, 16))
-    assert len(calls) == 8 and "targets-gallery.npy is stale" in capsys.readouterr().err
+    assert len(calls) == 8 and "targets-gallery.npy is stale (its format changed)" in capsys.readouterr().err
+
+
+def test_another_way_of_cutting_crops_and_a_cache_of_another_program_are_noticed(tmp_path, capsys, monkeypatch):
+    teacher = CropTeacher(embed, 3, "abc", (16, 8), "colours")
+    network_targets(teacher, Dataset(), folder=tmp_path)
+    monkeypatch.setattr("psdiff_jax.data.targets.CROP_RULE", 99)
+    network_targets(teacher, Dataset(), folder=tmp_path)
+    assert "targets-train.npy is stale (crop rule changed)" in capsys.readouterr().err
+    (tmp_path / "targets-train.json").write_text('{"teacher": "abc"}')
+    network_targets(teacher, Dataset(), folder=tmp_path)
+    assert "targets-train.npy is stale (its format changed)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [-1, 130, -30])
+def test_a_flipped_byte_in_a_kept_file_is_noticed(tmp_path, capsys, place):
+    teacher, path = CropTeacher(embed, 3, "abc", (16, 8), "colours"), tmp_path / "targets-train.npy"
+    whole = np.array(network_targets(teacher, Dataset(), folder=tmp_path).all("train"))
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+    np.testing.assert_array_equal(network_targets(teacher, Dataset(), folder=tmp_path).all("train"), whole)
+    assert "targets-train.npy is stale (its bytes changed)" in capsys.readouterr().err
+    path.write_bytes(content[:-4])
+    np.testing.assert_array_equal(network_targets(teacher, Dataset(), folder=tmp_path).all("train"), whole)
+    assert "targets-train.npy is stale" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, np.inf])
+def test_an_embedding_of_no_length_is_named(tmp_path, value):
+    def broken(crops):
+        rows = embed(crops).astype(np.float32)
+        rows[2] = value
+        return rows
+
+    with pytest.raises(InputError, match=r"colours: the embedding of train2\.jpg box \[10\.0, 10\.0, 40\.5, 48\.0\]"):
+        network_targets(CropTeacher(broken, 3, "abc", (16, 8), "colours"), Dataset(), folder=tmp_path)
+    with pytest.raises(InputError, match=r"colours: gives embeddings of shape \(3,\), not 7-d"):
+        network_targets(CropTeacher(embed, 7, "abc", (16, 8), "colours"), Dataset(), folder=tmp_path)
+
+
+def test_a_split_without_people(tmp_path):
+    dataset = Dataset()
+    dataset.boxes["train"], dataset.ids["train"] = ([], [], []), ([], [], [])
+    for _ in range(2):
+        targets = network_targets(CropTeacher(embed, 3, "abc", (16, 8), "colours"), dataset, folder=tmp_path)
+        assert targets.all("train").shape == (0, 3) and targets.lookup("train", 1).shape == (0, 3)
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written to"):
+        network_targets(CropTeacher(embed, 3, "a", (16, 8), "c"), Dataset(), folder=tmp_path / "file" / "folder")
 
 
 def test_embed_crops_returns_rows_in_their_own_order():
@@ -170,7 +223,8 @@ def test_embed_crops_returns_rows_in_their_own_order():
 
 def test_the_evaluator_takes_the_teacher(tmp_path):
     dataset = Dataset()
-    targets = network_targets(embed, "abc", dataset, ("gallery", "query"), crop_size=(16, 8), folder=tmp_path)
+    colours = CropTeacher(embed, 3, "abc", (16, 8), "colours")
+    targets = network_targets(colours, dataset, ("gallery", "query"), folder=tmp_path)
     gallery, query = (teacher_detections(targets, dataset, split) for split in ("gallery", "query"))
     assert gallery.image_index.tolist() == [0, 1, 1, 2, 2] and query.person_id.tolist() == [2, 3]
     annotations, queries = dataset.annotations("gallery"), dataset.queries()

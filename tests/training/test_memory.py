@@ -74,6 +74,31 @@ def test_update_moves_the_rows_of_the_batch_only():
             np.testing.assert_allclose(row[person], unit(0.1 * np.asarray(old[person]) + 0.9 * x), atol=1e-6)
 
 
+def test_a_few_batches_follow_the_published_loop():
+    """A reading of the authors' CM_Hybrid in torch: loss against the old rows, then both rows of a person move."""
+    torch = pytest.importorskip("torch")
+    rng, people, dim = np.random.default_rng(3), 6, 8
+    memory = init_memory(unit(rng.normal(size=(18, dim))), np.arange(18) % people, people)
+    rows = torch.tensor(np.concatenate([memory.hard, memory.mean]))  # hard ones first, as there
+    update = jax.jit(update_memory)
+    for _ in range(4):
+        labels = rng.permutation(np.repeat(rng.choice(people, 3, replace=False), 4)).astype(np.int32)
+        features = unit(rng.normal(size=(12, dim)))
+        loss, terms = memory_loss(features, labels, memory)
+        memory = update(memory, features, labels)
+
+        x, y = torch.tensor(features), torch.tensor(labels).long()
+        hard, mean = (torch.nn.functional.cross_entropy(half, y) for half in (x @ rows.T / 0.05).chunk(2, dim=1))
+        found = [float(terms[name]) for name in ("loss_hard", "loss_mean")]
+        assert found == pytest.approx([float(hard), float(mean)], rel=1e-5)
+        assert float(loss) == pytest.approx(0.5 * float(hard) + 0.5 * float(mean), rel=1e-5)
+        for label in y.unique():
+            mine = x[y == label]
+            for row, new in ((label, mine[(mine @ rows[label]).argmin()]), (label + people, mine.mean(0))):
+                rows[row] = torch.nn.functional.normalize(0.1 * rows[row] + 0.9 * new, dim=0)
+        np.testing.assert_allclose(np.concatenate([memory.hard, memory.mean]), rows.numpy(), atol=1e-6)
+
+
 def test_unlabelled_people_replace_the_oldest_negatives():
     memory, features, labels = example()
     new = update_memory(memory._replace(cursor=np.int32(2)), features, labels)

@@ -12,13 +12,15 @@ from psdiff_jax.data.schema import Annotations
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.teacher import Teacher
 from psdiff_jax.models.weights import flatten_state, save_npz
-from psdiff_jax.training import teacher as teacher_training
-from psdiff_jax.training.teacher import create_state, make_step, new_state, open_targets, train_teacher
+from psdiff_jax.training import teacher_step
+from psdiff_jax.training.teacher import train_teacher
 from psdiff_jax.training.teacher_options import TeacherOptions
+from psdiff_jax.training.teacher_step import create_state, make_step, new_state
 
 BACKBONE = {
     "depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "bottleneck": False, "stem": "conv", "stem_width": 8,
 }  # fmt: skip
+SWIN = {"embed_dim": 8, "depths": (1, 1), "heads": (1, 2), "window": 2}
 CONFIG = {
     "backbone": BACKBONE, "embedding_dim": 12, "crop_size": (32, 16), "steps": 60, "people": 16, "crops_per_person": 2,
     "warmup_steps": 5, "learning_rate": 6e-3, "temperature": 0.1, "momentum": 0.5, "log_every": 20, "erase": 0.0,
@@ -73,9 +75,9 @@ def trained(tmp_path_factory):
 def test_embeddings_are_unit_vectors_and_bytes_equal_floats():
     for pooling in ("avg", "gem"):
         options = TeacherOptions.from_config(CONFIG | {"pooling": pooling})
-        graphdef, params, stats = teacher_training.split(options, new_state(options))
+        graphdef, params, stats = teacher_step.split(options, new_state(options))
         crops = striped_people().crops[:5]
-        apply = jax.jit(lambda p, s, c, g=graphdef: teacher_training.apply_teacher(g, p, s, c)[0])
+        apply = jax.jit(lambda p, s, c, g=graphdef: teacher_step.apply_teacher(g, p, s, c)[0])
         embeddings = apply(params, stats, crops)
         assert embeddings.shape == (5, 12)
         np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
@@ -173,7 +175,13 @@ def test_a_sharded_batch_gives_the_same_step():
         ({"pooling": "max"}, r"config\.teacher\.pooling='max': choose one of avg, gem"),
         ({"backbone": "resnet99"}, r"config\.teacher\.backbone='resnet99': choose one of"),
         ({"backbone": BACKBONE | {"width": 3}}, r"config\.teacher\.backbone: .*width"),
-        ({"kind": "file"}, r"config\.teacher\.file=''"),
+        ({"kind": "file"}, r"config\.teacher\.file='': name an \.npz with the embeddings"),
+        ({"kind": "onnx"}, r"config\.teacher\.file='': name an \.onnx"),
+        ({"kind": "network"}, r"config\.teacher\.file='': name a checkpoint"),
+        ({"kind": "torch"}, r"config\.teacher\.kind='torch': choose one of trained, network, onnx, file"),
+        ({"whiten": 1}, r"config\.teacher\.whiten=1: expected bool"),
+        ({"preprocessing": "tf"}, r"config\.teacher\.preprocessing='tf': choose one of imagenet"),
+        ({"backbone": SWIN | {"width": 3}}, r"config\.teacher\.backbone: .*width"),
         ({"steps": 0}, r"config\.teacher\.steps=0: 0 needs"),
         ({"init_from": "nowhere.npz"}, r"nowhere\.npz: no such file"),
     ],
@@ -182,8 +190,3 @@ def test_bad_options_are_named(change, message, tmp_path):
     crops = striped_people()
     with pytest.raises(InputError, match=message):
         train_teacher(CONFIG | change, Dataset(crops), tmp_path, crops=crops)
-
-
-def test_a_width_that_the_model_has_not_is_refused_before_training(tmp_path):
-    with pytest.raises(InputError, match=r"config\.model\.embedding_dim is 256, but .* is 12"):
-        open_targets(CONFIG, Dataset(striped_people()), tmp_path, embedding_dim=256)

@@ -1,0 +1,183 @@
+"""Rows that are expensive to compute: computed once, block by block, kept in a file and mapped from there.
+
+    rows = cached_rows(folder / "targets-train.npy", key, (K, D), compute)
+
+`key` is everything that the rows depend on. Beside `targets-train.npy` lie
+  - `.json`: the key, and the checksum of each block; a file that does not agree with it is not used;
+  - `.unfinished` and `.journal`: the rows so far, and the key and checksums of the blocks that are on the disk. A run
+    that was stopped goes on from there;
+  - `.lock`: of several processes one computes, the others wait for it.
+
+Legend: K rows, D embedding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psdiff_jax.errors import InputError
+from psdiff_jax.files import locked, write_atomically
+
+Block = tuple[int, int]  # the row it ends before, CRC-32 of its bytes
+Compute = Callable[[int], Iterator[np.ndarray]]
+
+
+def cached_rows(path: Path, key: Mapping[str, Any], shape: tuple[int, int], compute: Compute) -> np.ndarray:
+    """float32 `shape` [K,D], memory-mapped and read-only; from `path` where it was made from `key`.
+
+    Where it was made from something else a line says what differs, and the rows are computed again.
+
+    Args:
+      key: JSON: name, in words -> value. The names appear in that line.
+      compute: `compute(start)` yields float32 blocks [n,D] of the rows from `start` on, in order.
+
+    Raises:
+      InputError: the folder cannot be written to.
+    """
+    key = json.loads(json.dumps(dict(key)))
+    rows, _ = _open(path, key, shape)  # without the lock: who finds all in order does not wait for others
+    if rows is not None:
+        return rows
+    with locked(path.with_suffix(".lock"), f"computes {path}"):
+        rows, differs = _open(path, key, shape)  # another process may have been faster
+        if rows is None:
+            if differs:
+                _say(f"{path} is stale ({', '.join(differs)} changed): computing it again")
+            _fill(path, key, shape, compute)
+            rows, differs = _open(path, key, shape)
+    if rows is None:
+        raise InputError(f"{path}: is not what was just written ({', '.join(differs)}); is the disk sound?")
+    return rows
+
+
+def _open(path: Path, key: Mapping[str, Any], shape: tuple[int, int]) -> tuple[np.ndarray | None, list[str]]:
+    """(the rows, or None; what makes the file unusable: names of the key, or what is damaged)."""
+    beside = path.with_suffix(".json")
+    if not (path.is_file() and beside.is_file()):
+        return None, []
+    try:
+        kept = json.loads(beside.read_text())
+        differs = _names(kept["key"], key)
+        rows = _map(path)
+        if not differs and (rows.shape != shape or rows.dtype != np.float32):
+            differs = ["its shape"]
+        if not differs and not _agree(rows, kept["blocks"]):
+            differs = ["its bytes"]
+    except (ValueError, OSError, EOFError, LookupError, TypeError, AttributeError):
+        return None, ["its format"]
+    return (None if differs else rows), differs
+
+
+def _names(kept: Mapping[str, Any], key: Mapping[str, Any]) -> list[str]:
+    """Names under which two keys differ."""
+    return [name for name in dict.fromkeys([*key, *kept]) if kept.get(name) != key.get(name)]
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:  # files without rows cannot be mapped
+        return np.load(path, allow_pickle=False)
+
+
+def _agree(rows: np.ndarray, blocks: list[Block]) -> bool:
+    start = 0
+    for end, checksum in blocks:
+        if zlib.crc32(np.ascontiguousarray(rows[start:end])) != checksum:
+            return False
+        start = end
+    return start == len(rows)
+
+
+def _fill(path: Path, key: Mapping[str, Any], shape: tuple[int, int], compute: Compute) -> None:
+    unfinished, journal = path.with_suffix(".unfinished"), path.with_suffix(".journal")
+    blocks = _resume(unfinished, journal, key, shape)
+    start = blocks[-1][0] if blocks else 0
+    if start:
+        _say(f"{path}: going on after {start} of {shape[0]} rows")
+    # Written, not mapped: a full disk is then an error and not a signal that ends the process.
+    with unfinished.open("r+b") as file, journal.open("a") as log:
+        file.seek(0, os.SEEK_END)
+        for rows in compute(start) if start < shape[0] else ():
+            content = np.ascontiguousarray(rows, "<f4").tobytes()
+            start += len(rows)
+            _write(file, content)  # first the rows, then the line that says they are there
+            blocks.append((start, zlib.crc32(content)))
+            _write(log, json.dumps(blocks[-1]) + "\n")
+    path.unlink(missing_ok=True)  # a stop anywhere here is a stop after the last block
+    write_atomically(path.with_suffix(".json"), json.dumps({"key": key, "blocks": blocks}) + "\n")
+    unfinished.replace(path)
+    journal.unlink()
+
+
+def _write(file: Any, content: bytes | str) -> None:
+    try:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError(f"{file.name}: cannot be written ({error.strerror}); make room and run again") from error
+
+
+def _resume(unfinished: Path, journal: Path, key: Mapping[str, Any], shape: tuple[int, int]) -> list[Block]:
+    """The blocks that an earlier run left in good order; both files are cut off, or begun anew, to hold just these."""
+    head = json.dumps({"key": key, "shape": shape}) + "\n"
+    blocks, length = [], 0
+    if unfinished.is_file() and journal.is_file():
+        lines = journal.read_text(errors="replace").splitlines(keepends=True)
+        differs = _differs(lines[:1], head)
+        if differs:
+            _say(f"{unfinished} is stale ({', '.join(differs)} changed): beginning anew")
+        else:
+            blocks, length = _good_blocks(unfinished, lines[1:], shape)
+    if blocks:
+        os.truncate(unfinished, length)
+    else:
+        with unfinished.open("wb") as file:
+            _write_header(file, shape)
+    write_atomically(journal, head + "".join(json.dumps(block) + "\n" for block in blocks))
+    return blocks
+
+
+def _differs(first: list[str], head: str) -> list[str]:
+    try:
+        kept, wanted = json.loads(first[0]), json.loads(head)
+        return _names(kept["key"], wanted["key"]) or ["its shape"] * (kept["shape"] != wanted["shape"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ["its format"]
+
+
+def _good_blocks(unfinished: Path, lines: list[str], shape: tuple[int, int]) -> tuple[list[Block], int]:
+    """(blocks whose bytes are on the disk as the journal says, up to the first that is not; the file's length then)."""
+    blocks, start = [], 0
+    with unfinished.open("rb") as file:
+        try:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            length = file.tell()
+            for line in lines:
+                end, checksum = json.loads(line)
+                content = file.read((end - start) * shape[1] * 4)
+                if not start < end <= shape[0] or zlib.crc32(content) != checksum:
+                    break
+                blocks.append((end, checksum))
+                start, length = end, file.tell()
+        except (ValueError, TypeError):  # a line that was cut short
+            pass
+    return blocks, length if blocks else 0
+
+
+def _write_header(file: Any, shape: tuple[int, int]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

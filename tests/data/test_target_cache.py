@@ -1,0 +1,85 @@
+"""The cache of targets: a stop, a kill, damage and company cost nothing but time, and no bit of the result."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .crowd import crowd_targets
+
+
+def start(folder, pause):
+    command = [sys.executable, str(Path(__file__).with_name("crowd.py")), str(folder), str(pause)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def killed(folder, rows=40):
+    """Leaves `folder` as a process does that is killed when more than `rows` of 120 rows are computed."""
+    folder.mkdir()
+    process, journal = start(folder, 0.2), folder / "targets-train.journal"
+    while not (journal.is_file() and journal.read_text().count("\n") > 1 + rows // 16):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    return len((folder / "calls").read_text().split())
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bits_and_others_wait(tmp_path):
+    (tmp_path / "whole").mkdir()
+    whole = np.array(crowd_targets(tmp_path / "whole"))
+    assert whole.shape == (120, 32) and len((tmp_path / "whole/calls").read_text().split()) == 8
+
+    folder = tmp_path / "killed"
+    calls = killed(folder)
+    assert 3 <= calls < 8 and not (folder / "targets-train.npy").exists()
+    together = [start(folder, 0.1) for _ in range(2)]
+    said = [process.communicate(timeout=60)[1] for process in together]
+    assert [process.returncode for process in together] == [0, 0], said
+    assert sum("going on after" in text for text in said) == 1
+    np.testing.assert_array_equal(crowd_targets(folder), whole)
+    assert len((folder / "calls").read_text().split()) <= 9  # the one that was cut short once more, all others once
+    assert {path.name for path in folder.iterdir()} == {
+        "calls", "targets-train.npy", "targets-train.json", "targets-train.lock",
+    }  # fmt: skip
+
+
+def stopped(folder):
+    """An unfinished cache of the crowd: 3 of 8 batches are there."""
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(KeyboardInterrupt):
+        crowd_targets(folder, fail_at=4)
+
+
+@pytest.mark.parametrize(
+    "damage, going_on",
+    [
+        (lambda rows, journal: journal.write_text(journal.read_text() + "[64, 12"), 48),
+        (lambda rows, journal: rows.write_bytes(rows.read_bytes() + b"half a block"), 48),
+        (lambda rows, journal: rows.write_bytes(rows.read_bytes()[:-3]), 32),
+        (lambda rows, journal: rows.write_bytes(rows.read_bytes()[:2500] + b"?" + rows.read_bytes()[2501:]), 16),
+        (lambda rows, journal: rows.write_bytes(b""), None),
+        (lambda rows, journal: journal.write_text(""), None),
+        (lambda rows, journal: journal.unlink(), None),
+        (lambda rows, journal: rows.unlink(), None),
+    ],
+)
+def test_damage_in_an_unfinished_file_costs_only_what_is_behind_it(tmp_path, capsys, damage, going_on):
+    whole = np.array(crowd_targets(tmp_path))
+    stopped(tmp_path / "stopped")
+    damage(tmp_path / "stopped/targets-train.unfinished", tmp_path / "stopped/targets-train.journal")
+    np.testing.assert_array_equal(crowd_targets(tmp_path / "stopped"), whole)
+    said = capsys.readouterr().err
+    assert (f"going on after {going_on} of 120 rows" in said) == (going_on is not None)
+    assert ("going on" in said) == (going_on is not None)
+
+
+def test_an_unfinished_file_of_another_teacher_is_not_gone_on_with(tmp_path, capsys):
+    stopped(tmp_path)
+    crowd_targets(tmp_path, teacher="other")
+    assert "targets-train.unfinished is stale (teacher changed): beginning anew" in capsys.readouterr().err
+    assert json.loads((tmp_path / "targets-train.json").read_text())["key"]["teacher"] == "other"
