@@ -14,7 +14,7 @@ from psdiff_jax.diffusion.samplers import SamplerSpec
 from psdiff_jax.diffusion.solvers import SOLVERS
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.protocols import parse_protocol
-from psdiff_jax.evaluation.reranking import parse_reranking
+from psdiff_jax.evaluation.reranking import parse_rerankings
 from psdiff_jax.models.backbones import SPECS
 from psdiff_jax.models.cdl import CDLSpec
 from psdiff_jax.models.psdiff import PSDiffSpec
@@ -157,8 +157,7 @@ def validate(config: Mapping[str, Any]) -> None:
          "give different whole numbers, or () for config.seed alone")
     for protocol in config["evaluate"]["protocols"]:
         parse_protocol(protocol)
-    for option in config["evaluate"]["reranking"]:
-        parse_reranking(option)
+    parse_rerankings(config["evaluate"]["reranking"])
     teacher = TeacherOptions.from_config(config["teacher"])
     if config["model"]["backbone_weights"] == "teacher":
         need(teacher.kind == "trained" and teacher.backbone == config["model"]["backbone"], "model.backbone_weights",

@@ -10,16 +10,12 @@ import hashlib
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from psdiff_jax.data.prepared import PreparedDataset, Source
-from psdiff_jax.data.schema import Annotations, Queries
+from psdiff_jax.data.schema import Annotations, Queries, images_of_people
 from psdiff_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from psdiff_jax.data.galleries import GalleryList
 
 MOST_QUERIES = 300  # thinned evenly beyond: a threshold needs no more
 
@@ -33,10 +29,7 @@ def held_out_people(annotations: Annotations, share: float) -> tuple[np.ndarray,
     Raises:
       InputError: not even one person fits, or nobody stands in two photographs.
     """
-    shown: dict[int, set[int]] = {}
-    for position, people in enumerate(annotations.person_ids):
-        for person in people[people >= 0].tolist():
-            shown.setdefault(person, set()).add(position)
+    shown = {person: set(positions.tolist()) for person, positions in images_of_people(annotations).items()}
     order = sorted((person for person, where in shown.items() if len(where) > 1), key=_drawn)
     limit, held, people = share * len(annotations), set(), []
     for person in order:
@@ -64,8 +57,6 @@ def _drawn(person: int) -> bytes:
 class HeldOut:
     """The held-out photographs of a dataset as a gallery with queries: stands where a PreparedDataset does in
     evaluation. Every appearance of a held-out person is a query (see MOST_QUERIES)."""
-
-    galleries: dict[str, GalleryList] = {}  # noqa: RUF012 never filled: nobody lists galleries for training photographs
 
     def __init__(self, dataset: PreparedDataset, share: float):
         self.name = f"{dataset.name}, held out of training"

@@ -51,6 +51,16 @@ class Queries:
         return len(self.image_names)
 
 
+def images_of_people(annotations: Annotations) -> dict[int, np.ndarray]:
+    """Labelled person id -> int64 rising indices of the photographs that show the person."""
+    counts = [len(ids) for ids in annotations.person_ids]
+    people = np.concatenate([np.zeros(0, np.int64), *annotations.person_ids])
+    pairs = np.unique(np.stack([people, np.repeat(np.arange(len(counts)), counts)], 1), axis=0)
+    pairs = pairs[pairs[:, 0] >= 0]
+    ids, first = np.unique(pairs[:, 0], return_index=True)
+    return dict(zip(ids.tolist(), np.split(pairs[:, 1], first[1:]), strict=True)) if len(ids) else {}
+
+
 def scene_features() -> Any:
     """The `tfds.features.FeaturesDict` of every dataset here, for scenes and queries alike."""
     import tensorflow_datasets as tfds

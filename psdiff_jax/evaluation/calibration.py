@@ -10,9 +10,9 @@ import numpy as np
 
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.embeddings import Detections
-from psdiff_jax.evaluation.person_search import NOWHERE, precision_of, right_detections
+from psdiff_jax.evaluation.person_search import precision_of, right_detections
 from psdiff_jax.evaluation.protocols import query_images
-from psdiff_jax.evaluation.similarity import kept_detections, similarities
+from psdiff_jax.evaluation.similarity import NOWHERE, kept_detections, similarities
 from psdiff_jax.evaluation.truths import stand_by_annotations
 
 if TYPE_CHECKING:

@@ -29,10 +29,10 @@ from psdiff_jax.evaluation.detection import judged_detections
 from psdiff_jax.evaluation.embeddings import Detections
 from psdiff_jax.evaluation.evaluate import threshold_at
 from psdiff_jax.evaluation.naming import size_order
-from psdiff_jax.evaluation.person_search import NOWHERE, right_detections
+from psdiff_jax.evaluation.person_search import inside_gallery, right_detections
 from psdiff_jax.evaluation.protocols import Protocol
-from psdiff_jax.evaluation.similarity import Kept, kept_detections, similarities
-from psdiff_jax.evaluation.truths import Standing, stand_by_annotations, stand_by_list
+from psdiff_jax.evaluation.similarity import NOWHERE, kept_detections, similarities
+from psdiff_jax.evaluation.truths import stand_by_annotations, stand_by_list
 from psdiff_jax.files import write_atomically
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ def search_curves(
             if q not in asked[i]:
                 continue
             person = people[int(queries.person_ids[q])] if lists[i] is None else lists[i][q]
-            scored_K, truths = _in_gallery(similarity_K, protocol.gallery(q), person, kept)
+            inside_M, truths = inside_gallery(protocol.gallery(q), person, kept.images)
+            scored_K = np.where(inside_M[kept.image], similarity_K, NOWHERE)
             right_P = scored_K[right_detections(scored_K, person)]
             if truths or not protocol.leaves_out_hopeless:
                 counted[i] += 1
@@ -149,16 +150,6 @@ def search_curves(
               for row, n in zip(precision, counted, strict=True)]
     return curves, {"edges": _rounded(SIMILARITY_EDGES), "right": right_B.tolist(),
                     "others": (all_B - right_B).tolist()}
-
-
-def _in_gallery(
-    similarity_K: np.ndarray, gallery_G: np.ndarray, person: Standing, kept: Kept
-) -> tuple[np.ndarray, int]:
-    """(similarities [K], -inf outside the gallery; in how many of its places the person stands)."""
-    inside_M = np.zeros(kept.images, bool)
-    inside_M[gallery_G] = True
-    truths = int(inside_M[person.images].sum()) if person.places is None else person.places
-    return np.where(inside_M[kept.image], similarity_K, NOWHERE), truths
 
 
 def interpolated(similarity_K: np.ndarray, right_P: np.ndarray, truths: int) -> np.ndarray:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from psdiff_jax.evaluation.table import align
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -76,7 +78,4 @@ def as_text(table: Table) -> str:
     starred = [any(row[i].best for row in table.rows) for i in range(len(table.heads))]
     lines = [[text if text.endswith("*") or not star else text + " " for text, star in zip(line, starred, strict=True)]
              for line in lines]  # so that numbers stay below each other
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ["  ".join(text.ljust(w) if i < table.labels else text.rjust(w)
-                        for i, (text, w) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines]
-    return "\n".join([padded[0], "  ".join("-" * w for w in widths), *padded[1:]])
+    return "\n".join(align(lines, left=range(table.labels)))

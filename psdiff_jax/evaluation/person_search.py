@@ -123,7 +123,7 @@ def score_search(
                 continue
             person = people[int(queries.person_ids[q])] if protocol.official is None else by_list[i][q]
             gallery_G = protocol.gallery(q)
-            inside_M, truths = _inside(gallery_G, person, kept.images)
+            inside_M, truths = inside_gallery(gallery_G, person, kept.images)
             for result, (scored_K, values) in zip(results[i :: len(protocols)], scored_by.of(inside_M), strict=True):
                 result.gallery_images[q], result.truths[q] = len(gallery_G), truths
                 right = _fill(q, scored_K, values, person, result)
@@ -146,7 +146,7 @@ def _lists(protocols: Sequence[Protocol], kept: Kept) -> dict[int, dict[int, Sta
     return by_list
 
 
-def _inside(gallery_G: np.ndarray, person: Standing, images: int) -> tuple[np.ndarray, int]:
+def inside_gallery(gallery_G: np.ndarray, person: Standing, images: int) -> tuple[np.ndarray, int]:
     """(bool [M], which photographs are in the gallery; how many of its places show the person)."""
     inside_M = np.zeros(images, bool)
     inside_M[gallery_G] = True

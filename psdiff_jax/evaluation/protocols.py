@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psdiff_jax.data.galleries import GalleryList
+from psdiff_jax.data.schema import images_of_people
 from psdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,16 +126,6 @@ def query_images(annotations: Annotations, queries: Queries) -> np.ndarray:
             f"query {missing}: its image {queries.image_names[missing]!r} is not among the gallery's images"
         )
     return np.array([position[name] for name in queries.image_names], np.int64)
-
-
-def images_of_people(annotations: Annotations) -> dict[int, np.ndarray]:
-    """Labelled person id -> int64 rising indices of the photographs that show the person."""
-    counts = [len(ids) for ids in annotations.person_ids]
-    people = np.concatenate([np.zeros(0, np.int64), *annotations.person_ids])
-    pairs = np.unique(np.stack([people, np.repeat(np.arange(len(counts)), counts)], 1), axis=0)
-    pairs = pairs[pairs[:, 0] >= 0]
-    ids, first = np.unique(pairs[:, 0], return_index=True)
-    return dict(zip(ids.tolist(), np.split(pairs[:, 1], first[1:]), strict=True)) if len(ids) else {}
 
 
 def _whole(own_Q: np.ndarray, images: int) -> Protocol:

@@ -27,7 +27,7 @@ def format_hits(hits: Sequence[Hit]) -> str:
         [str(hit.rank), f"{hit.similarity:.3f}", f"{hit.score:.3f}", hit.image, " ".join(f"{v:.0f}" for v in hit.box)]
         for hit in hits
     ]
-    return "\n".join(_align([["rank", "similarity", "score", "image", "box (x1 y1 x2 y2)"], *rows], left=(3, 4))) + "\n"
+    return "\n".join(align([["rank", "similarity", "score", "image", "box (x1 y1 x2 y2)"], *rows], left=(3, 4))) + "\n"
 
 
 def _detection(result: Mapping[str, Any]) -> list[str]:
@@ -37,7 +37,7 @@ def _detection(result: Mapping[str, Any]) -> list[str]:
         rates = [_rate(split, key) for split in (every, labelled) for key in ("AP", "recall")]
         rates += [_rate(coco, key) for key in ("AP", "AP50", "AP75")]
         rows.append([steps, *rates, _count(every["detections"])])
-    return _align(rows)
+    return align(rows)
 
 
 def _search(result: Mapping[str, Any]) -> list[str]:
@@ -50,7 +50,7 @@ def _search(result: Mapping[str, Any]) -> list[str]:
                 rates = [_rate(numbers, key) for key in ("mAP", "top-1", "top-5", "top-10")]
                 queries = [_count(numbers[key]) for key in ("queries", "queries_without_truth", "queries_without_hit")]
                 rows.append([protocol, size, steps, *rates, *queries])
-    return _align(rows, left=(0,))
+    return align(rows, left=(0,))
 
 
 def _remarks(result: Mapping[str, Any]) -> list[str]:
@@ -61,7 +61,8 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
     return [row for line in lines for row in textwrap.wrap(line, 110, subsequent_indent="    ")]
 
 
-def _align(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> list[str]:
+def align(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> list[str]:
+    """The lines of a table, its heads (the first of `rows`) underlined; columns flush right but for those in `left`."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
 
     def line(row: Sequence[str]) -> str:

@@ -36,8 +36,10 @@ from psdiff_jax.evaluation.embeddings import Detections
 from psdiff_jax.evaluation.evaluate import count
 from psdiff_jax.evaluation.naming import gallery_name
 from psdiff_jax.evaluation.person_search import score_search
-from psdiff_jax.evaluation.protocols import Protocol, make_protocols
+from psdiff_jax.evaluation.protocols import Protocol
 from psdiff_jax.evaluation.reid import cross_camera_queries, reid_scores
+from psdiff_jax.evaluation.run import protocols_of
+from psdiff_jax.evaluation.table import align
 from psdiff_jax.files import write_atomically
 from psdiff_jax.training.loop import fit
 from psdiff_jax.training.teacher import open_targets, open_teacher
@@ -62,8 +64,7 @@ def evaluate_teacher(
     """
     if not len(dataset.queries()):
         raise InputError(f"config.data: dataset {dataset.name} has no queries to evaluate a teacher on")
-    protocols = make_protocols(config.evaluate.protocols, dataset.annotations("gallery"), dataset.queries(),
-                               seed=config.seed, galleries=dataset.galleries)  # told before the training
+    protocols = protocols_of(config, dataset)  # a mistake in them is told before the training
     variants, teacher = _embeddings(config, workdir, dataset, train_set or dataset)
     if not parallel.is_main_process():
         return {}
@@ -155,9 +156,7 @@ def format_teacher(result: Mapping[str, Any]) -> str:
         for name, numbers in by.items():
             rates = [f"{100 * numbers[key]:.1f}" for key in ("mAP", "top-1", "top-5", "top-10")]
             rows.append([what, name, *rates, f"{numbers['queries']:,}"])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = ["  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths,
-             strict=True))) for row in rows]  # fmt: skip
+    heads, _, *table = align(rows, left=(0, 1))
     head = " · ".join(f"{number:,} {key.replace('_', ' ')}" for key, number in counts.items())
     notes = [f"re-ID, {rule}: {RULES[rule]}" for rule in result["reid"]]
     notes += ["search: the ordinary evaluator on the truth boxes, an upper line for PSDiff with this teacher"]
@@ -165,4 +164,4 @@ def format_teacher(result: Mapping[str, Any]) -> str:
         lost = ", ".join(f"{name} {100 * loss:+.1f}" for name, loss in result["pca"]["mAP_loss"].items())
         notes.append(f"PCA keeps {100 * result['pca']['variance']:.1f}% of the variance; mAP lost: {lost}")
     made = f"teacher ({teacher['kind']}): {teacher['source']}, {teacher['dim']}-d"
-    return "\n".join([made, f"{result['dataset']}: {head}", "", *table, "", *notes])
+    return "\n".join([made, f"{result['dataset']}: {head}", "", heads, *table, "", *notes])

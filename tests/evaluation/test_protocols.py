@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from psdiff_jax.data.galleries import GalleryList
+from psdiff_jax.data.schema import images_of_people
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.protocols import images_of_people, make_protocols, parse_protocol, query_images
+from psdiff_jax.evaluation.protocols import make_protocols, parse_protocol, query_images
 
 BOX = (0, 0, 40, 100)
 
