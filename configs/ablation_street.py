@@ -6,13 +6,10 @@ Backbone and FPN are the shipped checkpoint's and stay as they are; the denoisin
 on, begins with random weights. So a run takes minutes on two CPU cores and differs by what is ablated alone.
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from psdiff_jax.configs.small import PRETRAINED
 from psdiff_jax.configs.street_pretrain import get_config as pretrain
-
-PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 def get_config() -> ConfigDict:

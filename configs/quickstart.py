@@ -5,13 +5,10 @@
 `configs/quickstart.py:smoke` does all of it in miniature, for a test.
 """
 
-from pathlib import Path
-
 from ml_collections import ConfigDict
 
+from psdiff_jax.configs.small import PRETRAINED
 from psdiff_jax.configs.street_pretrain import get_config as pretrain
-
-PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 def get_config(variant: str = "") -> ConfigDict:

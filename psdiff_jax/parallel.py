@@ -117,6 +117,12 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
+def shapes_replicated(tree: Any, mesh: Mesh) -> Any:
+    """Shapes as `put_replicated` would place arrays: what a checkpoint can be restored into before there are values."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), tree)
+
+
 def _is_on(leaf: Any, mesh: Mesh) -> bool:
     # Not merely on the same devices: a step's results name the mesh, and a step whose arguments do not is compiled for
     # these and then once more for its own results.

@@ -19,14 +19,17 @@ OUT = flags.DEFINE_string("out", "configs/pretrained", "where the files go")
 
 def main(_: list[str]) -> None:
     workdir, out = Path(WORKDIR.value), Path(OUT.value)
-    for name in ("model.npz", "teacher/teacher.npz", "config.json", "metrics.jsonl"):
-        if not (workdir / name).is_file():
-            raise InputError(f"{workdir / name} is missing: let the run finish first")
-    out.mkdir(parents=True, exist_ok=True)
-    for name, shipped in (("model.npz", "street_psdiff.npz"), ("teacher/teacher.npz", "street_teacher.npz")):
-        save_npz(out / shipped, read_npz(workdir / name), half=True)
+    if not (workdir / "config.json").is_file():
+        raise InputError(f"{workdir / 'config.json'} is missing: --workdir is not a run's folder")
     config = json.loads((workdir / "config.json").read_text())
-    del config["data"]["prepared_dir"]  # a folder of this machine
+    teacher = Path(config["teacher"]["folder"] or workdir / "teacher").expanduser() / "teacher.npz"
+    for file in (workdir / "model.npz", teacher, workdir / "metrics.jsonl"):
+        if not file.is_file():
+            raise InputError(f"{file} is missing: let the run finish first")
+    out.mkdir(parents=True, exist_ok=True)
+    for file, shipped in ((workdir / "model.npz", "street_psdiff.npz"), (teacher, "street_teacher.npz")):
+        save_npz(out / shipped, read_npz(file), half=True)
+    del config["data"]["prepared_dir"], config["teacher"]["folder"]  # folders of this machine
     (out / "street_config.json").write_text(json.dumps(config, indent=2) + "\n")
     shutil.copy(workdir / "metrics.jsonl", out / "street_metrics.jsonl")
     total = sum(file.stat().st_size for file in out.iterdir())

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from ml_collections import ConfigDict
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import normalize
 
 from psdiff_jax import experiment
+from psdiff_jax.data.crops import load_crops
+from psdiff_jax.data.records import open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.embeddings import load_embeddings
 from psdiff_jax.models.weights import read_npz
@@ -377,3 +381,32 @@ def test_a_teacher_is_trained_and_scored_alone(finished, tmp_path):
     experiment.run(narrow, tmp_path / "narrow", "evaluate_teacher")
     result = json.loads((tmp_path / "narrow/teacher_evaluation.json").read_text())
     assert result["embeddings"] == ["32-d", "16-d (PCA)"] and 0 < result["pca"]["variance"] <= 1
+
+
+def test_a_published_checkpoint_is_a_teacher_by_config_alone(finished, tmp_path):
+    """From the file that PyTorch saved to the targets that PSDiff would be trained on: those of the torch module."""
+    torch = pytest.importorskip("torch")
+    from .convert import published_reid as published
+
+    model = published.randomised(published.HHCL("gem", ibn=True))
+    torch.save({"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}},
+               tmp_path / "hhcl.pth.tar")
+    config, _ = finished
+    config = config.copy_and_resolve_references()
+    config.teacher.update({"kind": "network", "file": str(tmp_path / "hhcl.pth.tar")})
+    config.model.backbone_weights = ""
+    experiment.run(config, tmp_path / "run", "evaluate_teacher")
+    result = json.loads((tmp_path / "run/teacher_evaluation.json").read_text())
+    assert result["embeddings"] == ["64-d", "32-d (PCA)"] and "IBN-a" in result["teacher"]["source"]
+
+    dataset = open_dataset(config.data)
+    crops = load_crops(dataset, "gallery", (256, 128))
+    theirs = published.unit(model, crops.crops)
+    folder = tmp_path / "run/teacher"
+    np.testing.assert_allclose(np.load(folder / "unprojected/targets-gallery.npy"), theirs, atol=1e-4)
+
+    experiment.run(config, tmp_path / "run", "train")
+    narrow = np.load(folder / "targets-train.npy")  # what the step was taken towards
+    train = published.unit(model, load_crops(dataset, "train", (256, 128)).crops)
+    expected = normalize(PCA(32).fit_transform(train))
+    np.testing.assert_allclose(narrow @ narrow.T, expected @ expected.T, atol=1e-3)

@@ -78,7 +78,8 @@ class Checkpoints:
         A damaged one is named on stderr, passed over, and set aside as `<step>.damaged`.
 
         Args:
-          template: a state of this run; the result has its structure and its shardings.
+          template: a state of this run, or the shapes and shardings of one (`jax.ShapeDtypeStruct`; random keys must be
+            keys); the result has its structure and its shardings.
 
         Raises:
           InputError: the checkpoint is of another model than the template, or none is whole.
@@ -150,7 +151,7 @@ class Checkpoints:
         return manifest
 
     def _read_arrays(self, step: int, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        empty = {name for name, leaf in leaves.items() if 0 in leaf["shape"]}
+        empty = {name: np.zeros(leaf["shape"], leaf["dtype"]) for name, leaf in leaves.items() if 0 in leaf["shape"]}
         stored = [name for name in leaves if name not in empty]
         try:
             arrays = self._restore(step, stored)
@@ -160,7 +161,7 @@ class Checkpoints:
         for name, digest in _hashes(arrays).items():
             if digest != leaves[name]["sha256"]:
                 raise DamagedError(f"leaf {name} is not what was written")
-        return arrays
+        return arrays | empty
 
     def _restore(self, step: int, names: Iterable[str]) -> dict[str, np.ndarray]:
         item = dict.fromkeys(names, 0)
@@ -215,12 +216,12 @@ def _data(leaf: Any) -> Any:
 
 
 def _fill(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The template with the values of `arrays`; leaves that hold nothing stay."""
+    """The template with the values of `arrays`."""
 
     def place(path: tuple, leaf: Any) -> Any:
-        value = arrays.get(_name(path))
-        if value is None or not isinstance(leaf, jax.Array):
-            return leaf if value is None else value
+        value = arrays[_name(path)]
+        if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+            return value
         placed = parallel.put(value, _data(leaf).sharding)
         return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf)) if parallel.is_key(leaf) else placed
 

@@ -113,9 +113,12 @@ def load_trained(config: Any, workdir: Path) -> tuple[nnx.GraphDef, TrainState]:
     Raises:
       InputError: there is neither.
     """
-    graphdef, template = initial_state(config, new_model(config))
+    mesh = parallel.make_mesh()
+    graphdef, template = jax.eval_shape(lambda: initial_state(config, new_model(config)))
+    template = parallel.shapes_replicated(template, mesh)._replace(
+        key=parallel.put_replicated(jax.random.key(config.seed), mesh))  # of a shape its generator cannot be asked
     with Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints) as checkpoints:
-        restored = checkpoints.restore_latest(parallel.put_replicated(template, parallel.make_mesh()))
+        restored = checkpoints.restore_latest(template)
     if restored is not None:
         return graphdef, restored[0]
     if not config.train.init_from:

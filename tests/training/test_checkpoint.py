@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from psdiff_jax import parallel
 from psdiff_jax.errors import InputError
 from psdiff_jax.training.checkpoint import Checkpoints, named_leaves
 
@@ -58,6 +59,16 @@ def flip_bit(file: Path) -> None:
 
 def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_shapes_are_enough_to_restore_into(saved):
+    mesh = parallel.make_mesh()
+    shapes = parallel.shapes_replicated(jax.eval_shape(lambda: holder(0)), mesh)
+    with Checkpoints(saved) as checkpoints:
+        state, _ = checkpoints.restore_latest(shapes._replace(key=jax.random.key(0)))
+    assert_same(state, holder(20))
+    assert state.params["kernel"].sharding == parallel.replicated(mesh)
+    assert isinstance(state.params["nothing"], jax.Array)
 
 
 @pytest.mark.parametrize("ema", [False, True])
