@@ -22,6 +22,7 @@ from psdiff_jax.models.weights import read_npz
 from psdiff_jax.training.writer import read_metrics
 
 from .datasets import cuhk_tree
+from .pod import run_pod
 from .tiny import tiny_config
 
 
@@ -91,6 +92,23 @@ def test_going_on_equals_not_stopping(finished, tmp_path):
     assert stopped.keys() == whole.keys()
     for name in whole:
         np.testing.assert_array_equal(stopped[name], whole[name], err_msg=name)
+
+
+def test_two_processes_do_what_one_does(finished, tmp_path, request):
+    """As on a pod, from the teacher's training to the report; sums over devices are taken in another order."""
+    config, alone = finished
+    cache = str(request.config.cache.mkdir("xla"))
+    first, second = run_pod("tests.pod", config.data.prepared_dir, str(tmp_path), cache, timeout=400)
+    assert (first[0], second[0]) == (0, 0), first[1] + second[1]
+    assert "report:" in first[1] and "report:" not in second[1] and "ETA" not in second[1]  # the first alone speaks
+    for name in ("teacher/teacher.npz", "model.npz"):
+        ours, theirs = read_npz(tmp_path / name), read_npz(alone / name)
+        for leaf in theirs:
+            np.testing.assert_allclose(ours[leaf], theirs[leaf], atol=1e-4, err_msg=leaf)
+    for part in ("gallery", "query"):
+        for name in ("embeddings", "boxes", "scores", "image_index"):
+            ours, theirs = (np.load(folder / f"embeddings/{part}/{name}.npy") for folder in (tmp_path, alone))
+            np.testing.assert_allclose(ours, theirs, atol=1e-3, err_msg=name)
 
 
 def test_scoring_the_exported_folder_gives_the_same_numbers(finished, tmp_path):

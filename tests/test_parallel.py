@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.training.checkpoint import Checkpoints
 from psdiff_jax.training.loop import fit
 from psdiff_jax.training.writer import MetricWriter, read_metrics
+
+from .pod import join_pod, run_pod
 
 ROWS, RATE = 8, 0.05
 
@@ -110,28 +111,9 @@ print(jax.device_count())
     assert python(code % 3, JAX_NUM_CPU_DEVICES="2").split() == ["2", "2"]
 
 
-def run_processes(folder: Path, count: int, stop_one_at: int = 0) -> list[tuple[int, str]]:
-    """Runs this file as `count` processes of 2 devices: (return code, stdout and stderr) of each."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    processes = [
-        subprocess.Popen([sys.executable, __file__, str(folder), str(port), str(count), str(i), str(stop_one_at)],
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                         env={**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"})
-        for i in range(count)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=100)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
-
-
 def test_two_processes_train_stop_together_and_agree_with_one(tmp_path):
     """Process 1 alone gets SIGTERM: both save the same step and end; run again, they finish as one process would."""
-    for code, output in run_processes(tmp_path, 2, stop_one_at=10):
+    for code, output in run_pod(__name__, str(tmp_path), "10", devices=2):
         assert code == 128 + signal.SIGTERM, output
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         stopped = checkpoints.latest_step()
@@ -140,7 +122,7 @@ def test_two_processes_train_stop_together_and_agree_with_one(tmp_path):
         restored, _ = checkpoints.restore_latest(toy_state())  # 4 devices of 2 processes -> 1 device
         np.testing.assert_allclose(restored.params, alone.params, rtol=1e-5)
 
-    first, second = run_processes(tmp_path, 2)
+    first, second = run_pod(__name__, str(tmp_path), "0", devices=2)
     assert (first[0], second[0]) == (0, 0), first[1] + second[1]
     assert f"train: resumed from step {stopped}" in first[1]
     assert "resumed" not in second[1]  # the first process alone speaks
@@ -154,8 +136,7 @@ def test_two_processes_train_stop_together_and_agree_with_one(tmp_path):
     assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [5, 10, 15, 20, 25, 30]
 
 
-def main(folder: Path, port: str, count: int, index: int, stop_at: int) -> None:
-    jax.distributed.initialize(f"127.0.0.1:{port}", count, index, heartbeat_timeout_seconds=20)
+def main(index: int, folder: Path, stop_at: int) -> None:
     mesh = parallel.make_mesh()
 
     def stop(step: int, _: Any) -> None:
@@ -179,4 +160,4 @@ def main(folder: Path, port: str, count: int, index: int, stop_at: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))
+    main(join_pod(*sys.argv[1:4]), Path(sys.argv[4]), int(sys.argv[5]))
