@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from psdiff_jax.datasets.mat_file import load_mat
 from psdiff_jax.errors import InputError
 
 RESTORE = "restore it from the CUHK-SYSU release"
@@ -48,14 +49,7 @@ def read_train(path: Path) -> Iterator[Person]:
 
 def _variable(path: Path, name: str) -> Any:
     """The variable of this name; where the file holds only one, that one."""
-    import scipy.io
-
-    try:
-        content = scipy.io.loadmat(path, uint16_codec="utf-16-le")  # what MATLAB stores characters as
-    except Exception as error:  # scipy raises half a dozen kinds on a damaged file
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as a MATLAB file ({reason}); {RESTORE}") from error
-    variables = {key: value for key, value in content.items() if not key.startswith("__")}
+    variables = load_mat(path, RESTORE)
     if name in variables:
         return variables[name]
     if len(variables) == 1:

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.datasets.images import read_header
+from psdiff_jax.datasets.mat_file import load_mat
 from psdiff_jax.errors import InputError
 
 BOX_KEYS = ("box_new", "anno_file", "anno_previous")
 SPLIT_FILES = {"train": ("frame_train.mat", "img_index_train"), "gallery": ("frame_test.mat", "img_index_test")}
 ID_FILES = {"train": ("ID_train.mat", "ID_train"), "gallery": ("ID_test.mat", "ID_test2")}
 QUERY_FILE = "query_info.txt"
+RESTORE = "restore it from the PRW release"
 EXPECTED = ("frames", "annotations", "frame_train.mat", "frame_test.mat", QUERY_FILE)
 LISTS = (*(name for name, _ in (*SPLIT_FILES.values(), *ID_FILES.values())), QUERY_FILE)
 _FRAME_NAME = re.compile(r"c(\d+)s(\d+)_(\d+)")
@@ -52,7 +54,7 @@ def read_split(root: Path, split: str) -> list[str]:
     try:
         return [str(np.asarray(cell).reshape(-1)[0]).strip() for cell in cells]
     except IndexError as error:
-        raise InputError(f"{root / file_name}: {key} has an empty cell; take the file from the PRW release") from error
+        raise InputError(f"{root / file_name}: {key} has an empty cell; {RESTORE}") from error
 
 
 def read_ids(root: Path, split: str) -> set[int] | None:
@@ -64,20 +66,20 @@ def read_ids(root: Path, split: str) -> set[int] | None:
     try:
         return {int(pid) for pid in pids}
     except (TypeError, ValueError) as error:
-        raise InputError(f"{root / file_name}: {key} holds no numbers; take the file from the PRW release") from error
+        raise InputError(f"{root / file_name}: {key} holds no numbers; {RESTORE}") from error
 
 
 def read_rows(path: Path) -> np.ndarray:
     """The rows of one annotation, float64 [n, 5]: pid, x, y, w, h."""
-    content = _load_mat(path)
+    content = load_mat(path, RESTORE)
     key = next((key for key in BOX_KEYS if key in content), None)
     if key is None:
         keys = ", ".join(BOX_KEYS)
-        raise InputError(f"{path}: none of the variables {keys} is in it; restore it from the PRW release")
+        raise InputError(f"{path}: none of the variables {keys} is in it; {RESTORE}")
     try:
         rows = np.asarray(content[key], np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {key} holds no numbers; restore the file from the PRW release") from error
+        raise InputError(f"{path}: {key} holds no numbers; {RESTORE}") from error
     if rows.size == 0:
         return np.zeros((0, 5))
     if rows.ndim != 2 or rows.shape[1] != 5:
@@ -94,29 +96,15 @@ def read_query_lines(root: Path) -> list[tuple[int, str]]:
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) from the header, without decoding."""
     if not path.is_file():
-        raise InputError(f"{path}: missing, though the frame lists name it; restore it from the PRW release")
+        raise InputError(f"{path}: missing, though the frame lists name it; {RESTORE}")
     header = read_header(path)
     if header is None:
-        raise InputError(f"{path}: not a readable image; restore it from the PRW release")
+        raise InputError(f"{path}: not a readable image; {RESTORE}")
     return header.height, header.width
 
 
 def _variable(path: Path, key: str) -> Any:
-    content = _load_mat(path)
+    content = load_mat(path, RESTORE)
     if key not in content:
-        raise InputError(f"{path}: there is no variable {key} in it; take the file from the PRW release")
+        raise InputError(f"{path}: there is no variable {key} in it; {RESTORE}")
     return content[key]
-
-
-def _load_mat(path: Path) -> dict[str, Any]:
-    import scipy.io
-
-    if not path.is_file():
-        raise InputError(f"{path}: missing; restore it from the PRW release")
-    try:
-        return scipy.io.loadmat(path)
-    except Exception as error:  # scipy raises half a dozen kinds on a damaged file
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path}: cannot be read as a MATLAB file ({reason}); restore it from the PRW release"
-        ) from error

@@ -336,7 +336,7 @@ def test_the_lists_of_identities(tree):
     scipy.io.savemat(tree / "ID_test.mat", {"ID_test": [[12]]})
     unreadable = [f[2] for f in found(tree, "warning") if f[1] == "unreadable id list"]
     assert len(unreadable) == 2 and unreadable[0].startswith("ID_train.mat: cannot be read as a MATLAB file (")
-    assert unreadable[1] == "ID_test.mat: there is no variable ID_test2 in it; take the file from the PRW release"
+    assert unreadable[1] == "ID_test.mat: there is no variable ID_test2 in it; restore it from the PRW release"
 
 
 def test_published_counts_are_for_the_whole_release_only(tree):
@@ -362,7 +362,7 @@ def test_published_counts_are_for_the_whole_release_only(tree):
 def test_a_list_with_an_empty_cell(config, tree):
     scipy.io.savemat(tree / "frame_train.mat", {"img_index_train": index_of([TRAIN[0], np.zeros(0)])})
     path = tree / "frame_train.mat"
-    assert refused(config) == f"{path}: img_index_train has an empty cell; take the file from the PRW release"
+    assert refused(config) == f"{path}: img_index_train has an empty cell; restore it from the PRW release"
 
 
 def test_lists_of_identities_are_part_of_what_a_folder_is(tree):
