@@ -41,9 +41,12 @@ def get_config(preset: str = "default") -> ConfigDict:
     config.teacher = ConfigDict({"kind": "trained",  # trained, network, onnx, file
                                  "file": "", "folder": "", "backbone": "resnet50", "init_from": "",
                                  "crop_size": (256, 128), "steps": 20_000, "embedding_dim": 256,
-                                 "people": 16, "crops_per_person": 16, "learning_rate": 3.5e-4, "schedule": "step",
-                                 "unlabelled": 32, "negatives": 1024, "whiten": False})
-    config.teacher.unlock()
+                                 "people": 16, "crops_per_person": 16, "unlabelled": 32, "negatives": 1024,
+                                 "learning_rate": 3.5e-4, "warmup_steps": 100, "schedule": "step",
+                                 "decay_at": (0.4, 0.8), "weight_decay": 5e-4, "temperature": 0.05, "momentum": 0.1,
+                                 "hard_weight": 0.5, "flip": True, "pad": 0.04, "erase": 0.5, "jitter": 0.0,
+                                 "pooling": "avg", "bfloat16": False, "freeze_statistics": False, "log_every": 50,
+                                 "checkpoint_every": 500, "preprocessing": "imagenet", "whiten": False})
 
     config.model = ConfigDict({
         "backbone": "resnet50",  # a name in psdiff_jax.models.backbones.SPECS

@@ -158,10 +158,7 @@ def validate(config: Mapping[str, Any]) -> None:
     for protocol in config["evaluate"]["protocols"]:
         parse_protocol(protocol)
     parse_rerankings(config["evaluate"]["reranking"])
-    teacher = TeacherOptions.from_config(config["teacher"])
-    if config["model"]["backbone_weights"] == "teacher":
-        need(teacher.kind == "trained" and teacher.backbone == config["model"]["backbone"], "model.backbone_weights",
-             "the teacher must be trained here, with config.teacher.backbone equal to config.model.backbone")
+    TeacherOptions.from_config(config["teacher"])
 
 
 def transfers(config: Any) -> bool:
@@ -182,10 +179,13 @@ def evaluation_data(config: Any) -> Mapping[str, Any]:
 
 
 def check_files(config: Mapping[str, Any], parts: tuple[str, ...] = ("model", "train", "teacher")) -> None:
-    """Raises InputError naming the key of a file that training these parts needs and that is not there."""
-    teacher = "teacher.init_from" if config["teacher"]["kind"] == "trained" else "teacher.file"
-    for key in ("model.backbone_weights", "train.init_from", teacher):
+    """Raises InputError naming the key of weights that training these parts needs and that are not there."""
+    trained = config["teacher"]["kind"] == "trained"
+    for key in ("model.backbone_weights", "train.init_from", "teacher.init_from" if trained else "teacher.file"):
         path = look_up(config, key) if key.split(".")[0] in parts else ""
+        if path == "teacher" and not (trained and config["teacher"]["backbone"] == config["model"]["backbone"]):
+            raise InputError(f"config.{key}='teacher': the teacher must be trained here, with config.teacher.backbone "
+                             "equal to config.model.backbone; name a file of weights, or none")
         if path and path != "teacher" and not Path(path).expanduser().is_file():
             raise InputError(f"config.{key}={path!r}: no such file")
 

@@ -40,9 +40,12 @@ def join_pod(port: str, count: str, index: str) -> int:
     return int(index)
 
 
-def main(prepared: str, workdir: str, cache: str) -> None:
+def main(prepared: str, training: str, finished: str, cache: str) -> None:
+    """Trains in one folder, and evaluates in another that holds a finished run."""
     jax.config.update("jax_compilation_cache_dir", cache)
-    experiment.run(tiny_config(Path(prepared)), Path(workdir), "train_and_evaluate")
+    config = tiny_config(Path(prepared))
+    experiment.run(config, Path(training), "train")
+    experiment.run(config, Path(finished), "evaluate")
 
 
 if __name__ == "__main__":

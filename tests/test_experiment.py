@@ -1,6 +1,7 @@
 """The whole program in miniature: train, stop and go on, evaluate, score a folder, search."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,20 +96,26 @@ def test_going_on_equals_not_stopping(finished, tmp_path):
 
 
 def test_two_processes_do_what_one_does(finished, tmp_path, request):
-    """As on a pod, from the teacher's training to the report; sums over devices are taken in another order."""
+    """As on a pod: the teacher's training, PSDiff's, and evaluation of the same weights."""
     config, alone = finished
+    training, copy = tmp_path / "training", tmp_path / "copy"
+    shutil.copytree(alone, copy, ignore=shutil.ignore_patterns("embeddings", "report", "evaluation.json"))
     cache = str(request.config.cache.mkdir("xla"))
-    first, second = run_pod("tests.pod", config.data.prepared_dir, str(tmp_path), cache, timeout=400)
+    first, second = run_pod("tests.pod", config.data.prepared_dir, str(training), str(copy), cache, timeout=400)
     assert (first[0], second[0]) == (0, 0), first[1] + second[1]
     assert "report:" in first[1] and "report:" not in second[1] and "ETA" not in second[1]  # the first alone speaks
     for name in ("teacher/teacher.npz", "model.npz"):
-        ours, theirs = read_npz(tmp_path / name), read_npz(alone / name)
-        for leaf in theirs:
-            np.testing.assert_allclose(ours[leaf], theirs[leaf], atol=1e-4, err_msg=leaf)
+        ours, theirs = ([value.ravel() for value in read_npz(folder / name).values()] for folder in (training, alone))
+        apart = np.abs(np.concatenate(ours) - np.concatenate(theirs))
+        # Sums over devices are taken in another order, and of a gradient near zero Adam makes a whole step either way:
+        # a few weights may differ. Of processes that trained by themselves all would.
+        assert np.mean(apart > 1e-5) < 0.01, name
     for part in ("gallery", "query"):
         for name in ("embeddings", "boxes", "scores", "image_index"):
-            ours, theirs = (np.load(folder / f"embeddings/{part}/{name}.npy") for folder in (tmp_path, alone))
+            ours, theirs = (np.load(folder / f"embeddings/{part}/{name}.npy") for folder in (copy, alone))
             np.testing.assert_allclose(ours, theirs, atol=1e-3, err_msg=name)
+    ours, theirs = (json.loads((folder / "evaluation.json").read_text()) for folder in (copy, alone))
+    assert ours["search"] == theirs["search"]
 
 
 def test_scoring_the_exported_folder_gives_the_same_numbers(finished, tmp_path):

@@ -124,6 +124,15 @@ def test_a_missing_file_names_the_key(key):
         check_files(config)
 
 
+def test_weights_of_a_teacher_brought_along_start_no_backbone_but_do_not_keep_it_from_being_scored():
+    config = street_pretrain.get_config()
+    config.teacher.update({"kind": "file", "file": __file__})
+    validate(config)
+    check_files(config, parts=("teacher",))
+    with pytest.raises(InputError, match=r"config\.model\.backbone_weights='teacher': the teacher must be"):
+        check_files(config)
+
+
 def test_every_config_file_is_valid():
     from psdiff_jax.configs import cuhk_sysu, custom, mot, prw, prw_c6s1, quickstart
 

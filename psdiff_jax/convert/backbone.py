@@ -154,10 +154,10 @@ def main(argv: list[str] | None = None) -> int:
         if backbone not in SPECS:
             raise InputError(f"--backbone {backbone}: choose one of {', '.join(SPECS)}")
         loaded = convert_backbone(arrays, nnx.state(abstract_backbone(SPECS[backbone])), str(args.source))
+        save_npz(args.target, loaded.state)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    save_npz(args.target, loaded.state)
     lines = [*report(loaded, backbone, str(args.source)), *loaded.notes, f"written: {args.target}"]
     if backbone == "resnet50" and not args.backbone:
         lines.insert(1, "resnet50_v1 has the same tensors: if stride 2 is on the first 1x1, say --backbone resnet50_v1")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         return _read_safetensors(path)
     if path.suffix in (".pth", ".pt", ".bin", ".tar"):
         return _read_pickle(path)
-    raise InputError(f"{path}: weights come as .npz, .safetensors, .pth, .pt or .bin")
+    raise InputError(f"{path}: weights come as .npz, .safetensors, .pth, .pt, .bin or .tar; rename it if it is one")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -39,7 +40,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         length = int.from_bytes(content[:8], "little")
         header, body = json.loads(content[8 : 8 + length]), memoryview(content)[8 + length :]
         header.pop("__metadata__", None)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path}: not a readable .safetensors file") from error
     arrays = {}
     for name, entry in header.items():
@@ -70,22 +71,25 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise InputError(f"{path}: reading PyTorch pickles needs torch; or save .safetensors") from error
-    import pickle
-
     try:
         with _numpy_scalars():
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: holds more than tensors and is not loaded; save its state_dict alone") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle fails in every way there is
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if foreign:
+            what = f"holds more than tensors ({foreign[1]}) and is not loaded; save its state_dict alone"
+            raise InputError(f"{path}: {what}") from error
         raise InputError(f"{path}: not a readable PyTorch file, or truncated") from error
     while isinstance(content, Mapping):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
         content = inner
-    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise InputError(f"{path}: not a state_dict (names and tensors)")
-    return {
-        name: (value.float() if value.dtype == torch.bfloat16 else value).numpy() for name, value in content.items()
-    }
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path}: holds a {type(content).__name__}; save the state_dict, names and tensors, alone")
+    for name, value in content.items():
+        if not isinstance(value, torch.Tensor):
+            kind = type(value).__name__
+            raise InputError(f"{path}: {name!r} is of type {kind}, no tensor; save the network's state_dict alone")
+    tensors = {str(name): value.detach() for name, value in content.items()}  # parameters know their gradients
+    return {name: (x.float() if x.dtype == torch.bfloat16 else x).numpy() for name, x in tensors.items()}

@@ -145,10 +145,10 @@ def _described(arrays: dict[str, np.ndarray], where: str) -> Converted:
     """What `save_teacher` wrote."""
     try:
         said = json.loads(arrays.pop(DESCRIPTION).tobytes())
-        spec, crop_size = ReIDSpec.from_json(said["network"]), tuple(said["crop_size"])
+        title, spec, crop_size = said["title"], ReIDSpec.from_json(said["network"]), tuple(said["crop_size"])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where}: its description cannot be read; convert the checkpoint again") from error
-    return Converted(said["title"], spec, assign(abstract_reid(spec)[1], arrays, where), crop_size, [], [])
+    return Converted(title, spec, assign(abstract_reid(spec)[1], arrays, where), crop_size, [], [])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -163,12 +163,14 @@ def main(argv: list[str] | None = None) -> int:
         if args.target.suffix != ".npz":
             raise InputError(f"{args.target}: the converted file is an .npz")
         arrays = read_state_dict(args.source)
+        if DESCRIPTION in arrays:
+            raise InputError(f"{args.source}: is converted already; give it to config.teacher.file as it is")
         network = convert_teacher(arrays, str(args.source), args.pool)
         network = _sized(network, _parsed(args.crop), str(args.source))
+        save_teacher(args.target, network)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    save_teacher(args.target, network)
     print("\n".join([*report(network, str(args.source)), compare(network, arrays), f"written: {args.target}"]))
     return 0
 

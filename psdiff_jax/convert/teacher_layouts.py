@@ -119,6 +119,10 @@ def recognise(arrays: Mapping[str, np.ndarray], where: str) -> Recognised:
         found = next((match for name in arrays if (match := re.match(_PREFIX + f"(?:{family.mark})", name))), None)
         if found:
             prefix = found["prefix"]
+            other = next((name for name in arrays if not name.startswith(prefix)), None)
+            if other:
+                what = f"{family.title}, of which all names begin with {prefix!r}, but it holds {other!r}"
+                raise InputError(f"{where}: {what}; save one network alone")
             return Recognised(family, prefix, {name.removeprefix(prefix): array for name, array in arrays.items()})
     some = ", ".join(map(repr, list(arrays)[:3]))
     titles = ", ".join(dict.fromkeys(family.title for family in FAMILIES))

@@ -3,7 +3,9 @@
 Legend: N crops of a split, B crops of a batch = P people x K crops + U unlabelled, h w rows and columns of a crop.
 """
 
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,13 +64,14 @@ def load_crops(
     """Cuts out every truth box of a split of a `PreparedDataset` (`query`: the query boxes).
 
     Args:
-      size: (h, w). folder: where more than `IN_MEMORY` bytes of crops go as a file; without it they stay in memory.
+      size: (h, w). folder: where more than `IN_MEMORY` bytes of crops go as a file while they are used; without it they
+        stay in memory.
       workers: threads that decode.
     """
     annotations = dataset.annotations(split)
     counts = np.asarray([len(boxes) for boxes in annotations.boxes], np.int64)
     shape = (int(counts.sum()), *size, 3)
-    crops = _allocate(shape, Path(folder) / f"crops-{split}.npy" if folder is not None else None)
+    crops = _allocate(shape, None if folder is None else Path(folder))
     photographs = cut_crops(dataset, split, 0, crops, workers)
     for _ in progress(photographs, np.count_nonzero(counts), f"crops of {split}: photographs"):
         pass
@@ -101,11 +104,19 @@ def cut_crops(dataset: Any, split: str, first: int, out: np.ndarray, workers: in
         yield from pool.map(cut, np.flatnonzero(ends > begins).tolist())
 
 
-def _allocate(shape: tuple[int, ...], path: Path | None) -> np.ndarray:
-    if path is None or np.prod(shape, dtype=np.int64) <= IN_MEMORY:
+def _allocate(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
+    """Room for crops; for many of them a file without a name: other processes cannot touch it, and it ends with us."""
+    size = int(np.prod(shape, dtype=np.int64))
+    if folder is None or size <= IN_MEMORY:
         return np.empty(shape, np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(folder).free) < size:  # writing to a map of a full disk kills the program
+        raise InputError(
+            f"{folder}: {shape[0]} crops take {size / 1e9:.1f} GB and {free / 1e9:.1f} are free: make room, or name a"
+            " folder on another disk (config.teacher.folder)"
+        )
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
 def progress(items: Iterator[Any], total: int, what: str, every: float = 10.0) -> Iterator[Any]:
@@ -124,10 +135,13 @@ def progress(items: Iterator[Any], total: int, what: str, every: float = 10.0) -
 class Augment:
     """What happens to a crop before training; 0 or False switches a part off.
 
+    HHCL's transforms, but for the colours: there padding is black, and erasing puts in (152, 142, 127).
+
     Attributes:
       flip: mirror half of the crops.
       pad: share of the height by which a crop is shifted at most, either way (HHCL: 10 of 256 pixels).
-      erase: probability that a rectangle of 2% to 40% of the area is greyed (Zhong et al. 2020).
+      erase: probability that a rectangle of 2% to 40% of the area, 0.3 to 3.3 times as high as wide, is greyed (Zhong
+        et al. 2020: drawn again until it fits into the crop).
       jitter: a gain and an offset a colour channel, uniform within +-jitter (of 1 and of 128).
     """
 
@@ -142,19 +156,24 @@ def augment_crops(crops: np.ndarray, options: Augment, rng: np.random.Generator)
     count, height, width, _ = crops.shape
     flip = rng.random(count) < 0.5
     reach = round(options.pad * height)
-    shift = np.rint((rng.random((count, 2)) * 2 - 1) * reach).astype(int)
+    shift = (rng.random((count, 2)) * (2 * reach + 1)).astype(int) - reach
     erased = rng.random(count) < options.erase
-    # Area and side ratio of the erased rectangle, and where it lies.
-    share, ratio = rng.uniform(0.02, 0.4, count), np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3), count))
+    # Area and side ratio of the rectangle to erase, ten times over: the first that fits; and where it lies.
+    area, ratio = rng.uniform(0.02, 0.4, (10, count)) * height * width, rng.uniform(0.3, 1 / 0.3, (10, count))
+    sides = np.rint(np.sqrt([area * ratio, area / ratio])).astype(int)
+    fits = (sides[0] < height) & (sides[1] < width)
+    sides = sides[:, fits.argmax(0), np.arange(count)].T
+    erased &= fits.any(0)
     place = rng.random((count, 2))
     gain, offset = rng.uniform(-1, 1, (2, count, 3)) * options.jitter
     out = np.empty_like(crops)
+    grey = np.full(crops.shape[1:], GREY, np.uint8)  # copied from: filling with three numbers takes six times as long
     for i, crop in enumerate(crops):
         if options.flip and flip[i]:
-            crop = crop[:, ::-1]
+            crop = cv2.flip(crop, 1)
         dy, dx = shift[i]
         if dy or dx:
-            out[i] = GREY
+            out[i] = grey
             out[i, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = (
                 crop[max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
             )  # fmt: skip
@@ -163,10 +182,9 @@ def augment_crops(crops: np.ndarray, options: Augment, rng: np.random.Generator)
         if options.jitter:  # on the crop's own pixels and its padding alike; saturating
             cv2.transform(out[i], np.column_stack([np.diag(1 + gain[i]), 128 * offset[i]]), dst=out[i])
     for i in np.flatnonzero(erased):
-        h = min(round(np.sqrt(share[i] * height * width * ratio[i])), height - 1)
-        w = min(round(np.sqrt(share[i] * height * width / ratio[i])), width - 1)
-        y, x = int(place[i, 0] * (height - h)), int(place[i, 1] * (width - w))
-        out[i, y : y + h, x : x + w] = GREY
+        h, w = sides[i]
+        y, x = int(place[i, 0] * (height - h + 1)), int(place[i, 1] * (width - w + 1))
+        out[i, y : y + h, x : x + w] = grey[:h, :w]
     return out
 
 
@@ -174,7 +192,9 @@ class BalancedBatches:
     """Batches of P people x K crops, and U unlabelled crops at the end; batch `step` depends on (seed, step) alone.
 
     Every person comes once an epoch of `steps_per_epoch` steps (a remainder smaller than P waits for the next shuffle).
-    People with fewer than K crops repeat some. Without unlabelled crops U is 0.
+    People with fewer than K crops repeat some. Without unlabelled crops U is 0. Any crop of a person is as likely as
+    any other, for not every dataset knows its cameras: HHCL's sampler takes the other K - 1 from cameras other than the
+    first one's, where it can.
 
     Attributes:
       labels: int32 [N], 0..people-1 by rising person id, -1 unlabelled. people: number of identities.
@@ -189,7 +209,10 @@ class BalancedBatches:
         known = crops.person_ids >= 0
         ids = np.unique(crops.person_ids[known])
         if len(ids) < 2:
-            raise InputError("teacher training needs people with identities: the train split has fewer than two")
+            raise InputError(
+                "config.teacher.kind=trained needs people with identities and the train split has fewer than two:"
+                " bring a teacher along (kind network, onnx or file)"
+            )
         self.labels = np.where(known, np.searchsorted(ids, crops.person_ids), -1).astype(np.int32)
         self.people = len(ids)
         self.people_per_batch, self.crops_per_person = min(people, self.people), crops_per_person

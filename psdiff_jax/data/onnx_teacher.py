@@ -11,6 +11,7 @@ Legend: B crops, h w rows and columns of a crop, D embedding.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ class _Network:
         if output.ndim != 2 or len(output) != len(x):
             raise InputError(
                 f"{self.path}: output {self.session.get_outputs()[0].name!r} has shape {shape} for {len(x)} crops;"
-                " a teacher gives [crops, D]: export it with its pooling"
+                " a teacher gives [crops, D]: export it with its pooling, and with the batch left open"
             )
         return output.astype(np.float32)
 
@@ -166,10 +167,19 @@ def _first(error: Exception) -> str:
 
 
 def _file_hash(path: Path) -> str:
-    """Of the file, and of the tensors that PyTorch's exporter puts into a file beside it."""
+    """Of the file, and of the files beside it that hold its tensors."""
     digest = hashlib.sha256()
-    for part in (path, path.with_name(f"{path.name}.data")):
+    for part in (path, *(path.parent / name for name in _external(path.read_bytes()))):
         if part.is_file():
             with part.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def _external(content: bytes) -> list[str]:
+    """The files that an ONNX file says its tensors are in: entries of key "location", in the bytes of protobuf."""
+    names = set()
+    for match in re.finditer(rb"\n\x08location\x12([\x80-\xff]*[\x00-\x7f])", content):
+        length = sum((byte & 127) << 7 * i for i, byte in enumerate(match[1]))
+        names.add(content[match.end() : match.end() + length].decode(errors="replace"))
+    return sorted(names)

@@ -65,10 +65,13 @@ class Projection:
         return f"PCA{how} of {width}-d embeddings to {dim}-d, {100 * self.kept:.1f}% of the variance kept"
 
     def save(self, path: str | Path) -> None:
-        """Writes the `.npz` whole or not at all."""
+        """Writes the `.npz` whole or not at all; InputError where it cannot be written."""
         content = io.BytesIO()
         np.savez(content, **{name: np.asarray(value) for name, value in vars(self).items() if name in _FIELDS})
-        write_atomically(Path(path), content.getvalue())
+        try:
+            write_atomically(Path(path), content.getvalue())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror}); make room and run again") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Projection:

@@ -13,6 +13,7 @@ Legend: K rows, D embedding.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -40,7 +41,7 @@ def cached_rows(path: Path, key: Mapping[str, Any], shape: tuple[int, int], comp
       compute: `compute(start)` yields float32 blocks [n,D] of the rows from `start` on, in order.
 
     Raises:
-      InputError: the folder cannot be written to.
+      InputError: the folder cannot be written to, or is full.
     """
     key = json.loads(json.dumps(dict(key)))
     rows, _ = _open(path, key, shape)  # without the lock: who finds all in order does not wait for others
@@ -99,32 +100,39 @@ def _agree(rows: np.ndarray, blocks: list[Block]) -> bool:
 
 def _fill(path: Path, key: Mapping[str, Any], shape: tuple[int, int], compute: Compute) -> None:
     unfinished, journal = path.with_suffix(".unfinished"), path.with_suffix(".journal")
-    blocks = _resume(unfinished, journal, key, shape)
+    with _writing(unfinished):
+        blocks = _resume(unfinished, journal, key, shape)
     start = blocks[-1][0] if blocks else 0
     if start:
         _say(f"{path}: going on after {start} of {shape[0]} rows")
     # Written, not mapped: a full disk is then an error and not a signal that ends the process.
-    with unfinished.open("r+b") as file, journal.open("a") as log:
-        file.seek(0, os.SEEK_END)
-        for rows in compute(start) if start < shape[0] else ():
-            content = np.ascontiguousarray(rows, "<f4").tobytes()
-            start += len(rows)
-            _write(file, content)  # first the rows, then the line that says they are there
-            blocks.append((start, zlib.crc32(content)))
-            _write(log, json.dumps(blocks[-1]) + "\n")
-    path.unlink(missing_ok=True)  # a stop anywhere here is a stop after the last block
-    write_atomically(path.with_suffix(".json"), json.dumps({"key": key, "blocks": blocks}) + "\n")
-    unfinished.replace(path)
-    journal.unlink()
+    for rows in compute(start) if start < shape[0] else ():
+        content = np.ascontiguousarray(rows, "<f4").tobytes()
+        start += len(rows)
+        _append(unfinished, content)  # first the rows, then the line that says they are there
+        blocks.append((start, zlib.crc32(content)))
+        _append(journal, (json.dumps(blocks[-1]) + "\n").encode())
+    with _writing(path):
+        path.unlink(missing_ok=True)  # a stop anywhere here is a stop after the last block
+        write_atomically(path.with_suffix(".json"), json.dumps({"key": key, "blocks": blocks}) + "\n")
+        unfinished.replace(path)
+        journal.unlink()
 
 
-def _write(file: Any, content: bytes | str) -> None:
-    try:
+def _append(path: Path, content: bytes) -> None:
+    with _writing(path), path.open("ab") as file:  # closed in here: that writes once more what found no room
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Raises InputError, naming `path`, for what the system cannot write."""
+    try:
+        yield
     except OSError as error:
-        raise InputError(f"{file.name}: cannot be written ({error.strerror}); make room and run again") from error
+        raise InputError(f"{path}: cannot be written ({error.strerror}); make room and run again") from error
 
 
 def _resume(unfinished: Path, journal: Path, key: Mapping[str, Any], shape: tuple[int, int]) -> list[Block]:

@@ -142,7 +142,7 @@ def file_targets(path: str | Path, dataset: Any, splits: Sequence[str] = ("train
     notes = [f"{path}: {int(used.sum())} of {len(names)} rows are truth boxes of {', '.join(splits)}"]
     if used.sum() < len(names):
         unmatched = len(names) - int(used.sum()) - elsewhere
-        notes[0] += f"; unused: {elsewhere} in images outside of these splits, {unmatched} that match no box"
+        notes[0] += f"; unused: {elsewhere} in images outside of these splits, {unmatched} that no box needs"
     return Targets(found, starts, str(path), notes)
 
 
@@ -153,11 +153,19 @@ def _read_file(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
     for key in ("image_name", "box_xywh", "embedding"):
         if key not in arrays:
             raise InputError(f"{path}: has no array {key!r}; teacher files hold image_name, box_xywh and embedding")
-    names, boxes = [str(name) for name in arrays["image_name"]], np.asarray(arrays["box_xywh"], np.float64)
+    for key, kinds, what in (("image_name", "SU", "text"), ("box_xywh", "iuf", "numbers"),
+                             ("embedding", "biuf", "numbers")):  # fmt: skip
+        if arrays[key].dtype.kind not in kinds:
+            raise InputError(f"{path}: array {key!r} is of type {arrays[key].dtype}; it must hold {what}")
+    names, boxes = arrays["image_name"], np.asarray(arrays["box_xywh"], np.float64)
     embeddings = np.asarray(arrays["embedding"], np.float32)
-    if boxes.shape != (len(names), 4) or embeddings.ndim != 2 or len(embeddings) != len(names):
-        shapes = f"image_name {len(names)}, box_xywh {boxes.shape}, embedding {embeddings.shape}"
-        raise InputError(f"{path}: arrays do not fit together ({shapes})")
+    if names.ndim != 1 or boxes.shape != (len(names), 4) or embeddings.ndim != 2 or len(embeddings) != len(names):
+        shapes = f"image_name {names.shape}, box_xywh {boxes.shape}, embedding {embeddings.shape}"
+        raise InputError(f"{path}: arrays do not fit together ({shapes}); they are [R], [R,4] and [R,D]")
+    names = (np.char.decode(names, "utf-8", "replace") if names.dtype.kind == "S" else names).tolist()
+    bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
+    if bad.size:
+        raise InputError(f"{path}: row {bad[0]}, a box of {names[bad[0]]}, is {boxes[bad[0]].tolist()}: not finite")
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 1e-6)))
     if bad.size:
@@ -180,7 +188,9 @@ def _match(
         apart = np.abs(boxes - box).max(axis=1) if len(boxes) else np.asarray([np.inf])
         if apart.min() > tolerance:
             xywh = [round(float(v), 2) for v in (*box[:2], *(box[2:] - box[:2]))]
-            closest = f"; its closest row is {apart.min():.2f} pixels off" if len(boxes) else "; it has no row there"
+            closest = "; it has no row there"
+            if len(boxes):
+                closest = f"; its closest row is {apart.min():.2f} pixels off (x, y, width, height are in pixels)"
             raise InputError(f"{path}: no embedding for {name} box {xywh} (xywh){closest}; add it to the file")
         best = np.where(taken & (apart[~taken].min(initial=np.inf) <= tolerance), np.inf, apart).argmin()
         chosen[i], taken[best] = rows[best], True

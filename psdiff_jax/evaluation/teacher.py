@@ -161,7 +161,7 @@ def format_teacher(result: Mapping[str, Any]) -> str:
     notes = [f"re-ID, {rule}: {RULES[rule]}" for rule in result["reid"]]
     notes += ["search: the ordinary evaluator on the truth boxes, an upper line for PSDiff with this teacher"]
     if result["pca"]:
-        lost = ", ".join(f"{name} {100 * loss:+.1f}" for name, loss in result["pca"]["mAP_loss"].items())
+        lost = "; ".join(f"{name} {100 * loss:+.1f}" for name, loss in result["pca"]["mAP_loss"].items())
         notes.append(f"PCA keeps {100 * result['pca']['variance']:.1f}% of the variance; mAP lost: {lost}")
     made = f"teacher ({teacher['kind']}): {teacher['source']}, {teacher['dim']}-d"
     return "\n".join([made, f"{result['dataset']}: {head}", "", heads, *table, "", *notes])

@@ -37,6 +37,7 @@ from psdiff_jax.data.targets import (
     network_targets,
 )
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import write_atomically
 from psdiff_jax.models.weights import load_npz, save_npz, state_hash
 from psdiff_jax.training.checkpoint import Checkpoints
 from psdiff_jax.training.loop import fit as plain_fit
@@ -100,6 +101,7 @@ def train_teacher(
     """
     options = TeacherOptions.from_config(config_teacher)
     path, origin = Path(workdir) / "teacher.npz", _origin(options, dataset, seed)
+    checkpoints = Path(workdir) / f"checkpoints-{_digest(origin)}"
     if path.is_file() and path.with_suffix(".json").is_file():
         if json.loads(path.with_suffix(".json").read_text()) == origin:
             return TrainedTeacher(options, load_npz(path, abstract_state(options)))
@@ -108,25 +110,25 @@ def train_teacher(
         state = new_state(options, seed)
     else:
         crops = crops or load_crops(dataset, "train", options.crop_size, folder=workdir, workers=workers)
-        folder = Path(workdir) / f"checkpoints-{_digest(origin)}"
-        state = _train(options, crops, folder, seed, fit or partial(plain_fit, prefix="teacher"))
-    if parallel.is_main_process():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".json").unlink(missing_ok=True)  # a stop in between leaves nothing that looks finished
+        state = _train(options, crops, checkpoints, seed, fit or partial(plain_fit, prefix="teacher"))
+    if parallel.is_main_process():  # whenever it is stopped, nothing looks finished that is not, and nothing is lost
+        path.with_suffix(".json").unlink(missing_ok=True)
         save_npz(path, state)
-        path.with_suffix(".json").write_text(json.dumps(origin, indent=2) + "\n")
+        write_atomically(path.with_suffix(".json"), json.dumps(origin, indent=2) + "\n")
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return TrainedTeacher(options, state)
 
 
 def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit: Callable[..., TeacherState]) -> Any:
-    """The trained state, on the host. Checkpoints in `folder` are deleted at the end."""
+    """The trained state, on the host; its checkpoints are in `folder`."""
     batches = BalancedBatches(
         crops, options.people, options.crops_per_person, augment=options.augment(), seed=seed,
         unlabelled=options.unlabelled if options.negatives else 0,
     )  # fmt: skip
     if batches.size % jax.device_count():
         raise InputError(
-            f"config.teacher: batches of {batches.size} crops (people x crops_per_person + unlabelled) do not divide by"
+            f"config.teacher: batches of {batches.size} crops (people x crops_per_person + unlabelled, here"
+            f" {batches.people_per_batch} x {batches.crops_per_person} + {batches.unlabelled}) do not divide by"
             f" {jax.device_count()} devices"
         )
     count, index = jax.process_count(), jax.process_index()
@@ -141,8 +143,6 @@ def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit
             make_step(graphdef, options), state, open_at, steps=options.steps, checkpoints=checkpoints,
             log_every=options.log_every, checkpoint_every=options.checkpoint_every,
         )  # fmt: skip
-    if parallel.is_main_process():
-        shutil.rmtree(folder, ignore_errors=True)
     return parallel.fetch(nnx.merge_state(state.params, state.stats))
 
 
@@ -215,7 +215,11 @@ def open_targets(
         if embedding_dim is None or targets.dim == embedding_dim:
             return targets
         if "train" not in splits:
-            targets = _from_file(options.file, dataset, (*splits, "train"))
+            try:
+                targets = _from_file(options.file, dataset, (*splits, "train"))
+            except InputError as error:
+                raise InputError(f"{error}, for the PCA to {embedding_dim}-d is fitted on the train split; or set "
+                                 f"config.model.embedding_dim={targets.dim}") from error
         return targets_of_width(targets, embedding_dim, folder=folder, whiten=options.whiten)
     train_set = train_set or dataset
     teacher = teacher or open_teacher(config_teacher, train_set, folder, **training)

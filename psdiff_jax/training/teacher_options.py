@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ FILES = {
 }
 KINDS = ("trained", *FILES)
 SCHEDULES = ("cosine", "step", "constant")
+# The smallest and the largest value of numbers.
+LIMITS = {
+    **dict.fromkeys(("embedding_dim", "crops_per_person", "log_every"), (1, math.inf)),
+    **dict.fromkeys(("steps", "unlabelled", "negatives", "warmup_steps", "checkpoint_every"), (0, math.inf)),
+    **dict.fromkeys(("weight_decay", "jitter"), (0, math.inf)),
+    **dict.fromkeys(("momentum", "hard_weight", "erase"), (0, 1)),
+    "people": (2, math.inf),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +56,13 @@ class TeacherOptions:
         random weights.
       steps: 0 takes the teacher of `init_from` as it is. A backbone alone needs `embedding_dim` = its last width then.
       people, crops_per_person, unlabelled: P, K and U of a batch of P x K + U crops.
-      learning_rate, warmup_steps: Adam's, and over how many steps it rises from zero.
+      learning_rate, warmup_steps: Adam's, and over how many steps it rises from zero (HHCL: none).
       schedule: after that "cosine" to zero, "step" (a tenth at each share in `decay_at` of the steps), or "constant".
+      decay_at: HHCL's epochs 20 and 40 of 50 (of 400 steps), its default; its published runs have 60 (of 200).
       weight_decay: L2, on kernels.
       temperature, momentum, hard_weight: see `training.memory`.
-      negatives: embeddings of unlabelled people kept as further negatives; 0 leaves them out (and `unlabelled` too).
+      negatives: embeddings of unlabelled people kept as further negatives; 0 leaves them out (and `unlabelled` too), as
+        `unlabelled` = 0 does.
       flip, pad, erase, jitter: see `data.crops.Augment`.
       bfloat16: compute in bfloat16 (parameters, statistics and loss stay float32).
       freeze_statistics: normalise by the running BatchNorm statistics; for a few steps of fine-tuning.
@@ -112,13 +123,17 @@ class TeacherOptions:
         need(self.preprocessing in PREPROCESSING, "preprocessing", f"choose one of {', '.join(PREPROCESSING)}")
         need(self.pooling in POOLINGS, "pooling", f"choose one of {', '.join(POOLINGS)}")
         need(self.schedule in SCHEDULES, "schedule", f"choose one of {', '.join(SCHEDULES)}")
-        need(len(self.crop_size) == 2 and min(self.crop_size) >= 16, "crop_size", "two sides (h, w) of 16 or more")
-        need(self.steps >= 0, "steps", "0 or more")
-        need(self.people >= 2, "people", "2 or more")
-        need(self.crops_per_person >= 1, "crops_per_person", "1 or more")
-        need(self.temperature > 0, "temperature", "above 0")
-        need(0 <= self.momentum < 1, "momentum", "within 0..1")
-        need(0 <= self.hard_weight <= 1, "hard_weight", "within 0..1")
+        sides = [side for side in self.crop_size if isinstance(side, int) and side >= 16]
+        need(len(sides) == len(self.crop_size) == 2, "crop_size", "two whole sides (h, w) of 16 or more")
+        for key, (low, high) in LIMITS.items():
+            within = f"{low} or more" if high == math.inf else f"within {low}..{high}"
+            need(low <= getattr(self, key) <= high, key, within)
+        for key in ("temperature", "learning_rate"):
+            need(getattr(self, key) > 0, key, "above 0")
+        need(self.momentum < 1, "momentum", "below 1, or the memory never moves")
+        need(0 <= self.pad * sides[0] <= sides[1], "pad", "a share of the height, of 0 up to the crop's width")
+        shares = [share for share in self.decay_at if isinstance(share, int | float) and 0 <= share <= 1]
+        need(len(shares) == len(self.decay_at), "decay_at", "shares of the steps, within 0..1")
         need(self.steps > 0 or bool(self.init_from), "steps", "0 needs config.teacher.init_from")
         self.spec()
 

@@ -99,7 +99,7 @@ def learning_rate(options: TeacherOptions) -> optax.Schedule:
 
 
 def make_optimizer(options: TeacherOptions) -> optax.GradientTransformation:
-    """Adam with L2 on kernels, as re-ID training has it (not AdamW)."""
+    """Adam with L2 (not AdamW), as re-ID training has it, but on kernels alone: HHCL's is on BatchNorm's scales too."""
     return optax.chain(
         optax.add_decayed_weights(options.weight_decay, mask=partial(jax.tree.map, lambda p: p.ndim > 1)),
         optax.adam(learning_rate(options)),
@@ -143,6 +143,8 @@ def create_state(
     by_batch = not options.freeze_statistics
     order = np.random.default_rng(seed).permutation(len(crops)) if by_batch else None
     embeddings = embed_crops(embedder(options, state, by_batch), crops.crops, 256, "memory: crops", order)
-    memory = init_memory(embeddings, batches.labels, batches.people, options.negatives)
+    # Negatives that no batch replaces would stay those of a network that training leaves behind.
+    negatives = options.negatives if batches.unlabelled else 0
+    memory = init_memory(embeddings, batches.labels, batches.people, negatives)
     graphdef, params, stats = split(options, state)
     return graphdef, TeacherState(jnp.zeros((), jnp.int32), params, stats, make_optimizer(options).init(params), memory)

@@ -1,5 +1,6 @@
 """Reading every kind of weights file, whole and damaged, without executing what is in it."""
 
+import argparse
 import json
 
 import numpy as np
@@ -51,6 +52,9 @@ def test_damaged_and_foreign_files(arrays, tmp_path, capsys):
     with pytest.raises(InputError, match=r"foreign\.pth: holds more than tensors"):
         read_state_dict(tmp_path / "foreign.pth")
     assert "executed" not in capsys.readouterr().out
+    torch.save({"model": {"x": torch.ones(2)}, "args": argparse.Namespace(lr=1)}, tmp_path / "options.pth")
+    with pytest.raises(InputError, match=r"holds more than tensors \(argparse\.Namespace\) and is not loaded"):
+        read_state_dict(tmp_path / "options.pth")
 
     np.savez(tmp_path / "whole.npz", **arrays)
     torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, tmp_path / "whole.pth")
@@ -65,3 +69,38 @@ def test_damaged_and_foreign_files(arrays, tmp_path, capsys):
     for name in ("missing.npz", "missing.ckpt"):
         with pytest.raises(InputError, match="no such file"):
             read_state_dict(tmp_path / name)
+    for content in (b"", b"\x02" + bytes(7) + b"[]", b"<html>"):
+        (tmp_path / "not.safetensors").write_bytes(content)
+        with pytest.raises(InputError, match=r"not\.safetensors: not a readable \.safetensors file"):
+            read_state_dict(tmp_path / "not.safetensors")
+
+
+def test_a_pickle_cut_anywhere_or_no_pickle_at_all_is_one_line(arrays, tmp_path):
+    """PyTorch's format before zip: its reader fails in another way at each length."""
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    torch.save({"state_dict": tensors}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "a.pth").read_bytes()
+    assert read_state_dict(tmp_path / "a.pth").keys() == arrays.keys()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"
+    for content in (*(whole[:length] for length in range(0, len(whole), 29)), b"<!DOCTYPE html>", pointer):
+        (tmp_path / "a.pth").write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.pth: ") as error:
+            read_state_dict(tmp_path / "a.pth")
+        assert "\n" not in str(error.value)
+    assert "a.pth: not a readable PyTorch file" in str(error.value)
+
+
+def test_parameters_are_tensors_too_and_what_is_none_is_named(arrays, tmp_path):
+    torch = pytest.importorskip("torch")
+    parameters = {name: torch.nn.Parameter(torch.from_numpy(array)) for name, array in arrays.items()}
+    torch.save({"net": parameters}, tmp_path / "a.pth")  # as an average of the weights is often kept
+    read = read_state_dict(tmp_path / "a.pth")
+    assert all((read[key] == arrays[key]).all() for key in arrays)
+    for content, message in (
+        ({"epoch": 3, "network": parameters}, "'epoch' is of type int, no tensor; save the network's state_dict alone"),
+        ([parameters], "holds a list; save the state_dict"),
+    ):
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(InputError, match=message):
+            read_state_dict(tmp_path / "a.pth")

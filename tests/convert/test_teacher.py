@@ -227,6 +227,8 @@ def test_foreign_code_and_truncated_files_are_refused(hhcl, tmp_path, capsys):
     (lambda a: (a.clear(), a.update({"neck/scale": np.zeros(3)})), r"trained here; name it in config\.teacher\.init_"),
     (lambda a: (a.clear(), a.update({"fc.weight": np.zeros(3)})),
      r"not one of MGN, PPLR, HHCL, AGW, strong baseline \(it holds 'fc\.weight', \.\.\.\)"),
+    (lambda a: a.update({"ema.base.0.weight": np.zeros(3)}),
+     r"names begin with 'module\.', but it holds 'ema\.base\.0\.weight'; save one network alone"),
     (lambda a: a.clear(), "holds no tensor"),
 ])  # fmt: skip
 def test_wrong_tensors_are_named(change, message, hhcl):
@@ -257,11 +259,17 @@ def test_wrong_options_and_descriptions_are_named(hhcl, tmp_path, capsys):
     with pytest.raises(InputError, match=r"mgn\.npz: crops of 40 x 40; MGN, .* needs 48 x 32 or more"):
         load_teacher(tmp_path / "mgn.npz", (40, 40))
     network = convert_teacher(arrays_of(hhcl), "in.pth")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"file/out\.npz: cannot be written \("):
+        save_teacher(tmp_path / "file/out.npz", network)
     save_teacher(tmp_path / "out.npz", network)
+    assert main([str(tmp_path / "out.npz"), str(tmp_path / "again.npz")]) == 1
+    assert capsys.readouterr().err.endswith("is converted already; give it to config.teacher.file as it is\n")
     with np.load(tmp_path / "out.npz") as stored:
         arrays = dict(stored)
     for description, words in (
         (b"{", "description cannot be read"), (json.dumps({"network": {"deep": 3}}).encode(), "description cannot be"),
+        (b"{}", "description cannot be read"),
     ):  # fmt: skip
         np.savez(tmp_path / "bad.npz", **arrays | {"description": np.frombuffer(description, np.uint8)})
         with pytest.raises(InputError, match=f"bad.npz: its {words}"):

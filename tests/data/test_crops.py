@@ -1,8 +1,11 @@
 """Crops: where they are cut, and that batches are balanced, augmented as told and a function of (seed, step)."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
+from scipy import stats
 
 from psdiff_jax.data.crops import (
     GREY,
@@ -25,8 +28,8 @@ class Dataset:
 
     name = "memory"
 
-    def __init__(self, broken: bool = False):
-        rng = np.random.default_rng(0)
+    def __init__(self, broken: bool = False, seed: int = 0):
+        rng = np.random.default_rng(seed)
         self.images = [rng.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(3)]
         self.train_source = [{"image": cv2.imencode(".png", image[..., ::-1])[1].tobytes()} for image in self.images]
         if broken:
@@ -74,6 +77,13 @@ def test_load_crops_keeps_the_order_of_the_boxes(tmp_path, monkeypatch):
     mapped = load_crops(dataset, "train", (32, 16), folder=tmp_path)
     assert isinstance(mapped.crops, np.memmap)
     np.testing.assert_array_equal(mapped.crops, crops.crops)
+    other = Dataset(seed=1)  # another process in the same folder, of a pod
+    assert (load_crops(other, "train", (32, 16), folder=tmp_path).crops != crops.crops).any()
+    np.testing.assert_array_equal(mapped.crops, crops.crops)
+    assert not list(tmp_path.iterdir())  # gigabytes that nobody would look at again
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=4607))
+    with pytest.raises(InputError, match=r"3 crops take 0\.0 GB.*config\.teacher\.folder"):
+        load_crops(dataset, "train", (32, 16), folder=tmp_path)
 
 
 @pytest.mark.parametrize("first, last", [(0, 3), (0, 1), (1, 3), (1, 2), (2, 3), (2, 2)])
@@ -133,6 +143,34 @@ def test_more_people_asked_for_than_there_are():
 def augmented(**options):
     crops = crop_set().crops
     return crops, augment_crops(crops, Augment(**{**vars(NOTHING), **options}), np.random.default_rng(5))
+
+
+def test_every_shift_is_as_likely():
+    """Padding by n and a random crop, as HHCL has it: each of 2n + 1 places both ways."""
+    column, row = np.meshgrid(np.arange(1, 11), np.arange(1, 21))
+    crops = np.stack([row, column, column], axis=-1).astype(np.uint8)[None].repeat(4000, 0)
+    moved = augment_crops(crops, Augment(**{**vars(NOTHING), "pad": 0.1}), np.random.default_rng(0))
+    for middle, channel in ((11, 0), (6, 1)):  # the pixel at (10, 5) tells where it came from
+        counts = np.bincount(moved[:, 10, 5, channel], minlength=30)[middle - 2 : middle + 3]
+        assert counts.sum() == 4000 and stats.chisquare(counts).pvalue > 1e-3, counts
+
+
+def test_erased_rectangles_are_the_published_ones():
+    """Zhong et al. 2020, Algorithm 1, as a plain loop: area and ratio are drawn again until the rectangle fits."""
+    height, width, rng = 128, 64, np.random.default_rng(1)
+    crops = np.zeros((2000, height, width, 3), np.uint8)
+    erased = augment_crops(crops, Augment(**{**vars(NOTHING), "erase": 1.0}), np.random.default_rng(0)).any(-1)
+    rows, columns = erased.any(2), erased.any(1)
+    ours = [rows.sum(1), columns.sum(1), rows.argmax(1), columns.argmax(1)]
+    assert (ours[0] * ours[1] == erased.sum((1, 2))).all()
+    published = []
+    while len(published) < 2000:
+        area, ratio = rng.uniform(0.02, 0.4) * height * width, rng.uniform(0.3, 1 / 0.3)
+        h, w = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if h < height and w < width:
+            published.append((h, w, rng.integers(height - h + 1), rng.integers(width - w + 1)))
+    for found, expected in zip(ours, np.transpose(published), strict=True):
+        assert stats.ks_2samp(found, expected).pvalue > 1e-3
 
 
 def test_each_augmentation_does_only_what_it_says():

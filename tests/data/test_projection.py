@@ -98,6 +98,9 @@ def test_save_and_load(tmp_path):
     np.savez(tmp_path / "p.npz", mean=first.mean)
     with pytest.raises(InputError, match=r"p\.npz: not a projection, it has no array 'basis'"):
         Projection.load(tmp_path / "p.npz")
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"file/p\.npz: cannot be written \("):
+        first.save(tmp_path / "file/p.npz")
 
 
 class Dataset:

@@ -1,6 +1,7 @@
 """The cache of targets: a stop, a kill, damage and company cost nothing but time, and no bit of the result."""
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from psdiff_jax.errors import InputError
 
 from .crowd import crowd_targets
 
@@ -76,6 +79,23 @@ def test_damage_in_an_unfinished_file_costs_only_what_is_behind_it(tmp_path, cap
     said = capsys.readouterr().err
     assert (f"going on after {going_on} of 120 rows" in said) == (going_on is not None)
     assert ("going on" in said) == (going_on is not None)
+
+
+@pytest.mark.parametrize("room", [0, 130, 4000])
+def test_a_full_disk_is_one_line_and_room_lets_it_go_on(tmp_path, capsys, room):
+    """No file may grow beyond `room` bytes: the table's head, the journal, a block find no room."""
+    whole = np.array(crowd_targets(tmp_path))
+    folder = tmp_path / "full"
+    folder.mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"full/targets-train\.unfinished: cannot be written \(.*; make room"):
+            crowd_targets(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    np.testing.assert_array_equal(crowd_targets(folder), whole)
+    assert ("going on after 16 of 120 rows" in capsys.readouterr().err) == (room == 4000)
 
 
 def test_an_unfinished_file_of_another_teacher_is_not_gone_on_with(tmp_path, capsys):

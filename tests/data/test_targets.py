@@ -90,7 +90,16 @@ def test_rows_of_a_file_find_their_boxes(tmp_path):
     np.testing.assert_array_equal(targets.lookup("train", 2), [[0, 0, 1]])
     assert targets.lookup("train", 0).dtype == np.float32 and targets.dim == 3
     (note,) = targets.notes
-    assert "3 of 5 rows" in note and "1 in images outside" in note and "1 that match no box" in note
+    assert "3 of 5 rows" in note and "1 in images outside" in note and "1 that no box needs" in note
+
+
+def test_names_as_bytes_are_names(tmp_path):
+    """What NumPy and HDF5 make of names at times; in UTF-8."""
+    dataset = Dataset()
+    dataset.names["train"] = [f"{name[:-5]}\u00e9{name[-5:]}" for name in dataset.names["train"]]
+    names = np.asarray([f"{row[0][:-5]}\u00e9{row[0][-5:]}".encode() for row in ROWS])
+    targets = file_targets(write(tmp_path / "t.npz", ROWS, image_name=names), dataset)
+    np.testing.assert_array_equal(targets.all("train"), [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
 
 
 def test_two_people_with_one_box_get_a_row_each(tmp_path):
@@ -118,6 +127,12 @@ def test_a_missing_box_is_named(tmp_path):
         ({"box_xywh": None}, "no array 'box_xywh'"),
         ({"embedding": np.zeros((2, 3))}, "do not fit together"),
         ({"embedding": np.zeros((5, 3))}, r"embedding of train0\.jpg box .* is zero"),
+        ({"embedding": np.full((5, 3), "1")}, r"array 'embedding' is of type <U1; it must hold numbers"),
+        ({"image_name": np.arange(5)}, r"array 'image_name' is of type int64; it must hold text"),
+        ({"image_name": np.asarray("train0.jpg")}, r"do not fit together \(image_name \(\), box_xywh"),
+        ({"image_name": np.asarray([[row[0]] for row in ROWS])}, r"do not fit together \(image_name \(5, 1\), box"),
+        ({"box_xywh": np.asarray([ROWS[0][1], [np.nan] * 4, *(row[1] for row in ROWS[2:])])},
+         r"row 1, a box of train0\.jpg, is \[nan, nan, nan, nan\]: not finite"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, changes, message):

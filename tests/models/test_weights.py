@@ -100,3 +100,5 @@ def test_what_does_not_fit_is_named(saved, tmp_path):
     (tmp_path / "bit.npz").write_bytes(damaged)
     with pytest.raises(InputError, match=r"bit\.npz"):
         load_npz(tmp_path / "bit.npz", state)
+    with pytest.raises(InputError, match=r"cut\.npz/w\.npz: cannot be written \("):
+        save_npz(tmp_path / "cut.npz/w.npz", state)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from psdiff_jax.configs.base import get_config
 from psdiff_jax.data import onnx_teacher
 from psdiff_jax.data.crop_teacher import CropTeacher
 from psdiff_jax.data.crops import BalancedBatches
@@ -17,7 +18,6 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import abstract_backbone
 from psdiff_jax.models.teacher import apply_teacher
 from psdiff_jax.models.weights import flatten_state, save_npz
-from psdiff_jax.training import teacher as teacher_training
 from psdiff_jax.training.memory import init_memory
 from psdiff_jax.training.teacher import open_targets, open_teacher, train_teacher
 from psdiff_jax.training.teacher_options import TeacherOptions
@@ -33,7 +33,6 @@ from psdiff_jax.training.teacher_step import (
 
 from .test_teacher import CONFIG as SMALL
 from .test_teacher import SWIN, striped_people
-from .test_teacher import Dataset as Given
 
 CONFIG = {"backbone": "tiny", "embedding_dim": 48, "crop_size": (32, 16), "steps": 0}
 
@@ -108,6 +107,10 @@ def test_embeddings_of_a_file_are_projected_too_and_are_no_network(tmp_path):
     targets = open_targets(config, dataset, tmp_path, ("gallery",), embedding_dim=4)
     assert targets.dim == 4 and targets.lookup("gallery", 3).shape == (1, 4)
     np.testing.assert_allclose(np.linalg.norm(targets.all("gallery"), axis=1), 1, atol=1e-5)
+    np.savez(tmp_path / "t.npz", image_name=names[8:], box_xywh=np.tile(np.float32([0, 0, 10, 20]), (8, 1)),
+             embedding=rng.normal(size=(8, 6)))
+    with pytest.raises(InputError, match=r"no embedding for train0\.png .*PCA to 4-d is fitted on the train split.*=6"):
+        open_targets(config, dataset, tmp_path, ("gallery",), embedding_dim=4)
     with pytest.raises(InputError, match=r"kind=file: .*t\.npz holds embeddings, not a network"):
         open_teacher(config, dataset, tmp_path)
 
@@ -178,11 +181,21 @@ def test_step_decay_is_torchs():
         schedule.step()
 
 
-def test_a_batch_that_devices_cannot_share_is_named(tmp_path, monkeypatch):
+def test_negatives_that_no_batch_replaces_are_left_out():
+    crops = striped_people(unlabelled=5)
+    options = TeacherOptions.from_config(SMALL | {"negatives": 4})
+    sizes = [
+        create_state(options, crops, BalancedBatches(crops, 16, 2, unlabelled=count))[1].memory.negatives.shape
+        for count in (2, 0)
+    ]
+    assert sizes == [(4, 12), (0, 12)]
 
-    monkeypatch.setattr(teacher_training.jax, "device_count", lambda: 3)
-    with pytest.raises(InputError, match=r"batches of 32 crops .* do not divide by 3 devices"):
-        train_teacher(SMALL, Given(striped_people()), tmp_path, crops=striped_people())
+
+def test_the_base_config_lists_every_key():
+    """Only what it lists can be set on the command line."""
+    listed = get_config().teacher.to_dict()
+    assert listed.keys() == vars(TeacherOptions()).keys()
+    assert {type(value) for value in listed.values()} == {str, int, float, bool, tuple}
 
 
 def test_what_does_not_change_a_teacher_does_not_train_it_again(tmp_path, monkeypatch):
