@@ -49,7 +49,8 @@ def embed_crops(
 ) -> np.ndarray:
     """float32 [N,D] of `crops` uint8 [N,h,w,3], taken in `order` (int [N], a permutation) but returned in their own.
 
-    Every batch has the same size, so that one is compiled: the last is filled up with crops it already has.
+    Every batch has the same size, so that one is compiled: the last is filled up with the first crops, not with copies
+    of its own. A network that normalises by the batch's statistics would see nothing in copies of one crop.
     """
     order = np.arange(len(crops)) if order is None else order
     batch = _batch_size(batch, len(crops))
@@ -58,7 +59,7 @@ def embed_crops(
     chunks = [order[start : start + batch] for start in range(0, len(crops), batch)]
     embeddings: np.ndarray | None = None
     for rows in progress(iter(chunks), len(chunks), f"{what}, batches"):
-        part = np.asarray(embed(crops[np.resize(rows, batch)]), np.float32)
+        part = np.asarray(embed(crops[np.resize(np.concatenate([rows, order]), batch)]), np.float32)
         embeddings = np.empty((len(crops), part.shape[1]), np.float32) if embeddings is None else embeddings
         embeddings[rows] = part[: len(rows)]
     return embeddings

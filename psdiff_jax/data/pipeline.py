@@ -191,15 +191,19 @@ def _local_batch(key: str, batch_size: int, process_count: int, device_count: in
     return batch_size // process_count
 
 
+def reading_threads(config_data: Mapping[str, Any]) -> int:
+    """How many threads decode photographs: config.data.threads, or one a core."""
+    return config_data.get("threads") or min(16, os.cpu_count() or 1)
+
+
 def _read_ahead(batches: Any, config_data: Any) -> Any:
     """A grain iterator whose batches are made by threads of this process, or by worker processes."""
     import grain
     from absl import flags
 
     cv2.setNumThreads(0)  # one thread a batch: OpenCV's own would fight with grain's and with XLA's
-    threads = config_data.get("threads") or min(16, os.cpu_count() or 1)
     workers = config_data.get("workers") or 0
-    threads = 1 if workers else threads
+    threads = 1 if workers else reading_threads(config_data)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
     iterable = batches.to_iter_dataset(options)
     if workers:

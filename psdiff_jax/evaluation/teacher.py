@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax import parallel
+from psdiff_jax.data.pipeline import reading_threads
 from psdiff_jax.data.projection import FILE, Projection
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.data.targets import Targets, teacher_detections
@@ -81,13 +82,14 @@ def _embeddings(
     config: Any, workdir: Path, dataset: PreparedDataset, train_set: PreparedDataset
 ) -> tuple[dict[str, Targets], dict[str, Any]]:
     """({name: embeddings of gallery and queries}, what the teacher is): as they are, and after a PCA if one is due."""
-    folder, width = teacher_folder(config, workdir), config.model.embedding_dim
+    folder, width, workers = teacher_folder(config, workdir), config.model.embedding_dim, reading_threads(config.data)
     opened = None
     if config.teacher.kind != "file":
         with MetricWriter(workdir) as writer:
-            opened = open_teacher(config.teacher, train_set, folder, seed=config.seed,
+            opened = open_teacher(config.teacher, train_set, folder, seed=config.seed, workers=workers,
                                   fit=partial(fit, writer=writer, mesh=parallel.make_mesh(), prefix="teacher"))
-    open_width = partial(open_targets, config.teacher, dataset, folder, SCORED, train_set=train_set, teacher=opened)
+    open_width = partial(open_targets, config.teacher, dataset, folder, SCORED, train_set=train_set, teacher=opened,
+                         workers=workers)
     own = open_width(embedding_dim=None)
     teacher = {"kind": config.teacher.kind, "source": own.source, "dim": own.dim}
     variants = {f"{own.dim}-d": own}

@@ -13,7 +13,7 @@ from flax import nnx
 from psdiff_jax import config as cfg
 from psdiff_jax import parallel
 from psdiff_jax.convert.backbone import load_backbone
-from psdiff_jax.data.pipeline import eval_batches, train_batches
+from psdiff_jax.data.pipeline import eval_batches, reading_threads, train_batches
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.drawing import draw_boxes
@@ -80,7 +80,8 @@ def train(config: Any, workdir: Path, dataset: PreparedDataset, shown: PreparedD
     with MetricWriter(workdir) as writer:
         targets = open_targets(
             config.teacher, dataset, teacher_folder(config, workdir), embedding_dim=config.model.embedding_dim,
-            seed=config.seed, fit=partial(fit, writer=writer, mesh=mesh, prefix="teacher"),
+            seed=config.seed, workers=reading_threads(config.data),
+            fit=partial(fit, writer=writer, mesh=mesh, prefix="teacher"),
         )
         graphdef, state = initial_state(config, build_model(config, workdir))
         batches = train_batches(

@@ -235,6 +235,13 @@ def test_embed_crops_returns_rows_in_their_own_order():
     np.testing.assert_allclose(embed_crops(embed, crops, 4, order=order), embed(crops), rtol=1e-6)
     assert embed_crops(embed, crops[:0]).shape == (0, 3)
 
+    def centred(crops):  # as a network in training: by the statistics of the batch
+        x = crops.reshape(len(crops), -1).astype(np.float32)
+        return x - x.mean(0)
+
+    many = np.random.default_rng(2).integers(0, 256, (33, 4, 2, 3), np.uint8)
+    assert np.linalg.norm(embed_crops(centred, many, 16), axis=1).min() > 100  # of the last batch's only crop, too
+
 
 def test_the_evaluator_takes_the_teacher(tmp_path):
     dataset = Dataset()

@@ -50,7 +50,7 @@ class Dataset:
 def config_of(path, dim):
     return ConfigDict({
         "seed": 0, "teacher": {"kind": "file", "file": str(path), "folder": ""}, "model": {"embedding_dim": dim},
-        "evaluate": {"protocols": ("whole", "cross_camera")},
+        "evaluate": {"protocols": ("whole", "cross_camera")}, "data": {"threads": 1},
     })  # fmt: skip
 
 
@@ -135,11 +135,11 @@ def test_a_dataset_without_queries_is_named(tmp_path):
 def test_a_teacher_is_trained_on_the_train_set_with_the_runs_writer_and_mesh(tmp_path, monkeypatch):
     dataset, train_set, seen = Dataset(), object(), {}
 
-    def open_teacher(options, given, folder, *, seed, fit):
+    def open_teacher(options, given, folder, *, seed, fit, workers):
         seen.update(given=given, folder=folder, seed=seed, fit=fit)
         return SimpleNamespace(dim=16)
 
-    def open_targets(options, given, folder, splits, *, embedding_dim, train_set, teacher):
+    def open_targets(options, given, folder, splits, *, embedding_dim, train_set, teacher, workers):
         assert given is dataset and train_set is seen["given"] and teacher.dim == 16
         rows = {"gallery": np.concatenate(dataset.ids["gallery"]),
                 "query": np.asarray([dataset.ids["gallery"][i][0] for i in dataset.asked])}
