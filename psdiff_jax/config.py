@@ -183,10 +183,12 @@ def check_files(config: Mapping[str, Any], parts: tuple[str, ...] = ("model", "t
     trained = config["teacher"]["kind"] == "trained"
     for key in ("model.backbone_weights", "train.init_from", "teacher.init_from" if trained else "teacher.file"):
         path = look_up(config, key) if key.split(".")[0] in parts else ""
-        if path == "teacher" and not (trained and config["teacher"]["backbone"] == config["model"]["backbone"]):
-            raise InputError(f"config.{key}='teacher': the teacher must be trained here, with config.teacher.backbone "
-                             "equal to config.model.backbone; name a file of weights, or none")
-        if path and path != "teacher" and not Path(path).expanduser().is_file():
+        if key == "model.backbone_weights" and path == "teacher":
+            if not (trained and config["teacher"]["backbone"] == config["model"]["backbone"]):
+                raise InputError(f"config.{key}='teacher': the teacher must be trained here, with "
+                                 "config.teacher.backbone equal to config.model.backbone; name a file of weights, "
+                                 "or none")
+        elif path and not Path(path).expanduser().is_file():
             raise InputError(f"config.{key}={path!r}: no such file")
 
 

@@ -12,14 +12,30 @@ from psdiff_jax.errors import InputError
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file (text as UTF-8) that is either there as a whole or not at all; makes its folder."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write to that becomes `path` at the end, or is deleted where it cannot be written; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield temporary
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def writing(path: Path, advice: str = "make room and run again") -> Iterator[None]:
+    """Raises InputError, which names `path` and ends with `advice`, for what the system cannot write."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); {advice}") from error
 
 
 @contextlib.contextmanager

@@ -9,9 +9,11 @@ import shutil
 from pathlib import Path
 
 from absl import app, flags
+from ml_collections import ConfigDict
 
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.weights import read_npz, save_npz
+from psdiff_jax.training.train import teacher_folder
 
 WORKDIR = flags.DEFINE_string("workdir", None, "the finished run", required=True)
 OUT = flags.DEFINE_string("out", "configs/pretrained", "where the files go")
@@ -22,7 +24,7 @@ def main(_: list[str]) -> None:
     if not (workdir / "config.json").is_file():
         raise InputError(f"{workdir / 'config.json'} is missing: --workdir is not a run's folder")
     config = json.loads((workdir / "config.json").read_text())
-    teacher = Path(config["teacher"]["folder"] or workdir / "teacher").expanduser() / "teacher.npz"
+    teacher = teacher_folder(ConfigDict(config), workdir) / "teacher.npz"
     for file in (workdir / "model.npz", teacher, workdir / "metrics.jsonl"):
         if not file.is_file():
             raise InputError(f"{file} is missing: let the run finish first")

@@ -8,10 +8,6 @@ from pathlib import Path
 
 import jax
 
-from psdiff_jax import experiment
-
-from .tiny import tiny_config
-
 
 def run_pod(
     module: str, *arguments: str, count: int = 2, devices: int = 1, timeout: int = 100
@@ -42,6 +38,10 @@ def join_pod(port: str, count: str, index: str) -> int:
 
 def main(prepared: str, training: str, finished: str, cache: str) -> None:
     """Trains in one folder, and evaluates in another that holds a finished run."""
+    from psdiff_jax import experiment  # here, for the processes of other modules need none of it
+
+    from .tiny import tiny_config
+
     jax.config.update("jax_compilation_cache_dir", cache)
     config = tiny_config(Path(prepared))
     experiment.run(config, Path(training), "train")

@@ -168,8 +168,9 @@ def _first(error: Exception) -> str:
 
 def _file_hash(path: Path) -> str:
     """Of the file, and of the files beside it that hold its tensors."""
-    digest = hashlib.sha256()
-    for part in (path, *(path.parent / name for name in _external(path.read_bytes()))):
+    content = path.read_bytes()
+    digest = hashlib.sha256(hashlib.sha256(content).digest())
+    for part in (path.parent / name for name in _external(content)):
         if part.is_file():
             with part.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -24,7 +24,7 @@ import numpy as np
 
 from psdiff_jax.data.targets import UNPROJECTED, CropTeacher, Targets, network_targets
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import locked, write_atomically
+from psdiff_jax.files import locked, write_atomically, writing
 
 ROWS_AT_ONCE = 8192
 FILE = "projection.npz"
@@ -68,10 +68,8 @@ class Projection:
         """Writes the `.npz` whole or not at all; InputError where it cannot be written."""
         content = io.BytesIO()
         np.savez(content, **{name: np.asarray(value) for name, value in vars(self).items() if name in _FIELDS})
-        try:
+        with writing(Path(path)):
             write_atomically(Path(path), content.getvalue())
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror}); make room and run again") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Projection:

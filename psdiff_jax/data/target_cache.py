@@ -13,7 +13,6 @@ Legend: K rows, D embedding.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import locked, write_atomically
+from psdiff_jax.files import locked, write_atomically, writing
 
 Block = tuple[int, int]  # the row it ends before, CRC-32 of its bytes
 Compute = Callable[[int], Iterator[np.ndarray]]
@@ -100,7 +99,7 @@ def _agree(rows: np.ndarray, blocks: list[Block]) -> bool:
 
 def _fill(path: Path, key: Mapping[str, Any], shape: tuple[int, int], compute: Compute) -> None:
     unfinished, journal = path.with_suffix(".unfinished"), path.with_suffix(".journal")
-    with _writing(unfinished):
+    with writing(unfinished):
         blocks = _resume(unfinished, journal, key, shape)
     start = blocks[-1][0] if blocks else 0
     if start:
@@ -112,7 +111,7 @@ def _fill(path: Path, key: Mapping[str, Any], shape: tuple[int, int], compute: C
         _append(unfinished, content)  # first the rows, then the line that says they are there
         blocks.append((start, zlib.crc32(content)))
         _append(journal, (json.dumps(blocks[-1]) + "\n").encode())
-    with _writing(path):
+    with writing(path):
         path.unlink(missing_ok=True)  # a stop anywhere here is a stop after the last block
         write_atomically(path.with_suffix(".json"), json.dumps({"key": key, "blocks": blocks}) + "\n")
         unfinished.replace(path)
@@ -120,19 +119,10 @@ def _fill(path: Path, key: Mapping[str, Any], shape: tuple[int, int], compute: C
 
 
 def _append(path: Path, content: bytes) -> None:
-    with _writing(path), path.open("ab") as file:  # closed in here: that writes once more what found no room
+    with writing(path), path.open("ab") as file:  # closed in here: that writes once more what found no room
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Raises InputError, naming `path`, for what the system cannot write."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room and run again") from error
 
 
 def _resume(unfinished: Path, journal: Path, key: Mapping[str, Any], shape: tuple[int, int]) -> list[Block]:

@@ -5,7 +5,6 @@ none may be left over, none may be missing, and a wrong shape is named. A part o
 prefix in the file (`source`) and in the state (`target`), e.g. a teacher's backbone into a student.
 """
 
-import contextlib
 import hashlib
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import replacing, writing
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -56,17 +56,9 @@ def save_npz(path: str | Path, state: Any, half: bool = False) -> None:
         if array.dtype not in (np.float16, np.float32, np.float64) and array.dtype.kind not in "iub":
             array = array.astype(np.float32)  # bfloat16 is no type that npz files know
         arrays[name] = array.astype(np.float16) if half and array.ndim >= 2 and array.dtype == np.float32 else array
-    unfinished = path.with_name(f"{path.name}.unfinished")
     write = np.savez_compressed if half else np.savez  # of float32 it takes off 7%, for most of the time
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            write(file, **arrays)
-        unfinished.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror}); make room or name another place") from error
+    with writing(path, "make room or name another place"), replacing(path) as unfinished, unfinished.open("wb") as file:
+        write(file, **arrays)
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
