@@ -37,7 +37,7 @@ def get_config(preset: str = "default") -> ConfigDict:
     })
     config.data.builder.unlock()
 
-    # Keys of the teacher are those of psdiff_jax.training.teacher_options.TeacherOptions.
+    # Keys of the teacher are those of psdiff_jax.teacher.options.TeacherOptions.
     config.teacher = ConfigDict({"kind": "trained",  # trained, network, onnx, file
                                  "file": "", "folder": "", "backbone": "resnet50", "init_from": "",
                                  "crop_size": (256, 128), "steps": 20_000, "embedding_dim": 256,

@@ -18,10 +18,10 @@ from psdiff_jax.evaluation.reranking import parse_rerankings
 from psdiff_jax.models.backbones import SPECS
 from psdiff_jax.models.cdl import CDLSpec
 from psdiff_jax.models.psdiff import PSDiffSpec
+from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.training.matcher import MatchSpec
 from psdiff_jax.training.optimizer import OptimizerSpec
 from psdiff_jax.training.states import NoiseSpec
-from psdiff_jax.training.teacher_options import TeacherOptions
 
 CHOICES = {
     "model.backbone": tuple(SPECS),

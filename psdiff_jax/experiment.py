@@ -35,18 +35,18 @@ def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None,
     if mode.startswith("train") or not written.is_file():  # looking at a run does not change what it says it was
         written.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
     if embeddings:
-        from psdiff_jax.evaluation.run import evaluate_folder
+        from psdiff_jax.modes import evaluate_folder
 
         evaluate_folder(config, workdir, open_gallery(config), Path(embeddings).expanduser())
         return
     gallery, train_set = open_datasets(config, mode)
     if mode == "evaluate_teacher":
-        from psdiff_jax.evaluation.teacher import evaluate_teacher
+        from psdiff_jax.teacher.evaluate import evaluate_teacher
 
         evaluate_teacher(config, workdir, gallery, train_set)
         return
     if mode in ("train_and_evaluate", "evaluate"):
-        from psdiff_jax.evaluation.run import protocols_of
+        from psdiff_jax.modes import protocols_of
 
         protocols_of(config, gallery)  # one that this dataset cannot serve is told before the hours of training
     if mode in ("train_and_evaluate", "train"):
@@ -54,7 +54,7 @@ def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None,
 
         train(config, workdir, train_set, gallery)
     if mode != "train":
-        from psdiff_jax.evaluation import run as looking
+        from psdiff_jax import modes as looking
 
         if mode == "search":
             looking.search(config, workdir, gallery, query, top)

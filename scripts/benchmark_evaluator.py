@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from psdiff_jax.data.detections import Detections
 from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.data.records import Annotations, Queries
 from psdiff_jax.evaluation.detection import coco_metrics, detection_metrics
-from psdiff_jax.evaluation.embeddings import Detections
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
 from psdiff_jax.evaluation.reranking import parse_rerankings

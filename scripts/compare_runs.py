@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.compare import compare, comparison_page, comparison_text
-from psdiff_jax.evaluation.finished import read_runs
 from psdiff_jax.files import write_atomically
+from psdiff_jax.report.compare import compare, comparison_page, comparison_text
+from psdiff_jax.report.runs import read_runs
 
 
 def main() -> None:

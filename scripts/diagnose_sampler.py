@@ -29,9 +29,9 @@ from psdiff_jax.diffusion.samplers import Pin, SamplerSpec, sample
 from psdiff_jax.diffusion.schedule import sampling_times
 from psdiff_jax.models.psdiff import Condition, PSDiff
 from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.teacher.train import open_targets
 from psdiff_jax.training.states import NoiseSpec, noised_truths
 from psdiff_jax.training.step import to_clean
-from psdiff_jax.training.teacher import open_targets
 from psdiff_jax.training.train import load_trained, teacher_folder
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config")

@@ -30,7 +30,7 @@ from psdiff_jax.configs.base import PRESETS
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.diffusion.noise import State
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.predict import Predictor
+from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.models.psdiff import PSDiff, PSDiffSpec, merge
 
 # Table II of the paper: parameters (M), GFLOP, photographs a second on a V100.

@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     name, root, options = what_to_validate(arguments)
     for path in filter(None, (arguments.html, arguments.json)):
         _check_writable(path)
-    from psdiff_jax.datasets.validation import validate
+    from psdiff_jax.datasets.validation.validate import validate
     from psdiff_jax.files import write_atomically
 
     validation = validate(name, root, options, decode=not arguments.quick)
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_atomically(arguments.json, json.dumps(validation.as_dict(), indent=2, ensure_ascii=False) + "\n")
     if arguments.html:
-        from psdiff_jax.datasets.validation_page import page
+        from psdiff_jax.report.validation_page import page
 
         write_atomically(arguments.html, page(validation))
     return validation.status

@@ -13,6 +13,8 @@ import pytest
 from absl import flags
 from flax import nnx
 
+pytest_plugins = ("tests.gallery",)  # made-up galleries for evaluation, reports and teachers
+
 
 def pytest_configure(config: pytest.Config) -> None:
     flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags

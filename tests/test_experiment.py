@@ -15,11 +15,11 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
 from psdiff_jax import experiment
-from psdiff_jax.data.crops import load_crops
+from psdiff_jax.data.detections import load_embeddings
 from psdiff_jax.data.records import open_dataset
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.embeddings import load_embeddings
 from psdiff_jax.models.weights import read_npz
+from psdiff_jax.teacher.crops import load_crops
 from psdiff_jax.training.writer import read_metrics
 
 from .datasets import cuhk_tree
@@ -172,8 +172,8 @@ def test_match_queries_are_detections(finished, tmp_path):
     matched = config.copy_and_resolve_references()
     matched.evaluate.query = "match"
     from psdiff_jax.data.records import open_dataset
-    from psdiff_jax.evaluation.embed import embed_gallery, embed_queries
-    from psdiff_jax.evaluation.run import trained_embedder
+    from psdiff_jax.inference.embed import embed_gallery, embed_queries
+    from psdiff_jax.modes import trained_embedder
 
     embedder, _ = trained_embedder(matched, workdir)
     dataset = open_dataset(matched.data)
@@ -310,8 +310,8 @@ def test_several_seeds_give_mean_and_spread(finished, tmp_path):
 
 
 def test_the_threshold_is_chosen_on_held_out_photographs(finished, tmp_path, monkeypatch, capsys):
+    from psdiff_jax import modes as run
     from psdiff_jax.data.records import open_dataset
-    from psdiff_jax.evaluation import run
     from psdiff_jax.evaluation.calibration import Calibration
 
     config, workdir = finished

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from psdiff_jax.datasets.mat_file import load_mat
+from psdiff_jax.datasets.common.mat import load_mat
 from psdiff_jax.errors import InputError
 
 RESTORE = "restore it from the CUHK-SYSU release"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from psdiff_jax.datasets.common.folder import FolderBuilder, digest
 from psdiff_jax.datasets.cuhk_sysu import reader
-from psdiff_jax.datasets.folder import FolderBuilder, digest
 
 
 class CuhkSysu(FolderBuilder):

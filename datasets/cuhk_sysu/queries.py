@@ -19,12 +19,12 @@ import numpy as np
 
 from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.data.schema import UNLABELLED
-from psdiff_jax.datasets import checks
-from psdiff_jax.datasets.contents import ERROR, KNOWN, WARNING, Contents, Query
+from psdiff_jax.datasets.common import checks
+from psdiff_jax.datasets.common.boxes import place_box
+from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, Contents, Query
 from psdiff_jax.datasets.cuhk_sysu.annotations import RESTORE
+from psdiff_jax.datasets.cuhk_sysu.images import DAMAGED, Photograph, as_text, label
 from psdiff_jax.datasets.cuhk_sysu.lists import RawList
-from psdiff_jax.datasets.cuhk_sysu.photographs import DAMAGED, Photograph, as_text, label
-from psdiff_jax.datasets.rectangles import place_box
 
 UNKNOWN_PHOTOGRAPH = "list names an unknown photograph"
 REPEATED = "photograph twice in one gallery"

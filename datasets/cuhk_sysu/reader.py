@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from psdiff_jax.data.schema import UNLABELLED
-from psdiff_jax.datasets import checks
-from psdiff_jax.datasets.contents import ERROR, KNOWN, WARNING, Contents
+from psdiff_jax.datasets.common import checks
+from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, Contents
 from psdiff_jax.datasets.cuhk_sysu.annotations import RESTORE, read_pool, read_train
+from psdiff_jax.datasets.cuhk_sysu.images import Photograph, label, read_photographs
 from psdiff_jax.datasets.cuhk_sysu.lists import read_list
-from psdiff_jax.datasets.cuhk_sysu.photographs import Photograph, label, read_photographs
 from psdiff_jax.datasets.cuhk_sysu.queries import SUBSET_QUERY, UNKNOWN_PHOTOGRAPH, Asked, gallery_list, note_faults
 from psdiff_jax.errors import InputError
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from psdiff_jax.datasets.contents import Contents
+from psdiff_jax.datasets.common.folder import FolderBuilder, digest
+from psdiff_jax.datasets.common.records import Contents
 from psdiff_jax.datasets.custom import reader
-from psdiff_jax.datasets.custom.photographs import find_photograph, folders
-from psdiff_jax.datasets.folder import FolderBuilder, digest
+from psdiff_jax.datasets.custom.images import find_photograph, folders
 
 
 class Custom(FolderBuilder):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from psdiff_jax.datasets.contents import ERROR, KNOWN, WARNING, Contents
+from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, Contents
 from psdiff_jax.datasets.custom.listing import (
     SPLITS,
     Listing,

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from psdiff_jax.data.schema import UNKNOWN, UNLABELLED
-from psdiff_jax.datasets import checks
-from psdiff_jax.datasets.contents import ERROR, KNOWN, WARNING, Contents, Query, Scene
+from psdiff_jax.datasets.common import checks
+from psdiff_jax.datasets.common.boxes import place_box
+from psdiff_jax.datasets.common.query_sampling import add_drawn_queries
+from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, Contents, Query, Scene
 from psdiff_jax.datasets.custom.coco import read_coco
+from psdiff_jax.datasets.custom.images import checked_header, find_photograph, folders
 from psdiff_jax.datasets.custom.listing import Listing, Person, numbered
-from psdiff_jax.datasets.custom.photographs import checked_header, find_photograph, folders
 from psdiff_jax.datasets.custom.table import read_table
-from psdiff_jax.datasets.draw_queries import add_drawn_queries
-from psdiff_jax.datasets.rectangles import place_box
 from psdiff_jax.errors import InputError
 
 FORMATS: dict[str, Callable] = {".json": read_coco, ".csv": read_table}

@@ -13,7 +13,7 @@ import dataclasses
 import io
 from pathlib import Path
 
-from psdiff_jax.datasets.contents import ERROR, WARNING, Contents
+from psdiff_jax.datasets.common.records import ERROR, WARNING, Contents
 from psdiff_jax.datasets.custom.listing import (
     SPLITS,
     Listing,

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from psdiff_jax.datasets.contents import Contents
-from psdiff_jax.datasets.folder import FolderBuilder, digest
+from psdiff_jax.datasets.common.folder import FolderBuilder, digest
+from psdiff_jax.datasets.common.records import Contents
 from psdiff_jax.datasets.mot import reader
 
 

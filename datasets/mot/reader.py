@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from psdiff_jax.data.schema import UNLABELLED
-from psdiff_jax.datasets import checks
-from psdiff_jax.datasets.contents import ERROR, KNOWN, WARNING, Contents, Scene
-from psdiff_jax.datasets.draw_queries import add_drawn_queries
-from psdiff_jax.datasets.images import read_header
+from psdiff_jax.datasets.common import checks
+from psdiff_jax.datasets.common.boxes import place_box
+from psdiff_jax.datasets.common.images import read_header
+from psdiff_jax.datasets.common.query_sampling import add_drawn_queries
+from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, Contents, Scene
 from psdiff_jax.datasets.mot.sequence import MotSequence, Row, check_photographs, check_sizes, read_rows
-from psdiff_jax.datasets.rectangles import place_box
 from psdiff_jax.errors import InputError
 
 _COPY = re.compile(r"(.+)-(DPM|FRCNN|SDP)")  # MOT17 has each sequence once for every public detector

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from psdiff_jax.datasets.contents import ERROR, KNOWN, WARNING, Contents
-from psdiff_jax.datasets.images import IMAGE_SUFFIXES
+from psdiff_jax.datasets.common.images import IMAGE_SUFFIXES
+from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, Contents
 from psdiff_jax.errors import InputError
 
 PEDESTRIAN = 1

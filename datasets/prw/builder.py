@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from psdiff_jax.datasets.folder import FolderBuilder, digest
+from psdiff_jax.datasets.common.folder import FolderBuilder, digest
 from psdiff_jax.datasets.prw import files, reader
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from psdiff_jax.datasets.images import read_header
-from psdiff_jax.datasets.mat_file import load_mat
+from psdiff_jax.datasets.common.images import read_header
+from psdiff_jax.datasets.common.mat import load_mat
 from psdiff_jax.errors import InputError
 
 BOX_KEYS = ("box_new", "anno_file", "anno_previous")

@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 
 from psdiff_jax.data.schema import UNKNOWN, UNLABELLED
-from psdiff_jax.datasets import checks
-from psdiff_jax.datasets.contents import ERROR, KNOWN, WARNING, Contents, Query, Scene
+from psdiff_jax.datasets.common import checks
+from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, Contents, Query, Scene
 from psdiff_jax.datasets.prw import files, release
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.detection import box_iou

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from psdiff_jax.datasets.contents import KNOWN, WARNING, Contents, Scene
+from psdiff_jax.datasets.common.records import KNOWN, WARNING, Contents, Scene
 from psdiff_jax.datasets.prw import files
 from psdiff_jax.errors import InputError
 

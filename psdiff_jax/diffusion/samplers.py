@@ -24,7 +24,7 @@ class SamplerSpec:
     time_power: how the times are spaced, see `schedule.sampling_times`.
     solver: "ddim", "dpm" (DPM-Solver) or "dpm++" (DPM-Solver++), see `solvers.solver_table`. order: 1 to 3, of the
     latter two. They are deterministic and do not look at eta; DDIM does not look at order.
-    ensemble: whether the predictions of all steps are pooled before NMS (evaluation.predict).
+    ensemble: whether the predictions of all steps are pooled before NMS (inference.predictor).
     """
 
     slots: int = 300

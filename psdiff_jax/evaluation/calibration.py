@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from psdiff_jax.data.detections import Detections
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.embeddings import Detections
+from psdiff_jax.evaluation.matches import stand_by_annotations
 from psdiff_jax.evaluation.person_search import precision_of, right_detections
 from psdiff_jax.evaluation.protocols import query_images
 from psdiff_jax.evaluation.similarity import NOWHERE, kept_detections, similarities
-from psdiff_jax.evaluation.truths import stand_by_annotations
 
 if TYPE_CHECKING:
     from psdiff_jax.data.records import Annotations, Queries

@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from psdiff_jax.data.detections import Detections
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.detection import judged_detections
-from psdiff_jax.evaluation.embeddings import Detections
 from psdiff_jax.evaluation.evaluate import threshold_at
-from psdiff_jax.evaluation.naming import size_order
+from psdiff_jax.evaluation.matches import stand_by_annotations, stand_by_list
 from psdiff_jax.evaluation.person_search import inside_gallery, right_detections
 from psdiff_jax.evaluation.protocols import Protocol
 from psdiff_jax.evaluation.similarity import NOWHERE, kept_detections, similarities
-from psdiff_jax.evaluation.truths import stand_by_annotations, stand_by_list
 from psdiff_jax.files import write_atomically
+from psdiff_jax.report.naming import size_order
 
 if TYPE_CHECKING:
     from psdiff_jax.data.records import Annotations, Queries

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from psdiff_jax.data.detections import Detections
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.embeddings import Detections
 
 if TYPE_CHECKING:
     from psdiff_jax.data.records import Annotations

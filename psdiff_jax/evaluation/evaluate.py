@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from psdiff_jax.data.detections import Detections
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.detection import coco_metrics, detection_metrics
-from psdiff_jax.evaluation.embeddings import Detections
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import Protocol
 from psdiff_jax.evaluation.reranking import Reranking, parse_rerankings

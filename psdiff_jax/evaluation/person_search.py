@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from psdiff_jax.evaluation.embeddings import Detections
+from psdiff_jax.data.detections import Detections
+from psdiff_jax.evaluation.matches import Standing, stand_by_annotations, stand_by_list
 from psdiff_jax.evaluation.protocols import Protocol, query_images
 from psdiff_jax.evaluation.reranking import PLAIN, Reranking, Scorings
 from psdiff_jax.evaluation.similarity import NOWHERE, Kept, kept_detections, similarities
-from psdiff_jax.evaluation.truths import Standing, stand_by_annotations, stand_by_list
 
 if TYPE_CHECKING:
     from psdiff_jax.data.records import Annotations, Queries

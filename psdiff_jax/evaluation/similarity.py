@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from psdiff_jax.data.detections import Detections
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.detection import image_rows
-from psdiff_jax.evaluation.embeddings import Detections
-from psdiff_jax.evaluation.truths import Rows
+from psdiff_jax.evaluation.matches import Rows
 
 if TYPE_CHECKING:
     from psdiff_jax.data.records import Annotations, Queries

@@ -16,15 +16,15 @@ from psdiff_jax.convert.backbone import load_backbone
 from psdiff_jax.data.pipeline import eval_batches, reading_threads, train_batches
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.drawing import draw_boxes
-from psdiff_jax.evaluation.predict import Predictor
+from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.models.psdiff import PSDiff
 from psdiff_jax.models.weights import load_npz, save_npz
+from psdiff_jax.report.drawing import draw_boxes
+from psdiff_jax.teacher.train import open_targets
 from psdiff_jax.training.checkpoint import Checkpoints
 from psdiff_jax.training.loop import fit
 from psdiff_jax.training.optimizer import learning_rate, make_optimizer
 from psdiff_jax.training.step import TrainState, create_state, make_train_step
-from psdiff_jax.training.teacher import open_targets
 from psdiff_jax.training.writer import MetricWriter
 
 PICTURES = 2  # photographs that TensorBoard shows

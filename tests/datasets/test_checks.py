@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from psdiff_jax.data.galleries import GalleryList
-from psdiff_jax.datasets.checks import check, same_boxes
-from psdiff_jax.datasets.contents import Contents, Query, Scene
+from psdiff_jax.datasets.common.checks import check, same_boxes
+from psdiff_jax.datasets.common.records import Contents, Query, Scene
 
 
 def scene(name, *people):

@@ -10,7 +10,7 @@ import scipy.io
 from ml_collections import ConfigDict
 
 from psdiff_jax.data.records import open_dataset
-from psdiff_jax.datasets.contents import KNOWN, WARNING
+from psdiff_jax.datasets.common.records import KNOWN, WARNING
 from psdiff_jax.datasets.cuhk_sysu import lists, matlab, reader
 from psdiff_jax.errors import InputError
 

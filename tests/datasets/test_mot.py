@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from psdiff_jax.data.records import open_dataset
-from psdiff_jax.datasets.contents import Contents
+from psdiff_jax.datasets.common.records import Contents
 from psdiff_jax.datasets.mot.reader import read
 from psdiff_jax.errors import InputError
 

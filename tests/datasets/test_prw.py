@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from psdiff_jax.data.pipeline import eval_batches, train_batches
 from psdiff_jax.data.records import open_dataset
-from psdiff_jax.datasets.checks import check
+from psdiff_jax.datasets.common.checks import check
 from psdiff_jax.datasets.prw import files, reader, release
 from psdiff_jax.errors import InputError
 

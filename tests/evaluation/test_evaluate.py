@@ -9,9 +9,9 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.evaluate import evaluate, threshold_at, write_evaluation
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
-from psdiff_jax.evaluation.ranking import hits_of_query, rank
 from psdiff_jax.evaluation.seeds import mean_and_sd
-from psdiff_jax.evaluation.table import format_hits, format_table
+from psdiff_jax.inference.ranking import hits_of_query, rank
+from psdiff_jax.report.table import format_hits, format_table
 
 
 @pytest.fixture

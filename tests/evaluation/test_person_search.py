@@ -13,11 +13,11 @@ from sklearn.metrics import average_precision_score
 from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation import person_search, reranking, similarity
+from psdiff_jax.evaluation.matches import truth_threshold
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import Protocol, make_protocols
 from psdiff_jax.evaluation.reranking import _match_one, parse_rerankings
 from psdiff_jax.evaluation.similarity import check_queries
-from psdiff_jax.evaluation.truths import truth_threshold
 
 BOX = (0, 0, 40, 100)
 FAR = (200, 200, 240, 300)

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.compare import compare
-from psdiff_jax.evaluation.finished import read_runs
+from psdiff_jax.report.compare import compare
+from psdiff_jax.report.runs import read_runs
 
-from ..evaluation.html_check import Page
+from ..report.html_check import Page
 from .loading import load_script
 
 LEAF = {"mAP": 0.5, "top-1": 0.6, "top-5": 0.7, "top-10": 0.8, "queries": 9, "queries_total": 9,

@@ -14,9 +14,11 @@ import pytest
 import scipy.io
 
 from psdiff_jax.data.records import BUILDERS
-from psdiff_jax.datasets import decoding, validation, validation_page
-from psdiff_jax.datasets.contents import Contents, Query, Scene
+from psdiff_jax.datasets.common.records import Contents, Query, Scene
 from psdiff_jax.datasets.prw import release
+from psdiff_jax.datasets.validation import decoding
+from psdiff_jax.datasets.validation import validate as validation
+from psdiff_jax.report import validation_page
 
 from ..datasets.cuhk_tree import write_tree
 from ..datasets.custom_tree import json_tree

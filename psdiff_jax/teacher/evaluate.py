@@ -1,0 +1,169 @@
+"""How good a teacher is, before anything is trained on it: `--mode evaluate_teacher`.
+
+A teacher of kind "trained" is trained first where `teacher_folder(config, workdir)` does not hold it yet, so that one
+command trains a teacher and says what it is worth:
+
+    python -m psdiff_jax.main --config configs/cuhk03_teacher.py ... --mode evaluate_teacher
+
+Two ways of scoring, both on the truth boxes of gallery and queries. Re-ID style ranks crops against crops
+(`evaluation.reid`). Person-search style gives the truth boxes to the ordinary evaluator: what PSDiff would reach with
+perfect boxes and perfectly denoised embeddings. Where the teacher is wider than config.model.embedding_dim both are
+also scored after the PCA, and the difference is what the narrower embedding costs.
+
+`workdir/teacher_evaluation.json` holds fractions from 0 to 1, by embedding ("2048-d", "256-d (PCA)"):
+
+    {"teacher": {kind, source, dim, ...}, "dataset": title, "counts": {...}, "embeddings": [...],
+     "protocols": {name: description}, "reid": {rule: {embedding: {mAP, top-1, ..., queries, gallery}}},
+     "search": {protocol: {gallery size: {embedding: {mAP, top-1, ...}}}}, "pca": {variance, mAP_loss} or null}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psdiff_jax import parallel
+from psdiff_jax.data.detections import Detections
+from psdiff_jax.data.pipeline import reading_threads
+from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.evaluate import count
+from psdiff_jax.evaluation.person_search import score_search
+from psdiff_jax.evaluation.protocols import Protocol
+from psdiff_jax.evaluation.reid import cross_camera_queries, reid_scores
+from psdiff_jax.files import write_atomically
+from psdiff_jax.modes import protocols_of
+from psdiff_jax.report.naming import gallery_name
+from psdiff_jax.report.table import align
+from psdiff_jax.teacher.projection import FILE, Projection
+from psdiff_jax.teacher.targets import Targets, teacher_detections
+from psdiff_jax.teacher.train import open_targets, open_teacher
+from psdiff_jax.training.loop import fit
+from psdiff_jax.training.train import teacher_folder
+from psdiff_jax.training.writer import MetricWriter
+
+RESULT = "teacher_evaluation.json"
+SCORED = ("gallery", "query")
+RULES = {
+    "cross-camera": "the person's crops from the query's camera are left out (Market-1501)",
+    "any camera": "only the query's own photograph is left out",
+}
+
+
+def evaluate_teacher(
+    config: Any, workdir: Path, dataset: PreparedDataset, train_set: PreparedDataset | None = None
+) -> dict[str, Any]:
+    """Trains the teacher if need be, scores it, prints a table and writes `workdir/teacher_evaluation.json`.
+
+    dataset: whose gallery and queries are looked at. train_set: where the teacher is trained and the PCA fitted; None:
+    the same one. What comes back is the file's content; empty on all processes but the first.
+    """
+    if not len(dataset.queries()):
+        raise InputError(f"config.data: dataset {dataset.name} has no queries to evaluate a teacher on")
+    protocols = protocols_of(config, dataset)  # a mistake in them is told before the training
+    variants, teacher = _embeddings(config, workdir, dataset, train_set or dataset)
+    if not parallel.is_main_process():
+        return {}
+    counts = count(dataset.annotations("gallery"), dataset.queries())
+    result = {"teacher": teacher, "dataset": dataset.title, "counts": counts, "embeddings": list(variants)}
+    result |= score_targets(variants, dataset, protocols)
+    result["pca"] = _loss(result, teacher)
+    write_atomically(Path(workdir) / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    print(format_teacher(result), flush=True)
+    return result
+
+
+def _embeddings(
+    config: Any, workdir: Path, dataset: PreparedDataset, train_set: PreparedDataset
+) -> tuple[dict[str, Targets], dict[str, Any]]:
+    """({name: embeddings of gallery and queries}, what the teacher is): as they are, and after a PCA if one is due."""
+    folder, width, workers = teacher_folder(config, workdir), config.model.embedding_dim, reading_threads(config.data)
+    opened = None
+    if config.teacher.kind != "file":
+        with MetricWriter(workdir) as writer:
+            opened = open_teacher(config.teacher, train_set, folder, seed=config.seed, workers=workers,
+                                  fit=partial(fit, writer=writer, mesh=parallel.make_mesh(), prefix="teacher"))
+    open_width = partial(open_targets, config.teacher, dataset, folder, SCORED, train_set=train_set, teacher=opened,
+                         workers=workers)
+    own = open_width(embedding_dim=None)
+    teacher = {"kind": config.teacher.kind, "source": own.source, "dim": own.dim}
+    variants = {f"{own.dim}-d": own}
+    if own.dim != width:
+        variants[f"{width}-d (PCA)"] = open_width(embedding_dim=width)
+        teacher["pca_variance"] = Projection.load(folder / FILE).kept
+    return variants, teacher
+
+
+def score_targets(
+    variants: Mapping[str, Targets], dataset: PreparedDataset, protocols: Sequence[Protocol]
+) -> dict[str, Any]:
+    """{"protocols", "reid", "search"} of some embeddings of one dataset's gallery and queries."""
+    annotations, queries = dataset.annotations("gallery"), dataset.queries()
+    found: dict[str, Any] = {"protocols": {p.name: p.description for p in protocols}, "reid": {}, "search": {}}
+    for name, targets in variants.items():
+        gallery, query = (teacher_detections(targets, dataset, split) for split in SCORED)
+        for rule, scores in crop_scores(gallery, query, dataset).items():
+            found["reid"].setdefault(rule, {})[name] = scores
+        for search in score_search(gallery, query, annotations, queries, protocols, 0.0, label=f"search, {name}"):
+            sizes = found["search"].setdefault(search.name, {})
+            sizes.setdefault(str(search.protocol.size), {})[name] = search.summary()
+    return found
+
+
+def crop_scores(gallery: Detections, query: Detections, dataset: PreparedDataset) -> dict[str, dict[str, float | int]]:
+    """Re-ID scores of truth crops by each of `RULES`; the first only where two cameras have seen a query's person."""
+    annotations, queries = dataset.annotations("gallery"), dataset.queries()
+    position = {name: i for i, name in enumerate(annotations.image_names)}
+    own_Q = np.asarray([position[name] for name in queries.image_names], np.int64)
+    people = np.concatenate([np.zeros(0, np.int64), *annotations.person_ids, queries.person_ids])
+    photographs = np.concatenate([gallery.image_index, own_Q])
+    cameras = np.asarray(annotations.cameras)[photographs]
+    embeddings = np.concatenate([gallery.embeddings, query.embeddings])
+    rows = {"gallery": np.arange(len(gallery)), "queries": len(gallery) + np.arange(len(query))}
+    scored = {}
+    across = people[cross_camera_queries(people, cameras)]  # whom two cameras have seen: in videos nobody at times
+    if np.isin(queries.person_ids, across).any():
+        scored["cross-camera"] = reid_scores(embeddings, people, cameras, photographs=photographs, **rows)
+    return scored | {"any camera": reid_scores(embeddings, people, photographs=photographs, **rows)}
+
+
+def _loss(result: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the PCA costs, as fractions of mAP: {"variance": share kept, "mAP_loss": {way of scoring: difference}}."""
+    if "pca_variance" not in teacher:
+        return None
+    own, narrow = result["embeddings"]
+    scored = {name: by[own]["mAP"] - by[narrow]["mAP"] for name, by in _scored(result)}
+    return {"variance": teacher["pca_variance"], "mAP_loss": scored}
+
+
+def _scored(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Mapping[str, float]]]]:
+    """[(way of scoring in words, {embedding: numbers})] of everything in the result."""
+    search = [
+        (f"search, {gallery_name(protocol, size)}", by)
+        for protocol, sizes in result["search"].items() for size, by in sizes.items()
+    ]  # fmt: skip
+    return [*((f"re-ID, {rule}", by) for rule, by in result["reid"].items()), *search]
+
+
+def format_teacher(result: Mapping[str, Any]) -> str:
+    """The numbers as a table in percent, with what they stand on above and what to know about them below."""
+    counts, teacher = result["counts"], result["teacher"]
+    rows = [["", "embedding", "mAP", "top-1", "top-5", "top-10", "queries"]]
+    for what, by in _scored(result):
+        for name, numbers in by.items():
+            rates = [f"{100 * numbers[key]:.1f}" for key in ("mAP", "top-1", "top-5", "top-10")]
+            rows.append([what, name, *rates, f"{numbers['queries']:,}"])
+    heads, _, *table = align(rows, left=(0, 1))
+    head = " · ".join(f"{number:,} {key.replace('_', ' ')}" for key, number in counts.items())
+    notes = [f"re-ID, {rule}: {RULES[rule]}" for rule in result["reid"]]
+    notes += ["search: the ordinary evaluator on the truth boxes, an upper line for PSDiff with this teacher"]
+    if result["pca"]:
+        lost = "; ".join(f"{name} {100 * loss:+.1f}" for name, loss in result["pca"]["mAP_loss"].items())
+        notes.append(f"PCA keeps {100 * result['pca']['variance']:.1f}% of the variance; mAP lost: {lost}")
+    made = f"teacher ({teacher['kind']}): {teacher['source']}, {teacher['dim']}-d"
+    return "\n".join([made, f"{result['dataset']}: {head}", "", heads, *table, "", *notes])

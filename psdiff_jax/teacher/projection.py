@@ -1,0 +1,210 @@
+"""Embeddings of another width: principal components (PCA), fitted on the people of the train split.
+
+    teacher = teacher_of_width(teacher, dataset, 256, folder=folder)     a CropTeacher, 512-d before
+    targets = targets_of_width(file_targets(path, dataset), 256, folder=folder)
+    teacher.projection.kept                                              share of the variance that 256 of 512 keep
+
+The projection lies in `<folder>/projection.npz`, beside the targets, and is fitted again when what it was fitted on
+changes.
+
+Legend: N embeddings, E their width, D the width wanted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psdiff_jax.errors import InputError
+from psdiff_jax.files import locked, write_atomically, writing
+from psdiff_jax.teacher.targets import UNPROJECTED, CropTeacher, Targets, network_targets
+
+ROWS_AT_ONCE = 8192
+FILE = "projection.npz"
+
+
+@dataclass(frozen=True)
+class Projection:
+    """(x - mean) @ basis, scaled to length one.
+
+    Attributes:
+      mean: float32 [E]. basis: float32 [E,D], a direction a column by falling variance; divided by the standard
+        deviation along it when `whiten`. Directions that the embeddings it was fitted on do not span are zero.
+      kept: share of their variance that lies in these directions, 0..1.
+      fitted_on: digest of them.
+    """
+
+    mean: np.ndarray
+    basis: np.ndarray
+    kept: float
+    whiten: bool
+    fitted_on: str
+
+    def __call__(self, embeddings: np.ndarray) -> np.ndarray:
+        """[N,E] -> float32 [N,D] of length one; a row without any part in these directions stays zero."""
+        rows = (np.asarray(embeddings, np.float64) - self.mean) @ self.basis
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-12).astype(np.float32)
+
+    @cached_property
+    def hash(self) -> str:
+        """Digest of mean and basis: all that decides an embedding."""
+        return _digest(self.mean, self.basis)
+
+    def describe(self) -> str:
+        """One phrase: `PCA of 512-d embeddings to 256-d, 97.3% of the variance kept`."""
+        width, dim = self.basis.shape
+        how = " and whitening" if self.whiten else ""
+        return f"PCA{how} of {width}-d embeddings to {dim}-d, {100 * self.kept:.1f}% of the variance kept"
+
+    def save(self, path: str | Path) -> None:
+        """Writes the `.npz` whole or not at all; InputError where it cannot be written."""
+        content = io.BytesIO()
+        np.savez(content, **{name: np.asarray(value) for name, value in vars(self).items() if name in _FIELDS})
+        with writing(Path(path)):
+            write_atomically(Path(path), content.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Projection:
+        """Raises InputError naming what the file lacks."""
+        from psdiff_jax.models.weights import read_npz
+
+        arrays = read_npz(path)
+        missing = [name for name in _FIELDS if name not in arrays]
+        if missing:
+            raise InputError(f"{path}: not a projection, it has no array {missing[0]!r}; delete it to fit another")
+        kept, whiten, fitted_on = (arrays[name].item() for name in _FIELDS[2:])
+        return cls(arrays["mean"], arrays["basis"], float(kept), bool(whiten), str(fitted_on))
+
+
+_FIELDS = ("mean", "basis", "kept", "whiten", "fitted_on")
+
+
+def fit_pca(embeddings: np.ndarray, dim: int, whiten: bool = False) -> Projection:
+    """The `dim` directions of largest variance of `embeddings` [N,E], exact, in float64.
+
+    Of each direction the sign is chosen that makes its largest entry positive. Where N or E is too small to give `dim`
+    directions the rest are zero: no distance is lost.
+
+    Raises:
+      InputError: embeddings that are all the same, or not finite.
+    """
+    if dim < 1:
+        raise InputError(f"config.model.embedding_dim is {dim}: embeddings need a width of 1 or more")
+    mean, covariance = _moments(embeddings)
+    if not np.isfinite(covariance).all():
+        raise InputError("PCA: some embeddings of the train split are not finite; repair the teacher")
+    directions, variances, _ = np.linalg.svd(covariance, hermitian=True)
+    rank = _rank(variances, len(embeddings))
+    if rank == 0:
+        raise InputError(
+            f"PCA: the {len(embeddings)} embeddings of the train split are all the same; it needs people that differ"
+        )
+    count = min(dim, rank)
+    basis = np.zeros((len(mean), dim))
+    basis[:, :count] = directions[:, :count]
+    basis *= np.where(basis[np.abs(basis).argmax(axis=0), np.arange(dim)] < 0, -1, 1)
+    if whiten:
+        basis[:, :count] /= np.sqrt(variances[:count])
+    kept = float(variances[:count].sum() / variances.sum())
+    return Projection(mean.astype(np.float32), basis.astype(np.float32), kept, whiten, _digest(embeddings))
+
+
+def _moments(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64 mean [E] and covariance [E,E] (divided by N-1) of rows that may be memory-mapped."""
+    count, width = embeddings.shape
+    parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, count, ROWS_AT_ONCE)]
+    mean = sum((np.asarray(embeddings[part], np.float64).sum(axis=0) for part in parts), np.zeros(width))
+    mean /= max(count, 1)
+    covariance = np.zeros((width, width))
+    for part in parts:
+        centred = np.asarray(embeddings[part], np.float64) - mean
+        covariance += centred.T @ centred
+    return mean, covariance / max(count - 1, 1)
+
+
+def _rank(variances: np.ndarray, count: int) -> int:
+    """How many directions N rows truly span: N-1 at most, and none of rounding errors (the rows are float32)."""
+    floor = max(variances[0], 0.0) * len(variances) * np.finfo(np.float32).eps ** 2
+    return min(int((variances > max(floor, 1e-14)).sum()), max(count - 1, 0))
+
+
+def project(teacher: CropTeacher, projection: Projection) -> CropTeacher:
+    """`teacher` with embeddings that are projected, and of length one again."""
+    width, dim = projection.basis.shape
+    if width != teacher.dim:
+        raise InputError(f"{teacher.title}: gives {teacher.dim}-d embeddings, the projection takes {width}-d ones")
+    return replace(
+        teacher, embed=lambda crops: projection(np.asarray(teacher.embed(crops))), dim=dim,
+        hash=f"{teacher.hash}-{projection.hash}", title=f"{teacher.title}, {projection.describe()}", base=teacher,
+        projection=projection,
+    )  # fmt: skip
+
+
+def teacher_of_width(
+    teacher: CropTeacher, dataset: Any, dim: int, *, folder: str | Path, whiten: bool = False, batch: int = 256,
+    workers: int = 1,
+) -> CropTeacher:  # fmt: skip
+    """`teacher` itself where it is `dim` wide, otherwise projected by the PCA of the train split's crops.
+
+    What the network gives is kept in `<folder>/unprojected`, where `network_targets` in `folder` finds it again.
+    """
+    if teacher.dim == dim:
+        return teacher
+    before = Path(folder) / UNPROJECTED
+    targets = network_targets(teacher, dataset, ("train",), folder=before, batch=batch, workers=workers)
+    return project(teacher, _kept_projection(targets.all("train"), dim, whiten, Path(folder), teacher.title))
+
+
+def targets_of_width(targets: Targets, dim: int, *, folder: str | Path, whiten: bool = False) -> Targets:
+    """`targets`, of `train` at least, themselves where they are `dim` wide, otherwise projected likewise."""
+    if targets.dim == dim:
+        return targets
+    projection = _kept_projection(targets.all("train"), dim, whiten, Path(folder), targets.source)
+    return targets.map(projection, projection.describe())
+
+
+def _kept_projection(embeddings: np.ndarray, dim: int, whiten: bool, folder: Path, title: str) -> Projection:
+    """The projection in `folder` where it is of these embeddings and of this kind; otherwise it is fitted."""
+    path = folder / FILE
+    wanted = {"embeddings": _digest(embeddings), "width": dim, "whitening": whiten}
+    kept, _ = _load_fresh(path, wanted)
+    if kept is None:
+        with locked(path.with_suffix(".lock"), f"fits {path}"):
+            kept, differs = _load_fresh(path, wanted)  # another process may have been faster
+            if differs:
+                print(f"{path} is stale ({', '.join(differs)} changed): fitting it again", file=sys.stderr, flush=True)
+            if kept is None:
+                kept = fit_pca(embeddings, dim, whiten)
+                kept.save(path)
+                print(f"{title}: {kept.describe()}", file=sys.stderr, flush=True)
+    return kept
+
+
+def _load_fresh(path: Path, wanted: dict[str, Any]) -> tuple[Projection | None, list[str]]:
+    """(the projection, or None; what makes the file unusable)."""
+    if not path.is_file():
+        return None, []
+    try:
+        kept = Projection.load(path)
+        has = {"embeddings": kept.fitted_on, "width": kept.basis.shape[1], "whitening": kept.whiten}
+    except (InputError, ValueError, IndexError):
+        return None, ["its format"]
+    differs = [name for name, value in wanted.items() if has[name] != value]
+    return (None if differs else kept), differs
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array, "<f4")
+        digest.update(f"{array.shape}".encode())
+        digest.update(array)
+    return digest.hexdigest()[:16]

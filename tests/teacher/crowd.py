@@ -1,0 +1,62 @@
+"""A crowd in memory and its targets, for tests and for the processes that they start and kill.
+
+    python crowd.py FOLDER PAUSE
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from psdiff_jax.data.schema import Annotations
+from psdiff_jax.teacher.targets import CropTeacher, network_targets
+
+SIZE = (48, 64)
+PEOPLE, DIM, BATCH = 120, 32, 16
+
+
+class Crowd:
+    """60 photographs of 0 to 4 people in noise: a PreparedDataset with a train split."""
+
+    name = "crowd"
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        corners = [rng.uniform(0, 20, (i % 5, 2)) for i in range(60)]
+        self.boxes = [np.concatenate([c, c + rng.uniform(10, 25, c.shape)], 1) for c in corners]
+        images = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in corners]
+        self.train_source = [{"image": cv2.imencode(".png", image)[1].tobytes()} for image in images]
+
+    def annotations(self, split):
+        count = len(self.boxes)
+        return Annotations(
+            tuple(f"{i}.png" for i in range(count)), np.full((count, 2), SIZE, np.int32), np.zeros(count, np.int32),
+            np.arange(count), tuple(b.astype(np.float32) for b in self.boxes),
+            tuple(np.full(len(b), -1) for b in self.boxes),
+        )  # fmt: skip
+
+
+def crowd_targets(folder, pause=0.0, teacher="abc", fail_at=None):
+    """Targets of the crowd by a small random network; every call leaves a line in `calls`."""
+    folder = Path(folder)
+    weights = np.random.default_rng(1).normal(size=(16 * 8 * 3, DIM)).astype(np.float32)
+    calls = []
+
+    def embed(crops):
+        calls.append(len(crops))
+        if len(calls) == fail_at:
+            raise KeyboardInterrupt
+        with (folder / "calls").open("a") as file:
+            file.write(f"{len(crops)}\n")
+        time.sleep(pause)
+        x = np.tanh(crops.reshape(len(crops), -1).astype(np.float32) / 255 - 0.5) @ weights
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    crops = CropTeacher(embed, DIM, teacher, (16, 8), "crowd")
+    return network_targets(crops, Crowd(), folder=folder, batch=BATCH).all("train")
+
+
+if __name__ == "__main__":
+    crowd_targets(sys.argv[1], float(sys.argv[2]))
