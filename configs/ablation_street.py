@@ -18,9 +18,16 @@ def get_config() -> ConfigDict:
     config.model.update({"backbone_weights": "", "self_attention": True, "side": 5, "pool": "mean"})
     config.noise.update({"slots": 32})
     config.sampler.time_power = 1.0
-    config.train.update({
-        "init_from": str(PRETRAINED / "street_psdiff.npz"), "init_parts": ("backbone", "fpn"),
-        "frozen": ("backbone", "fpn"), "steps": 2000, "warmup": 100, "ema_decay": 0.99, "image_every": 100_000,
-    })
+    config.train.update(
+        {
+            "init_from": str(PRETRAINED / "street_psdiff.npz"),
+            "init_parts": ("backbone", "fpn"),
+            "frozen": ("backbone", "fpn"),
+            "steps": 2000,
+            "warmup": 100,
+            "ema_decay": 0.99,
+            "image_every": 100_000,
+        }
+    )
     config.evaluate.update({"steps": (1, 8), "strips": 0})
     return config

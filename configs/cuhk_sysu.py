@@ -16,8 +16,10 @@ from psdiff_jax.configs.base import get_config as base
 def get_config() -> ConfigDict:
     config = base()
     config.data.update({"name": "cuhk_sysu", "held_out": 0.05})
-    config.evaluate.update({
-        "protocols": ("listed:50,100,500,1000,2000,4000,all", "listed:occlusion,low_resolution"),
-        "reranking": ("cws", "cbgm:10,3"),
-    })
+    config.evaluate.update(
+        {
+            "protocols": ("listed:50,100,500,1000,2000,4000,all", "listed:occlusion,low_resolution"),
+            "reranking": ("cws", "cbgm:10,3"),
+        }
+    )
     return config

@@ -26,10 +26,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update({"name": "prw", "image_size": (576, 720), "max_boxes": 16, "cache": True})
     config.data.augment.update({"scale_jitter": (0.8, 1.25), "color": 0.2})
     config.teacher.update({"kind": "file", "file": "{root}/teacher_omz0277.npz"})
-    config.model.update({
-        "backbone": "resnet50_v1", "backbone_weights": "{root}/../weights/resnet50_v1_imagenet.npz",
-        "pool": "flatten",
-    })
+    config.model.update(
+        {
+            "backbone": "resnet50_v1",
+            "backbone_weights": "{root}/../weights/resnet50_v1_imagenet.npz",
+            "pool": "flatten",
+        }
+    )
     config.train.update({"steps": 12_000, "batch_size": 16, "learning_rate": 1e-4, "ema_decay": 0.999})
     config.evaluate.update({"protocols": ("whole", "temporal_gap:250"), "search_threshold": 0.3})
     if variant not in VARIANTS:

@@ -13,19 +13,51 @@ from psdiff_jax.configs.street_pretrain import get_config as pretrain
 
 def get_config(variant: str = "") -> ConfigDict:
     config = pretrain()
-    config.data.builder.update({
-        "train_images": 1800, "train_identities": 450, "gallery_images": 200, "test_identities": 80, "queries": 80,
-        "cameras": 6, "camera_seed": 1, "seed": 1,
-    })
+    config.data.builder.update(
+        {
+            "train_images": 1800,
+            "train_identities": 450,
+            "gallery_images": 200,
+            "test_identities": 80,
+            "queries": 80,
+            "cameras": 6,
+            "camera_seed": 1,
+            "seed": 1,
+        }
+    )
     # The shipped teacher is fine-tuned: its embedding space stays, so what PSDiff has learned stays good for it.
-    config.teacher.update({"init_from": str(PRETRAINED / "street_teacher.npz"), "steps": 100, "learning_rate": 3e-4,
-                           "warmup_steps": 20, "freeze_statistics": True})
-    config.train.update({"init_from": str(PRETRAINED / "street_psdiff.npz"), "steps": 1200, "learning_rate": 5e-4,
-                         "warmup": 50, "ema_decay": 0.995, "checkpoint_every": 200, "image_every": 600})
+    config.teacher.update(
+        {
+            "init_from": str(PRETRAINED / "street_teacher.npz"),
+            "steps": 100,
+            "learning_rate": 3e-4,
+            "warmup_steps": 20,
+            "freeze_statistics": True,
+        }
+    )
+    config.train.update(
+        {
+            "init_from": str(PRETRAINED / "street_psdiff.npz"),
+            "steps": 1200,
+            "learning_rate": 5e-4,
+            "warmup": 50,
+            "ema_decay": 0.995,
+            "checkpoint_every": 200,
+            "image_every": 600,
+        }
+    )
     config.model.backbone_weights = ""
     if variant == "smoke":
-        config.data.builder.update({"train_images": 24, "train_identities": 6, "gallery_images": 16,
-                                    "test_identities": 4, "queries": 4, "cameras": 2})
+        config.data.builder.update(
+            {
+                "train_images": 24,
+                "train_identities": 6,
+                "gallery_images": 16,
+                "test_identities": 4,
+                "queries": 4,
+                "cameras": 2,
+            }
+        )
         config.teacher.update({"steps": 2, "people": 4, "crops_per_person": 2})
         config.train.update({"steps": 4, "warmup": 1, "log_every": 2, "checkpoint_every": 2, "image_every": 4})
         config.evaluate.update({"steps": (1, 2), "protocols": ("sized:8,all",)})

@@ -20,13 +20,28 @@ def shrink(config: ConfigDict, image_size: tuple[int, int]) -> ConfigDict:
     config.data.update({"image_size": image_size, "cache": True})
     config.noise.update({"slots": 64})
     config.sampler.update({"slots": 64})
-    config.train.update({
-        "steps": 1_000, "batch_size": 8, "learning_rate": 5e-4, "warmup": 100, "schedule": "cosine",
-        "ema_decay": 0.995, "init_from": str(PRETRAINED / "street_psdiff.npz"), "checkpoint_every": 200,
-        "image_every": 500,
-    })
+    config.train.update(
+        {
+            "steps": 1_000,
+            "batch_size": 8,
+            "learning_rate": 5e-4,
+            "warmup": 100,
+            "schedule": "cosine",
+            "ema_decay": 0.995,
+            "init_from": str(PRETRAINED / "street_psdiff.npz"),
+            "checkpoint_every": 200,
+            "image_every": 500,
+        }
+    )
     if config.teacher.kind == "trained":
         config.teacher = small.teacher
-        config.teacher.update({"init_from": str(PRETRAINED / "street_teacher.npz"), "steps": 300,
-                               "learning_rate": 3e-4, "warmup_steps": 20, "freeze_statistics": True})
+        config.teacher.update(
+            {
+                "init_from": str(PRETRAINED / "street_teacher.npz"),
+                "steps": 300,
+                "learning_rate": 3e-4,
+                "warmup_steps": 20,
+                "freeze_statistics": True,
+            }
+        )
     return config

@@ -14,24 +14,61 @@ def get_config() -> ConfigDict:
     config = base()
     config.data.update({"name": "synthetic_street", "image_size": (160, 256), "max_boxes": 8, "cache": True})
     config.data.augment.update({"color": 0.1})
-    config.data.builder = ConfigDict({
-        "preset": "tiny", "train_images": 6000, "train_identities": 1500, "gallery_images": 300,
-        "test_identities": 100, "queries": 100, "cameras": 12, "camera_seed": 0, "seed": 0,
-    })
-    config.teacher.update({
-        "backbone": "small", "crop_size": (96, 48), "steps": 1500, "people": 32, "crops_per_person": 4,
-        "learning_rate": 2e-3, "weight_decay": 1e-4, "schedule": "cosine", "warmup_steps": 100, "jitter": 0.1,
-        "unlabelled": 0, "negatives": 0,
-    })
-    config.model.update({
-        "backbone": "small", "backbone_weights": "teacher", "dim": 64, "self_attention": False,
-        "pool": "flatten", "time_dim": 256, "sampling_ratio": 1, "canonical_size": 112.0, "dtype": "float32",
-    })
+    config.data.builder = ConfigDict(
+        {
+            "preset": "tiny",
+            "train_images": 6000,
+            "train_identities": 1500,
+            "gallery_images": 300,
+            "test_identities": 100,
+            "queries": 100,
+            "cameras": 12,
+            "camera_seed": 0,
+            "seed": 0,
+        }
+    )
+    config.teacher.update(
+        {
+            "backbone": "small",
+            "crop_size": (96, 48),
+            "steps": 1500,
+            "people": 32,
+            "crops_per_person": 4,
+            "learning_rate": 2e-3,
+            "weight_decay": 1e-4,
+            "schedule": "cosine",
+            "warmup_steps": 100,
+            "jitter": 0.1,
+            "unlabelled": 0,
+            "negatives": 0,
+        }
+    )
+    config.model.update(
+        {
+            "backbone": "small",
+            "backbone_weights": "teacher",
+            "dim": 64,
+            "self_attention": False,
+            "pool": "flatten",
+            "time_dim": 256,
+            "sampling_ratio": 1,
+            "canonical_size": 112.0,
+            "dtype": "float32",
+        }
+    )
     config.noise.update({"slots": 64})
     config.sampler.update({"slots": 64, "time_power": 2.0})
-    config.train.update({
-        "steps": 14_000, "batch_size": 8, "learning_rate": 1e-3, "warmup": 200, "schedule": "cosine",
-        "ema_decay": 0.999, "checkpoint_every": 500, "image_every": 2_000,
-    })
+    config.train.update(
+        {
+            "steps": 14_000,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "warmup": 200,
+            "schedule": "cosine",
+            "ema_decay": 0.999,
+            "checkpoint_every": 500,
+            "image_every": 2_000,
+        }
+    )
     config.evaluate.update({"protocols": ("sized:50,100,all",), "search_threshold": 0.3, "batch_size": 16})
     return config

@@ -37,15 +37,45 @@ CHOICES = {
 }
 PARTS = ("backbone", "fpn", "cdl")  # modules of a PSDiff
 AT_LEAST_ONE = (
-    "data.max_boxes", "model.dim", "model.embedding_dim", "model.side", "model.heads", "model.dynamic_width",
-    "model.time_dim", "model.num_cdl", "model.sampling_ratio", "diffusion.timesteps", "noise.slots",
-    "matching.candidates", "train.batch_size", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "sampler.slots", "evaluate.batch_size", "evaluate.max_detections",
+    "data.max_boxes",
+    "model.dim",
+    "model.embedding_dim",
+    "model.side",
+    "model.heads",
+    "model.dynamic_width",
+    "model.time_dim",
+    "model.num_cdl",
+    "model.sampling_ratio",
+    "diffusion.timesteps",
+    "noise.slots",
+    "matching.candidates",
+    "train.batch_size",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "sampler.slots",
+    "evaluate.batch_size",
+    "evaluate.max_detections",
 )
-NOT_NEGATIVE = ("train.steps", "train.warmup", "noise.exact_slots", "evaluate.strips", "cpu_devices",
-                "train.weight_decay", "sampler.eta")
-SHARES = ("noise.random_fraction", "noise.rollout_probability", "sampler.renewal_threshold", "sampler.nms_threshold",
-          "train.ema_decay", "evaluate.detection_threshold", "evaluate.search_threshold", "data.held_out")
+NOT_NEGATIVE = (
+    "train.steps",
+    "train.warmup",
+    "noise.exact_slots",
+    "evaluate.strips",
+    "cpu_devices",
+    "train.weight_decay",
+    "sampler.eta",
+)
+SHARES = (
+    "noise.random_fraction",
+    "noise.rollout_probability",
+    "sampler.renewal_threshold",
+    "sampler.nms_threshold",
+    "train.ema_decay",
+    "evaluate.detection_threshold",
+    "evaluate.search_threshold",
+    "data.held_out",
+)
 
 
 def load_config(name: str) -> Any:
@@ -120,6 +150,7 @@ def fill_in_root(config: Any) -> None:
 
 def validate(config: Mapping[str, Any]) -> None:
     """Raises InputError naming the first key that is out of range or does not go with another."""
+
     def need(holds: bool, key: str, what: str) -> None:
         if not holds:
             raise InputError(f"config.{key}={look_up(config, key)!r}: {what}")
@@ -135,26 +166,47 @@ def validate(config: Mapping[str, Any]) -> None:
     for key in ("train.learning_rate", "train.clip_norm", "diffusion.box_scale", "diffusion.embedding_scale"):
         need(look_up(config, key) > 0, key, "must be above 0")
     need(config["sampler"]["time_power"] >= 1, "sampler.time_power", "must be 1 (evenly spaced times) or more")
-    need(len(config["data"]["image_size"]) == 2 and min(config["data"]["image_size"]) >= 32, "data.image_size",
-         "give (height, width), each 32 or more")
+    need(
+        len(config["data"]["image_size"]) == 2 and min(config["data"]["image_size"]) >= 32,
+        "data.image_size",
+        "give (height, width), each 32 or more",
+    )
     need(config["model"]["dim"] % config["model"]["heads"] == 0, "model.heads", "must divide config.model.dim")
-    need(config["noise"]["exact_slots"] < config["noise"]["slots"], "noise.exact_slots",
-         "must be below config.noise.slots")
-    need(config["noise"]["slots"] >= config["data"]["max_boxes"], "noise.slots",
-         f"must be at least config.data.max_boxes={config['data']['max_boxes']}, or people are left out")
+    need(
+        config["noise"]["exact_slots"] < config["noise"]["slots"],
+        "noise.exact_slots",
+        "must be below config.noise.slots",
+    )
+    need(
+        config["noise"]["slots"] >= config["data"]["max_boxes"],
+        "noise.slots",
+        f"must be at least config.data.max_boxes={config['data']['max_boxes']}, or people are left out",
+    )
     for key in ("train.init_parts", "train.frozen"):
         need(set(look_up(config, key)) <= set(PARTS), key, f"name modules of the model: {', '.join(PARTS)}")
     need(set(config["train"]["frozen"]) != set(PARTS), "train.frozen", "leave a module to train")
-    need(config["train"]["steps"] == 0 or config["train"]["warmup"] < config["train"]["steps"], "train.warmup",
-         f"must be below config.train.steps={config['train']['steps']}")
+    need(
+        config["train"]["steps"] == 0 or config["train"]["warmup"] < config["train"]["steps"],
+        "train.warmup",
+        f"must be below config.train.steps={config['train']['steps']}",
+    )
     steps = config["evaluate"]["steps"]
-    need(len(steps) > 0 and all(isinstance(s, int) and 1 <= s <= config["diffusion"]["timesteps"] for s in steps),
-         "evaluate.steps", "give numbers of denoising steps, each from 1 to config.diffusion.timesteps")
-    need(not config["noise"]["one_step"] or tuple(steps) == (1,), "evaluate.steps",
-         "a model without diffusion (config.noise.one_step) knows one step; give (1,)")
+    need(
+        len(steps) > 0 and all(isinstance(s, int) and 1 <= s <= config["diffusion"]["timesteps"] for s in steps),
+        "evaluate.steps",
+        "give numbers of denoising steps, each from 1 to config.diffusion.timesteps",
+    )
+    need(
+        not config["noise"]["one_step"] or tuple(steps) == (1,),
+        "evaluate.steps",
+        "a model without diffusion (config.noise.one_step) knows one step; give (1,)",
+    )
     seeds = config["evaluate"]["seeds"]
-    need(all(isinstance(s, int) and s >= 0 for s in seeds) and len(set(seeds)) == len(seeds), "evaluate.seeds",
-         "give different whole numbers, or () for config.seed alone")
+    need(
+        all(isinstance(s, int) and s >= 0 for s in seeds) and len(set(seeds)) == len(seeds),
+        "evaluate.seeds",
+        "give different whole numbers, or () for config.seed alone",
+    )
     for protocol in config["evaluate"]["protocols"]:
         parse_protocol(protocol)
     parse_rerankings(config["evaluate"]["reranking"])
@@ -174,8 +226,12 @@ def evaluation_data(config: Any) -> Mapping[str, Any]:
     if not transfers(config):
         return own
     same = other["name"] in ("", own["name"])
-    return {**own, "name": other["name"] or own["name"], "root": other["root"] or (own["root"] if same else ""),
-            "builder": other["builder"]}
+    return {
+        **own,
+        "name": other["name"] or own["name"],
+        "root": other["root"] or (own["root"] if same else ""),
+        "builder": other["builder"],
+    }
 
 
 def check_files(config: Mapping[str, Any], parts: tuple[str, ...] = ("model", "train", "teacher")) -> None:
@@ -185,9 +241,11 @@ def check_files(config: Mapping[str, Any], parts: tuple[str, ...] = ("model", "t
         path = look_up(config, key) if key.split(".")[0] in parts else ""
         if key == "model.backbone_weights" and path == "teacher":
             if not (trained and config["teacher"]["backbone"] == config["model"]["backbone"]):
-                raise InputError(f"config.{key}='teacher': the teacher must be trained here, with "
-                                 "config.teacher.backbone equal to config.model.backbone; name a file of weights, "
-                                 "or none")
+                raise InputError(
+                    f"config.{key}='teacher': the teacher must be trained here, with "
+                    "config.teacher.backbone equal to config.model.backbone; name a file of weights, "
+                    "or none"
+                )
         elif path and not Path(path).expanduser().is_file():
             raise InputError(f"config.{key}={path!r}: no such file")
 
@@ -202,8 +260,9 @@ def model_spec(config: Mapping[str, Any]) -> PSDiffSpec:
     model = config["model"]
     rest = {key: value for key, value in _fields(PSDiffSpec, model).items() if key != "backbone"}
     diffusion = Diffusion(**config["diffusion"], embedding_dim=model["embedding_dim"])
-    return PSDiffSpec(backbone=SPECS[model["backbone"]], cdl=CDLSpec(**_fields(CDLSpec, model)), diffusion=diffusion,
-                      **rest)
+    return PSDiffSpec(
+        backbone=SPECS[model["backbone"]], cdl=CDLSpec(**_fields(CDLSpec, model)), diffusion=diffusion, **rest
+    )
 
 
 def noise_spec(config: Mapping[str, Any]) -> NoiseSpec:
@@ -229,8 +288,11 @@ def override_error(argv: list[str], config: Any, error: Exception) -> str:
         for problem in (unknown_key(config, key[1]) for key in keys if key):
             if problem:
                 return problem
-    files = [arg.split("=", 1)[-1] for arg, before in zip(argv, ["", *argv], strict=False)
-             if arg.startswith("--config=") or before == "--config"]
+    files = [
+        arg.split("=", 1)[-1]
+        for arg, before in zip(argv, ["", *argv], strict=False)
+        if arg.startswith("--config=") or before == "--config"
+    ]
     if config is None and files and isinstance(error, OSError | ImportError):
         return f"--config {files[0]}: cannot be read ({' '.join(str(error).split())[-80:]})"
     if "Traceback" in str(error):  # raised inside the config file

@@ -13,8 +13,9 @@ from psdiff_jax.data.records import PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
 
 
-def run(config: Any, workdir: Path, mode: str, *, embeddings: str | None = None, query: str | None = None,
-        top: int = 10) -> None:
+def run(
+    config: Any, workdir: Path, mode: str, *, embeddings: str | None = None, query: str | None = None, top: int = 10
+) -> None:
     """Does what `mode` says (see main.py); everything lands in `workdir`. InputError says what is wrong with it."""
     cfg.fill_in_root(config)
     cfg.validate(config)

@@ -55,8 +55,9 @@ def main(_: list[str]) -> None:
         from psdiff_jax import experiment
 
         logging.set_verbosity(logging.WARNING)  # libraries tell of every file they open
-        experiment.run(CONFIG.value, Path(WORKDIR.value), MODE.value, embeddings=EMBEDDINGS.value, query=QUERY.value,
-                       top=TOP.value)
+        experiment.run(
+            CONFIG.value, Path(WORKDIR.value), MODE.value, embeddings=EMBEDDINGS.value, query=QUERY.value, top=TOP.value
+        )
     except InputError as error:
         sys.exit(f"error: {error}")
 

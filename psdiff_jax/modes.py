@@ -68,8 +68,12 @@ def export(config: Any, workdir: Path, detections: StepDetections) -> None:
         print(f"embeddings of {chosen} denoising steps: {workdir / 'embeddings'}", flush=True)
 
 
-def evaluate_model(config: Any, workdir: Path, dataset: PreparedDataset, train_set: PreparedDataset | None = None,
-                   ) -> dict[str, Any]:
+def evaluate_model(
+    config: Any,
+    workdir: Path,
+    dataset: PreparedDataset,
+    train_set: PreparedDataset | None = None,
+) -> dict[str, Any]:
     """Embeds, scores every protocol at every number of steps, and writes evaluation.json and the report.
 
     dataset: whose gallery is searched; train_set: whose held-out photographs the search threshold is chosen on. With
@@ -105,8 +109,11 @@ def calibrate(config: Any, workdir: Path, embedder: Embedder, train_set: Prepare
         return {}
     held_out = HeldOut(train_set, config.data.held_out)
     annotations, queries = held_out.annotations("gallery"), held_out.queries()
-    print(f"choosing the search threshold on {len(annotations)} held-out training photographs, {len(queries)} queries",
-          file=sys.stderr, flush=True)
+    print(
+        f"choosing the search threshold on {len(annotations)} held-out training photographs, {len(queries)} queries",
+        file=sys.stderr,
+        flush=True,
+    )
     chosen = {}
     for k, found in embed_all(embedder, held_out, config).items():
         try:
@@ -136,8 +143,12 @@ def evaluate_folder(config: Any, workdir: Path, dataset: PreparedDataset, folder
     return result
 
 
-def score(config: Any, dataset: PreparedDataset, detections: StepDetections, settings: dict[str, Any],
-          ) -> dict[str, Any]:
+def score(
+    config: Any,
+    dataset: PreparedDataset,
+    detections: StepDetections,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
     """Every protocol of config.evaluate.protocols over every entry of `detections`: the content of evaluation.json.
 
     settings: what made the detections; its "calibration", if any, holds the search thresholds.
@@ -147,17 +158,27 @@ def score(config: Any, dataset: PreparedDataset, detections: StepDetections, set
         threshold = {k: calibration.get(str(k), {}).get("threshold", threshold) for k in detections}
     annotations, queries = dataset.annotations("gallery"), dataset.queries()
     return evaluate(
-        detections, annotations, queries, protocols_of(config, dataset),
-        reranking=config.evaluate.reranking, detection_threshold=config.evaluate.detection_threshold,
-        search_threshold=threshold, query_embedding=config.evaluate.query,
+        detections,
+        annotations,
+        queries,
+        protocols_of(config, dataset),
+        reranking=config.evaluate.reranking,
+        detection_threshold=config.evaluate.detection_threshold,
+        search_threshold=threshold,
+        query_embedding=config.evaluate.query,
         settings={"dataset": dataset.title, "seed": config.seed, **settings},
     )
 
 
 def protocols_of(config: Any, dataset: PreparedDataset) -> list[Protocol]:
     """config.evaluate.protocols on this dataset."""
-    return make_protocols(config.evaluate.protocols, dataset.annotations("gallery"), dataset.queries(),
-                          seed=config.seed, galleries=dataset.galleries)
+    return make_protocols(
+        config.evaluate.protocols,
+        dataset.annotations("gallery"),
+        dataset.queries(),
+        seed=config.seed,
+        galleries=dataset.galleries,
+    )
 
 
 def scalars(result: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -172,8 +193,13 @@ def scalars(result: dict[str, Any]) -> dict[str, dict[str, float]]:
     return flat
 
 
-def report(config: Any, workdir: Path, dataset: PreparedDataset, detections: StepDetections, result: dict[str, Any],
-           ) -> None:
+def report(
+    config: Any,
+    workdir: Path,
+    dataset: PreparedDataset,
+    detections: StepDetections,
+    result: dict[str, Any],
+) -> None:
     """Writes evaluation.json and `workdir/report`, and prints the table."""
     write_evaluation(workdir / "evaluation.json", result)
     text = format_table(result)
@@ -181,11 +207,18 @@ def report(config: Any, workdir: Path, dataset: PreparedDataset, detections: Ste
     folder, threshold = workdir / "report", result["settings"]["search_threshold"]
     write_atomically(folder / "table.txt", text + "\n")
     annotations, queries, protocols = dataset.annotations("gallery"), dataset.queries(), protocols_of(config, dataset)
-    curves = make_curves(detections, annotations, queries, protocols, search_threshold=threshold,
-                         detection_threshold=config.evaluate.detection_threshold)
+    curves = make_curves(
+        detections,
+        annotations,
+        queries,
+        protocols,
+        search_threshold=threshold,
+        detection_threshold=config.evaluate.detection_threshold,
+    )
     steps, shown = list(detections)[-1], protocols[-1]
-    strips = telling_strips(*detections[steps], annotations, queries, shown, threshold_at(threshold, steps),
-                            each=config.evaluate.strips)
+    strips = telling_strips(
+        *detections[steps], annotations, queries, shown, threshold_at(threshold, steps), each=config.evaluate.strips
+    )
     strips_of = f"{gallery_name(shown.name, str(shown.size))}, {steps_name(str(steps))}"
     page = write_report(folder, result, curves, strips, image_loader(dataset), strips_of)
     print(f"report: {page}", flush=True)
@@ -207,8 +240,11 @@ def search(config: Any, workdir: Path, dataset: PreparedDataset, query: str, top
     out = workdir / "search"
     out.mkdir(parents=True, exist_ok=True)
     table = format_hits(hits)
-    answer = {"query": {"image": name, "box": [float(v) for v in box]}, "denoising_steps": exported_steps(config),
-              "hits": [hit.as_json() for hit in hits]}
+    answer = {
+        "query": {"image": name, "box": [float(v) for v in box]},
+        "denoising_steps": exported_steps(config),
+        "hits": [hit.as_json() for hit in hits],
+    }
     (out / "hits.json").write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (out / "hits.txt").write_text(table + "\n", encoding="utf-8")
     write_picture(out / "hits.png", search_picture(image, box, hits, image_loader(dataset), name=name))
@@ -226,8 +262,9 @@ def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.nda
         image = decode_image(path.read_bytes(), str(path))
         height, width = image.shape[:2]
         if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
-            raise InputError(f"--query: box {box.tolist()} does not lie in {path} of {width}x{height} pixels; "
-                             "give x1,y1,x2,y2")
+            raise InputError(
+                f"--query: box {box.tolist()} does not lie in {path} of {width}x{height} pixels; give x1,y1,x2,y2"
+            )
         return image, box, path.name, ()
     queries = dataset.queries()
     if query.isdigit() and int(query) < len(queries.image_names):
@@ -235,8 +272,10 @@ def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.nda
     elif query in queries.image_names:
         row = queries.image_names.index(query)
     else:
-        raise InputError(f"--query={query}: neither PHOTOGRAPH:x1,y1,x2,y2 nor a query of {dataset.name} (a number "
-                         f"below {len(queries.image_names)}, or an image name such as {queries.image_names[0]})")
+        raise InputError(
+            f"--query={query}: neither PHOTOGRAPH:x1,y1,x2,y2 nor a query of {dataset.name} (a number "
+            f"below {len(queries.image_names)}, or an image name such as {queries.image_names[0]})"
+        )
     name = queries.image_names[row]
     return image_loader(dataset)(name), queries.boxes[row], name, (name,)
 
@@ -247,5 +286,3 @@ def embed_box(config: Any, workdir: Path, image: np.ndarray, box: np.ndarray) ->
     batch = photograph_batch(image, box, tuple(config.data.image_size), copies=embedder.mesh.size)
     people = embedder.predict(batch, (exported_steps(config),), pinned=True)[exported_steps(config)]
     return people.embeddings[0, 0]
-
-

@@ -105,6 +105,7 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
     Arrays that are sharded over this mesh already stay as they are. The results may share memory with `tree`: a step
     that gives up its argument gives up both.
     """
+
     def place(leaf: Any) -> jax.Array:
         if _is_on(leaf, mesh):
             return leaf
@@ -119,8 +120,7 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
 
 def shapes_replicated(tree: Any, mesh: Mesh) -> Any:
     """Shapes as `put_replicated` would place arrays: what a checkpoint can be restored into before there are values."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), tree)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), tree)
 
 
 def _is_on(leaf: Any, mesh: Mesh) -> bool:
@@ -134,6 +134,7 @@ def fetch(tree: Any) -> Any:
 
     Where arrays are spread over processes, all of them must call this together.
     """
+
     def whole(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return leaf

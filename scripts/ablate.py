@@ -44,55 +44,110 @@ class Sweep:
 
 
 def _scales(box: Sequence[float], embedding: Sequence[float]) -> dict[str, Overrides]:
-    return {f"s1 = {a:g}, s2 = {b:g}": {"diffusion.box_scale": a, "diffusion.embedding_scale": b}
-            for a, b in itertools.product(box, embedding)}
+    return {
+        f"s1 = {a:g}, s2 = {b:g}": {"diffusion.box_scale": a, "diffusion.embedding_scale": b}
+        for a, b in itertools.product(box, embedding)
+    }
 
 
 def _parts(self_attention: bool, dynamic_conv: bool, cross_attention: bool) -> Overrides:
-    return {"model.self_attention": self_attention, "model.dynamic_conv": dynamic_conv,
-            "model.cross_attention": cross_attention}
+    return {
+        "model.self_attention": self_attention,
+        "model.dynamic_conv": dynamic_conv,
+        "model.cross_attention": cross_attention,
+    }
 
 
 def _solvers(steps: tuple[int, ...]) -> dict[str, Overrides]:
-    rows = {"DDIM, eta 1": {"sampler.solver": "ddim", "sampler.eta": 1.0},
-            "DDIM, eta 0": {"sampler.solver": "ddim", "sampler.eta": 0.0}}
+    rows = {
+        "DDIM, eta 1": {"sampler.solver": "ddim", "sampler.eta": 1.0},
+        "DDIM, eta 0": {"sampler.solver": "ddim", "sampler.eta": 0.0},
+    }
     for (name, solver), order in itertools.product({"DPM-Solver": "dpm", "DPM-Solver++": "dpm++"}.items(), (2, 3)):
         rows[f"{name}, order {order}"] = {"sampler.solver": solver, "sampler.order": order}
     return {label: {**overrides, "evaluate.steps": steps} for label, overrides in rows.items()}
 
 
-_SNR = dict(zip(_scales((1.0, 2.0, 3.0, 4.0), (1.0, 2.0, 3.0, 4.0)), (
-    "93.9", "94.0", "94.3", "93.3", "94.2", "94.6", "95.1", "94.4", "94.1", "94.2", "94.5", "94.1", "93.8", "94.0",
-    "94.1", "93.8"), strict=True))
+_SNR = dict(
+    zip(
+        _scales((1.0, 2.0, 3.0, 4.0), (1.0, 2.0, 3.0, 4.0)),
+        (
+            "93.9",
+            "94.0",
+            "94.3",
+            "93.3",
+            "94.2",
+            "94.6",
+            "95.1",
+            "94.4",
+            "94.1",
+            "94.2",
+            "94.5",
+            "94.1",
+            "93.8",
+            "94.0",
+            "94.1",
+            "93.8",
+        ),
+        strict=True,
+    )
+)
 
 SWEEPS = {
     "cascade": Sweep(
         "Cascaded prediction (Table IV c)",
-        {"parallel": {"model.cascade": "parallel"}, "paper": {"model.cascade": "paper"},
-         "residual": {"model.cascade": "residual"}},
+        {
+            "parallel": {"model.cascade": "parallel"},
+            "paper": {"model.cascade": "paper"},
+            "residual": {"model.cascade": "residual"},
+        },
         {"parallel": "93.5 / 94.1", "paper": "95.1 / 95.3"},
     ),
     "matcher": Sweep(
-        "Matching rule", {"simota": {"matching.rule": "simota"}, "hungarian": {"matching.rule": "hungarian"}}, {}),
+        "Matching rule", {"simota": {"matching.rule": "simota"}, "hungarian": {"matching.rule": "hungarian"}}, {}
+    ),
     "interaction": Sweep(
         "Collaborative interaction (Table IV b)",
-        {"none": _parts(False, False, False), "SA": _parts(True, False, False), "SA + DC": _parts(True, True, False),
-         "SA + CA": _parts(True, False, True), "SA + DC + CA": _parts(True, True, True)},
-        {"none": "91.3 / 91.8", "SA": "92.5 / 93.3", "SA + DC": "93.8 / 94.3", "SA + CA": "94.3 / 94.7",
-         "SA + DC + CA": "95.1 / 95.3"},
+        {
+            "none": _parts(False, False, False),
+            "SA": _parts(True, False, False),
+            "SA + DC": _parts(True, True, False),
+            "SA + CA": _parts(True, False, True),
+            "SA + DC + CA": _parts(True, True, True),
+        },
+        {
+            "none": "91.3 / 91.8",
+            "SA": "92.5 / 93.3",
+            "SA + DC": "93.8 / 94.3",
+            "SA + CA": "94.3 / 94.7",
+            "SA + DC + CA": "95.1 / 95.3",
+        },
     ),
     "snr": Sweep("Signal scales (Table IV a)", _scales((1.0, 2.0, 3.0, 4.0), (1.0, 2.0, 3.0, 4.0)), _SNR),
-    "snr_corners": Sweep("Signal scales, corners (Table IV a)",
-                         {**_scales((1.0, 4.0), (1.0, 4.0)), **_scales((2.0,), (3.0,))}, _SNR),
-    "sampler": Sweep("Samplers (Table V)", _solvers((1, 2, 4, 8)),
-                     {"DDIM, eta 1": "95.1", "DPM-Solver, order 2": "95.1", "DPM-Solver++, order 2": "95.0"},
-                     trained=False),
-    "query": Sweep("Query embedding", {"pin": {"evaluate.query": "pin"}, "match": {"evaluate.query": "match"}}, {},
-                   trained=False),
-    "ensemble": Sweep("Ensemble over steps", {"last step": {"sampler.ensemble": False},
-                                              "all steps": {"sampler.ensemble": True}}, {}, trained=False),
-    "renewal": Sweep("Box renewal", {f"below {v:g}": {"sampler.renewal_threshold": v} for v in (0.0, 0.1, 0.25, 0.5)},
-                     {}, trained=False),
+    "snr_corners": Sweep(
+        "Signal scales, corners (Table IV a)", {**_scales((1.0, 4.0), (1.0, 4.0)), **_scales((2.0,), (3.0,))}, _SNR
+    ),
+    "sampler": Sweep(
+        "Samplers (Table V)",
+        _solvers((1, 2, 4, 8)),
+        {"DDIM, eta 1": "95.1", "DPM-Solver, order 2": "95.1", "DPM-Solver++, order 2": "95.0"},
+        trained=False,
+    ),
+    "query": Sweep(
+        "Query embedding", {"pin": {"evaluate.query": "pin"}, "match": {"evaluate.query": "match"}}, {}, trained=False
+    ),
+    "ensemble": Sweep(
+        "Ensemble over steps",
+        {"last step": {"sampler.ensemble": False}, "all steps": {"sampler.ensemble": True}},
+        {},
+        trained=False,
+    ),
+    "renewal": Sweep(
+        "Box renewal",
+        {f"below {v:g}": {"sampler.renewal_threshold": v} for v in (0.0, 0.1, 0.25, 0.5)},
+        {},
+        trained=False,
+    ),
 }
 
 
@@ -148,8 +203,18 @@ def command(run: Run, workdir: Path, config: str, base: Any, given: Overrides) -
         weights = Run(run.weights_of, run.seed, ()).folder(workdir) / "model.npz"
         overrides.update({"train.init_from": str(weights), "train.init_parts": ()})
     mode = "evaluate" if run.weights_of else "train_and_evaluate"
-    return [sys.executable, "-m", "psdiff_jax.main", "--config", config, "--workdir", str(run.folder(workdir)),
-            "--mode", mode, *(f"--config.{key}={value}" for key, value in overrides.items())]
+    return [
+        sys.executable,
+        "-m",
+        "psdiff_jax.main",
+        "--config",
+        config,
+        "--workdir",
+        str(run.folder(workdir)),
+        "--mode",
+        mode,
+        *(f"--config.{key}={value}" for key, value in overrides.items()),
+    ]
 
 
 def execute(line: Sequence[str], log: Path, what: str) -> bool:
@@ -178,8 +243,10 @@ def read_measures(path: Path, measure: str) -> dict[int, dict[str, float]]:
     except KeyError as error:
         there = ", ".join(f"{p}/{s}" for p, sizes in result["search"].items() for s in sizes)
         raise InputError(f"--measure {measure}: {path} has {there}") from error
-    return {int(k): {"AP": 100 * result["detection"][k]["all"]["AP"], "mAP": 100 * row["mAP"],
-                     "top-1": 100 * row["top-1"]} for k, row in search.items()}
+    return {
+        int(k): {"AP": 100 * result["detection"][k]["all"]["AP"], "mAP": 100 * row["mAP"], "top-1": 100 * row["top-1"]}
+        for k, row in search.items()
+    }
 
 
 def table(sweep: Sweep, measured: Mapping[str, Sequence[Mapping[int, Mapping[str, float]]]], measure: str) -> str:
@@ -227,11 +294,18 @@ def check_same_base(workdir: Path, base: Any) -> None:
     kept, now = workdir / "base.json", json.loads(json.dumps(base.to_dict()))
     if kept.is_file():
         before = json.loads(kept.read_text())
-        changed = [f"{group}.{key}" for group in now if isinstance(now[group], dict) for key in now[group]
-                   if before.get(group, {}).get(key) != now[group][key]]
+        changed = [
+            f"{group}.{key}"
+            for group in now
+            if isinstance(now[group], dict)
+            for key in now[group]
+            if before.get(group, {}).get(key) != now[group][key]
+        ]
         if changed or before.keys() != now.keys():
-            raise InputError(f"{workdir} holds runs with another config.{(changed or ['?'])[0]}: "
-                             "use the options it was begun with, or another --workdir")
+            raise InputError(
+                f"{workdir} holds runs with another config.{(changed or ['?'])[0]}: "
+                "use the options it was begun with, or another --workdir"
+            )
     workdir.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(now, indent=2) + "\n")
 

@@ -118,8 +118,9 @@ def lists(annotations: Annotations, queries: Queries) -> dict[str, GalleryList]:
     places = tuple(np.arange(count, dtype=np.int32) for count in counts)
     numbers = np.arange(len(queries))
     return {
-        str(size): GalleryList(numbers, tuple(g[: max(size, n)] for g, n in zip(full, counts, strict=True)), places,
-                               tuple(boxes))
+        str(size): GalleryList(
+            numbers, tuple(g[: max(size, n)] for g, n in zip(full, counts, strict=True)), places, tuple(boxes)
+        )
         for size in (50, 100, 500, 1000, 2000, 4000)
     }
 

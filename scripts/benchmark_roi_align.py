@@ -53,19 +53,30 @@ def inputs(setting: Setting, dtype: str) -> tuple[tuple[np.ndarray, ...], np.nda
     """Random features and boxes as a sampler meets them: half of them noise around half the image, half people."""
     rng = np.random.default_rng(0)
     pyramid = tuple(
-        rng.normal(size=(setting.images, -(-setting.height // s), -(-setting.width // s), setting.channels))
-        .astype(np.float32) for s in setting.strides)
+        rng.normal(size=(setting.images, -(-setting.height // s), -(-setting.width // s), setting.channels)).astype(
+            np.float32
+        )
+        for s in setting.strides
+    )
     people = np.arange(setting.boxes) % 2 == 0
-    side = np.where(people[:, None], rng.uniform(0.03, 0.15, (setting.images, setting.boxes, 1)) * [[[0.6, 2.0]]],
-                    np.clip(0.5 + 0.25 * rng.normal(size=(setting.images, setting.boxes, 2)), 0, 1))
+    side = np.where(
+        people[:, None],
+        rng.uniform(0.03, 0.15, (setting.images, setting.boxes, 1)) * [[[0.6, 2.0]]],
+        np.clip(0.5 + 0.25 * rng.normal(size=(setting.images, setting.boxes, 2)), 0, 1),
+    )
     centre = rng.uniform(size=side.shape)
     boxes = np.concatenate([centre - side / 2, centre + side / 2], -1) * ([setting.width, setting.height] * 2)
     return tuple(jnp.asarray(p, dtype) for p in pyramid), boxes.astype(np.float32)
 
 
 def ours(setting: Setting, backend: str, backward: bool) -> Callable[..., Any]:
-    align = partial(roi_align, strides=setting.strides, sampling_ratio=setting.ratio,
-                    canonical_size=setting.canonical, backend=backend)
+    align = partial(
+        roi_align,
+        strides=setting.strides,
+        sampling_ratio=setting.ratio,
+        canonical_size=setting.canonical,
+        backend=backend,
+    )
     if not backward:
         return jax.jit(align)
     return jax.jit(jax.grad(lambda pyramid, boxes: jnp.sum(align(pyramid, boxes).astype(jnp.float32) ** 2)))
@@ -82,11 +93,22 @@ def onnxruntimes(setting: Setting, pyramid: tuple[np.ndarray, ...], boxes: np.nd
     levels, runs = np.asarray(assign_levels(jnp.asarray(boxes), len(pyramid), setting.canonical)), []
     for level, (features, stride) in enumerate(zip(pyramid, setting.strides, strict=True)):
         node = onnx.helper.make_node(
-            "RoiAlign", ["x", "rois", "index"], ["y"], mode="avg", output_height=7, output_width=7,
-            sampling_ratio=setting.ratio, spatial_scale=1 / stride, coordinate_transformation_mode="half_pixel")
+            "RoiAlign",
+            ["x", "rois", "index"],
+            ["y"],
+            mode="avg",
+            output_height=7,
+            output_width=7,
+            sampling_ratio=setting.ratio,
+            spatial_scale=1 / stride,
+            coordinate_transformation_mode="half_pixel",
+        )
         graph = onnx.helper.make_graph(
-            [node], "roi_align", [value("x", kind.FLOAT, None), value("rois", kind.FLOAT, None),
-                                  value("index", kind.INT64, None)], [value("y", kind.FLOAT, None)])
+            [node],
+            "roi_align",
+            [value("x", kind.FLOAT, None), value("rois", kind.FLOAT, None), value("index", kind.INT64, None)],
+            [value("y", kind.FLOAT, None)],
+        )
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 16)], ir_version=8)
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         image, box = np.nonzero(levels == level)
@@ -111,8 +133,11 @@ def medians(calls: dict[Any, Callable[[], Any]], repeats: int, clock: Callable[[
 def row(name: str, repeats: int, dtype: str, clock: Callable[[], float]) -> str:
     setting = SETTINGS[name]
     pyramid, boxes = inputs(setting, dtype)
-    calls = {(backend, backward): partial(ours(setting, backend, backward), pyramid, jnp.asarray(boxes))
-             for backward in (False, True) for backend in BACKENDS}
+    calls = {
+        (backend, backward): partial(ours(setting, backend, backward), pyramid, jnp.asarray(boxes))
+        for backward in (False, True)
+        for backend in BACKENDS
+    }
     try:
         calls["onnxruntime"] = onnxruntimes(setting, pyramid, boxes)
     except ImportError:
@@ -121,8 +146,10 @@ def row(name: str, repeats: int, dtype: str, clock: Callable[[], float]) -> str:
     forward, backward = ([time_of[backend, way] for backend in BACKENDS] for way in (False, True))
     peer = time_of.get("onnxruntime")
     told = "" if peer is None else f"{peer:.2f} | {peer / forward[0]:.2f}"
-    return (f"| {name} | {forward[0]:.2f} | {forward[1]:.2f} | {forward[1] / forward[0]:.1f} | {backward[0]:.2f} | "
-            f"{backward[1]:.2f} | {backward[1] / backward[0]:.1f} | {told or '| '} |")
+    return (
+        f"| {name} | {forward[0]:.2f} | {forward[1]:.2f} | {forward[1] / forward[0]:.1f} | {backward[0]:.2f} | "
+        f"{backward[1]:.2f} | {backward[1] / backward[0]:.1f} | {told or '| '} |"
+    )
 
 
 def main() -> None:
@@ -133,10 +160,14 @@ def main() -> None:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     arguments = parser.parse_args()
     device = jax.default_backend()
-    print(f"{jax.devices()[0].device_kind}, {arguments.dtype}, ms an image ({arguments.clock} clock); "
-          f"auto = {choose_backend(device)} on {device}\n")
-    print("| setting | gather | matmul | matmul / gather | gather, with gradient | matmul, with gradient | "
-          "matmul / gather | onnxruntime | onnxruntime / gather |")
+    print(
+        f"{jax.devices()[0].device_kind}, {arguments.dtype}, ms an image ({arguments.clock} clock); "
+        f"auto = {choose_backend(device)} on {device}\n"
+    )
+    print(
+        "| setting | gather | matmul | matmul / gather | gather, with gradient | matmul, with gradient | "
+        "matmul / gather | onnxruntime | onnxruntime / gather |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name in arguments.settings:
         print(row(name, arguments.repeats, arguments.dtype, CLOCKS[arguments.clock]), flush=True)

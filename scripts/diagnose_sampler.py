@@ -89,12 +89,19 @@ def diagnose(model: PSDiff, batch: dict[str, jax.Array], key: jax.Array, steps: 
 def collect(config: Any, workdir: Path) -> dict[str, Any]:
     """Averages over the gallery's truths, by kind of state and time."""
     dataset = open_dataset(config.data)
-    targets = open_targets(config.teacher, dataset, teacher_folder(config, workdir), splits=("gallery",),
-                           embedding_dim=config.model.embedding_dim, seed=config.seed)
+    targets = open_targets(
+        config.teacher,
+        dataset,
+        teacher_folder(config, workdir),
+        splits=("gallery",),
+        embedding_dim=config.model.embedding_dim,
+        seed=config.seed,
+    )
     graphdef, state = load_trained(config, workdir)
     params = state.params if state.ema is None else state.ema
-    run = jax.jit(lambda p, r, batch, key: diagnose(nnx.merge(graphdef, p, r), batch, key, STEPS.value,
-                                                    cfg.sampler_spec(config)))
+    run = jax.jit(
+        lambda p, r, batch, key: diagnose(nnx.merge(graphdef, p, r), batch, key, STEPS.value, cfg.sampler_spec(config))
+    )
     count = min(IMAGES.value, len(dataset.gallery_source))
     rows: dict[str, list[np.ndarray]] = {"truth": [], "sampler": [], "pinned": []}
     for batch in eval_batches(dataset, "gallery", config, indices=range(count), targets=targets):
@@ -108,8 +115,11 @@ def collect(config: Any, workdir: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"times": times.tolist()}
     for kind in ("truth", "sampler"):
         mean = np.concatenate(rows[kind], axis=2).mean(axis=2)
-        result[kind] = {f"{what}_{side}": mean[:, j, i].round(4).tolist()
-                        for i, what in enumerate(("iou", "cosine")) for j, side in enumerate(("in", "out"))}
+        result[kind] = {
+            f"{what}_{side}": mean[:, j, i].round(4).tolist()
+            for i, what in enumerate(("iou", "cosine"))
+            for j, side in enumerate(("in", "out"))
+        }
     result["pinned"] = {"cosine_out": np.concatenate(rows["pinned"], axis=1).mean(axis=1).round(4).tolist()}
     return result
 
@@ -124,14 +134,22 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     colors = {"truth": "tab:blue", "sampler": "tab:orange", "pinned": "tab:green"}
     names = {"truth": "noised truths", "sampler": "sampler's own states", "pinned": "pinned query"}
-    for panel, what, title in zip(panels, ("iou", "cosine"), ("best IoU with a truth", "cosine with the teacher"),
-                                  strict=True):
+    for panel, what, title in zip(
+        panels, ("iou", "cosine"), ("best IoU with a truth", "cosine with the teacher"), strict=True
+    ):
         for kind, color in colors.items():
             for side, style in (("in", "--"), ("out", "-")):
                 values = result[kind].get(f"{what}_{side}")
                 if values:
-                    panel.plot(result["times"], values, style, color=color, marker="o", markersize=3,
-                               label=f"{names[kind]}, {side}")
+                    panel.plot(
+                        result["times"],
+                        values,
+                        style,
+                        color=color,
+                        marker="o",
+                        markersize=3,
+                        label=f"{names[kind]}, {side}",
+                    )
         panel.set(xlabel="t (sampling runs from right to left)", title=title, ylim=(0, 1))
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)

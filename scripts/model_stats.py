@@ -35,9 +35,15 @@ from psdiff_jax.models.psdiff import PSDiff, PSDiffSpec, merge
 
 # Table II of the paper: parameters (M), GFLOP, photographs a second on a V100.
 PAPER = {
-    "NAE": (33, 575, 14), "SeqNet": (48, 550, 12), "AlignPS": (42, 380, 16), "PSTR": (43, 356, 18),
-    "COAT": (37, 473, 11), "PSDiff, 1 step": (31, 301, 31), "PSDiff, 2 steps": (31, 309, 27),
-    "PSDiff, 4 steps": (31, 333, 21), "PSDiff, 8 steps": (31, 390, 14),
+    "NAE": (33, 575, 14),
+    "SeqNet": (48, 550, 12),
+    "AlignPS": (42, 380, 16),
+    "PSTR": (43, 356, 18),
+    "COAT": (37, 473, 11),
+    "PSDiff, 1 step": (31, 301, 31),
+    "PSDiff, 2 steps": (31, 309, 27),
+    "PSDiff, 4 steps": (31, 333, 21),
+    "PSDiff, 8 steps": (31, 390, 14),
 }
 
 
@@ -48,8 +54,10 @@ def abstract_model(config: Any) -> PSDiff:
 
 def count_parameters(model: PSDiff) -> dict[str, int]:
     """Parameters of each module; running statistics are none."""
-    return {name: sum(int(np.prod(v.shape)) for v in jax.tree.leaves(nnx.state(getattr(model, name), nnx.Param)))
-            for name in cfg.PARTS}
+    return {
+        name: sum(int(np.prod(v.shape)) for v in jax.tree.leaves(nnx.state(getattr(model, name), nnx.Param)))
+        for name in cfg.PARTS
+    }
 
 
 def count_products(jaxpr: Any) -> int:
@@ -94,6 +102,7 @@ def roi_align_flops(spec: PSDiffSpec, slots: int) -> int:
 
 def measure(model: PSDiff, config: Any, size: tuple[int, int], steps: list[int], repeats: int) -> dict[int, float]:
     """Median seconds of a photograph for each number of steps."""
+
     def fill(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         name = jax.tree_util.keystr(path)
         if "scale" in name or "var" in name:
@@ -103,8 +112,11 @@ def measure(model: PSDiff, config: Any, size: tuple[int, int], steps: list[int],
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     params, rest = (jax.tree_util.tree_map_with_path(fill, tree) for tree in (params, rest))
     predict = Predictor(graphdef, cfg.sampler_spec(config), config.sampler.nms_threshold)
-    batch = {"image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, *size, 3)), jnp.uint8),
-             "image_size": jnp.int32([size]), "image_index": jnp.int32([0])}
+    batch = {
+        "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, *size, 3)), jnp.uint8),
+        "image_size": jnp.int32([size]),
+        "image_index": jnp.int32([0]),
+    }
     seconds = {}
     for k in steps:
         run = lambda k=k: jax.block_until_ready(predict(params, rest, batch, jax.random.key(0), (k,)))  # noqa: E731
@@ -129,32 +141,47 @@ def statistics_of(config: Any, size: tuple[int, int], slots: int, steps: list[in
     roi = roi_align_flops(model.spec, slots)
     products["step"] += roi
     result = {
-        "parameters": sum(parts.values()), "parameters_by_module": parts, "size": list(size), "slots": slots,
-        "backbone": config.model.backbone, "dtype": config.model.dtype,
+        "parameters": sum(parts.values()),
+        "parameters_by_module": parts,
+        "size": list(size),
+        "slots": slots,
+        "backbone": config.model.backbone,
+        "dtype": config.model.dtype,
         "flops": {str(k): products["features"] + k * products["step"] for k in steps},
-        "features_flops": products["features"], "step_flops": products["step"], "roi_align_flops": roi,
+        "features_flops": products["features"],
+        "step_flops": products["step"],
+        "roi_align_flops": roi,
     }
     if compiled:
-        costs = {name: round(jax.jit(f).lower(*args).compile().cost_analysis()["flops"])
-                 for name, (f, args) in runs.items()}
-        result |= {"compiler_flops": {str(k): costs["features"] + k * costs["step"] for k in steps},
-                   "compiler_features_flops": costs["features"], "compiler_step_flops": costs["step"]}
+        costs = {
+            name: round(jax.jit(f).lower(*args).compile().cost_analysis()["flops"]) for name, (f, args) in runs.items()
+        }
+        result |= {
+            "compiler_flops": {str(k): costs["features"] + k * costs["step"] for k in steps},
+            "compiler_features_flops": costs["features"],
+            "compiler_step_flops": costs["step"],
+        }
     return result
 
 
 def table(stats: dict, name: str) -> str:
     """The markdown table: the paper's rows, then ours."""
     giga = lambda flops: f"{flops / 1e9:.1f}"  # noqa: E731
-    lines = ["| method | parameters | GFLOP, products | GFLOP, compiler | ms a photograph | photographs a second |",
-             "|---|---|---|---|---|---|"]
-    lines += [f"| {method} (paper, V100) | {size} M | {flops} | | | {speed} |"
-              for method, (size, flops, speed) in PAPER.items()]
+    lines = [
+        "| method | parameters | GFLOP, products | GFLOP, compiler | ms a photograph | photographs a second |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {method} (paper, V100) | {size} M | {flops} | | | {speed} |"
+        for method, (size, flops, speed) in PAPER.items()
+    ]
     for k, flops in stats["flops"].items():
         seconds = stats.get("seconds", {}).get(k)
         lines.append(
             f"| {name}, {k} step{'s' * (k != '1')} | {stats['parameters'] / 1e6:.2f} M | {giga(flops)} | "
             f"{giga(stats['compiler_flops'][k]) if 'compiler_flops' in stats else ''} | "
-            + (f"{1e3 * seconds:.0f} | {1 / seconds:.2f} |" if seconds else "| |"))
+            + (f"{1e3 * seconds:.0f} | {1 / seconds:.2f} |" if seconds else "| |")
+        )
     return "\n".join(lines)
 
 
@@ -163,8 +190,10 @@ def summary(stats: dict) -> str:
     parts = ", ".join(f"{name} {count:,}" for name, count in stats["parameters_by_module"].items())
     step, roi = stats["step_flops"] / 1e9, stats["roi_align_flops"] / 1e9
     compiler = f"; {stats['compiler_step_flops'] / 1e9:.2f} by the compiler" if "compiler_step_flops" in stats else ""
-    return (f"Parameters: {stats['parameters']:,} = {parts}.\nGFLOP: features {stats['features_flops'] / 1e9:.1f}, a "
-            f"step {step:.2f} ({step - roi:.2f} without RoIAlign{compiler}).")
+    return (
+        f"Parameters: {stats['parameters']:,} = {parts}.\nGFLOP: features {stats['features_flops'] / 1e9:.1f}, a "
+        f"step {step:.2f} ({step - roi:.2f} without RoIAlign{compiler})."
+    )
 
 
 def main() -> None:
@@ -190,8 +219,10 @@ def main() -> None:
         stats["device"] = jax.devices()[0].device_kind
         seconds = measure(abstract_model(config), config, size, arguments.steps, arguments.repeats)
         stats["seconds"] = {str(k): value for k, value in seconds.items()}
-    print(f"{name}: {stats['backbone']}, {size[0]}x{size[1]}, {arguments.slots} boxes, {stats['dtype']}"
-          f"{', times on ' + stats['device'] if arguments.time else ''}\n{summary(stats)}\n\n{table(stats, name)}")
+    print(
+        f"{name}: {stats['backbone']}, {size[0]}x{size[1]}, {arguments.slots} boxes, {stats['dtype']}"
+        f"{', times on ' + stats['device'] if arguments.time else ''}\n{summary(stats)}\n\n{table(stats, name)}"
+    )
     if arguments.json:
         arguments.json.write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
 

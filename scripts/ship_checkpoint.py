@@ -1,7 +1,7 @@
 """Puts a finished run's weights where the quick start finds them: half precision, with the run's config and log.
 
-    python -m psdiff_jax.main --config configs/street_pretrain.py --workdir runs/street_pretrain
-    python scripts/ship_checkpoint.py --workdir runs/street_pretrain
+python -m psdiff_jax.main --config configs/street_pretrain.py --workdir runs/street_pretrain
+python scripts/ship_checkpoint.py --workdir runs/street_pretrain
 """
 
 import json

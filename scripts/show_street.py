@@ -39,9 +39,7 @@ def main() -> None:
     if args.cameras:
         options = dataclasses.replace(options, cameras=args.cameras)
     if args.identities:
-        options = dataclasses.replace(
-            options, train_identities=args.identities[0], test_identities=args.identities[1]
-        )
+        options = dataclasses.replace(options, train_identities=args.identities[0], test_identities=args.identities[1])
     street = Street(options)
     args.out.mkdir(parents=True, exist_ok=True)
     scenes = [street.scene(args.split, k) for k in range(min(args.scenes, street.length(args.split)))]

@@ -80,8 +80,10 @@ def main(argv: list[str] | None = None) -> int:
     with (args.folder / "annotations.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *listed])
     train, queries = sum(line[6] == "train" for line in listed), sum(line[8] for line in listed)
-    print(f"{args.folder}: {train} crops to train on, {len(listed) - train} of {args.held_out} people held out, "
-          f"{queries} queries")
+    print(
+        f"{args.folder}: {train} crops to train on, {len(listed) - train} of {args.held_out} people held out, "
+        f"{queries} queries"
+    )
     return 0
 
 

@@ -63,8 +63,9 @@ def _config_data(name: str) -> Any:
 def text_of(validation: Any, examples: int | None = EXAMPLES) -> str:
     """The tables as text; `examples` of each kind of finding, None: all."""
     rows = [("", "found", "published" * bool(validation.contents.published), "")]
-    rows += [(c.key, f"{c.found:,}", "" if c.published is None else f"{c.published:,}", c.verdict)
-             for c in validation.counts]
+    rows += [
+        (c.key, f"{c.found:,}", "" if c.published is None else f"{c.published:,}", c.verdict) for c in validation.counts
+    ]
     lines = [f"{validation.name} {validation.root}", ""]
     lines += [f"{key:<24}{found:>10}{published:>12}  {verdict}".rstrip() for key, found, published, verdict in rows]
     for kind in validation.kinds:
@@ -87,8 +88,13 @@ def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", help="as config.data.name: prw, cuhk_sysu, mot, custom, or module:Class")
     parser.add_argument("--root", help="the folder, as config.data.root")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
-                        help="an option of the dataset, as config.data.builder.KEY; may be repeated")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the dataset, as config.data.builder.KEY; may be repeated",
+    )
     parser.add_argument("--config", metavar="FILE[:VARIANT]", help="take name, root and options from an experiment")
     parser.add_argument("--quick", action="store_true", help="do not decode the photographs")
     parser.add_argument("--all", action="store_true", help=f"print every finding, not {EXAMPLES} of each kind")

@@ -38,8 +38,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ConfigDict, Path
 
 def test_everything_is_there(finished):
     _, workdir = finished
-    for name in ("config.json", "model.npz", "metrics.jsonl", "evaluation.json", "report/steps.png",
-                 "report/ranking.png", "report/table.txt", "teacher/teacher.npz", "checkpoints", "tensorboard"):
+    for name in (
+        "config.json",
+        "model.npz",
+        "metrics.jsonl",
+        "evaluation.json",
+        "report/steps.png",
+        "report/ranking.png",
+        "report/table.txt",
+        "teacher/teacher.npz",
+        "checkpoints",
+        "tensorboard",
+    ):
         assert (workdir / name).exists(), name
 
 
@@ -47,8 +57,10 @@ def test_embeddings_folder_is_what_the_design_says(finished):
     config, workdir = finished
     for part in ("gallery", "query"):
         folder = workdir / "embeddings" / part
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r")
-                  for name in ("embeddings", "boxes", "scores", "image_index")}
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in ("embeddings", "boxes", "scores", "image_index")
+        }
         count = len(arrays["scores"])
         assert count > 0
         assert arrays["embeddings"].dtype == np.float32 and arrays["embeddings"].shape == (count, 32)
@@ -144,11 +156,14 @@ def test_search_by_query_number_and_by_photograph(finished, tmp_path):
     assert len(json.loads((workdir / "search/hits.json").read_text())["hits"]) == 2
 
 
-@pytest.mark.parametrize(("query", "message"), [
-    ("nowhere.jpg:1,2,3,4", "no photograph"),
-    ("99", "a number below 3"),
-    ("nobody", "nor a query of"),
-])
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("nowhere.jpg:1,2,3,4", "no photograph"),
+        ("99", "a number below 3"),
+        ("nobody", "nor a query of"),
+    ],
+)
 def test_a_wrong_query_is_one_line(finished, query, message):
     config, workdir = finished
     with pytest.raises(InputError, match=message) as caught:
@@ -253,8 +268,19 @@ def test_diagnosis_has_a_row_for_each_time(finished, tmp_path):
         "import json\nfrom ml_collections import ConfigDict\n\n\n"
         f"def get_config():\n    return ConfigDict(json.loads({json.dumps(json.dumps(config.to_dict()))!s}))\n"
     )
-    done = run_script("diagnose_sampler.py", "--config", str(described), "--workdir", str(workdir), "--out",
-                      str(tmp_path / "out"), "--steps", "2", "--images", "4")
+    done = run_script(
+        "diagnose_sampler.py",
+        "--config",
+        str(described),
+        "--workdir",
+        str(workdir),
+        "--out",
+        str(tmp_path / "out"),
+        "--steps",
+        "2",
+        "--images",
+        "4",
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "out/diagnosis.json").read_text())
     assert result["times"] == [1000, 250]
@@ -414,8 +440,10 @@ def test_a_published_checkpoint_is_a_teacher_by_config_alone(finished, tmp_path)
     from .convert import published_reid as published
 
     model = published.randomised(published.HHCL("gem", ibn=True))
-    torch.save({"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}},
-               tmp_path / "hhcl.pth.tar")
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}},
+        tmp_path / "hhcl.pth.tar",
+    )
     config, _ = finished
     config = config.copy_and_resolve_references()
     config.teacher.update({"kind": "network", "file": str(tmp_path / "hhcl.pth.tar")})

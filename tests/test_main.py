@@ -25,23 +25,32 @@ def command(*options: str, config: str | Path = CONFIGS / "street_pretrain.py") 
     return subprocess.run(line, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--config.model.dimm=2"], "config.model.dimm: no such key in config.model; did you mean dim?"),
-    (["--config.train.steps=many"], "config.train.steps"),
-    (["--config.model.dim=65"], "config.model.heads=8: must divide config.model.dim"),
-    (["--config.data.name=nothing"], "nothing"),
-    (["--config.data.builder.train_images=many"], "config.data.builder.train_images=many: expected a value like"),
-    (["--config.data.builder.nothing=1"], "synthetic_street has no option 'nothing'; it has camera_seed"),
-    (["--config.train.batch_size=3", "--config.cpu_devices=2"], "config.train.batch_size"),
-    (["--mode=fly"], "train_and_evaluate"),
-    (["--mode=search"], "--query"),
-    (["--embeddings=x"], "--embeddings goes with --mode evaluate"),
-    (["stray"], "stray"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config.model.dimm=2"], "config.model.dimm: no such key in config.model; did you mean dim?"),
+        (["--config.train.steps=many"], "config.train.steps"),
+        (["--config.model.dim=65"], "config.model.heads=8: must divide config.model.dim"),
+        (["--config.data.name=nothing"], "nothing"),
+        (["--config.data.builder.train_images=many"], "config.data.builder.train_images=many: expected a value like"),
+        (["--config.data.builder.nothing=1"], "synthetic_street has no option 'nothing'; it has camera_seed"),
+        (["--config.train.batch_size=3", "--config.cpu_devices=2"], "config.train.batch_size"),
+        (["--mode=fly"], "train_and_evaluate"),
+        (["--mode=search"], "--query"),
+        (["--embeddings=x"], "--embeddings goes with --mode evaluate"),
+        (["stray"], "stray"),
+    ],
+)
 def test_a_mistake_is_one_line(options, message, tmp_path):
     prepared = f"--config.data.prepared_dir={tmp_path / 'prepared'}"
-    counts = {"train_images": 2, "gallery_images": 2, "cameras": 2, "train_identities": 2, "test_identities": 1,
-              "queries": 1}
+    counts = {
+        "train_images": 2,
+        "gallery_images": 2,
+        "cameras": 2,
+        "train_identities": 2,
+        "test_identities": 1,
+        "queries": 1,
+    }
     small = [f"--config.data.builder.{key}={value}" for key, value in counts.items()]
     done = command("--workdir", str(tmp_path / "run"), prepared, *small, *options)
     assert done.returncode != 0
@@ -62,17 +71,28 @@ def test_an_unknown_variant_is_one_line(tmp_path):
 
 
 def test_a_missing_dataset_folder_is_named(tmp_path):
-    done = command("--workdir", str(tmp_path), f"--config.data.root={tmp_path / 'nowhere'}",
-                   "--config.teacher.kind=trained", "--config.model.backbone_weights=",
-                   config=CONFIGS / "prw_c6s1.py")
+    done = command(
+        "--workdir",
+        str(tmp_path),
+        f"--config.data.root={tmp_path / 'nowhere'}",
+        "--config.teacher.kind=trained",
+        "--config.model.backbone_weights=",
+        config=CONFIGS / "prw_c6s1.py",
+    )
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert "nowhere" in done.stderr.splitlines()[-1]
 
 
 def test_options_of_a_builder_need_not_stand_in_the_config():
     config = street_pretrain.get_config()
-    argv = ["main", "--config.data.builder.train_images=3", "--config.evaluate.data.builder.names=a,b", "--workdir=x",
-            "--config.data.builder.gap=25", "--config.evaluate.data.builder.share=0.5"]
+    argv = [
+        "main",
+        "--config.data.builder.train_images=3",
+        "--config.evaluate.data.builder.names=a,b",
+        "--workdir=x",
+        "--config.data.builder.gap=25",
+        "--config.evaluate.data.builder.share=0.5",
+    ]
     rest, options = builder_options(argv)
     config.lock()
     set_builder_options(config, options)
@@ -83,28 +103,32 @@ def test_options_of_a_builder_need_not_stand_in_the_config():
 
 def test_unknown_key_suggests_the_nearest():
     assert unknown_key(base.get_config(), "train.step") == (
-        "config.train.step: no such key in config.train; did you mean steps?")
+        "config.train.step: no such key in config.train; did you mean steps?"
+    )
     assert unknown_key(base.get_config(), "train.steps") is None
     assert "is a value" in unknown_key(base.get_config(), "seed.x")
 
 
-@pytest.mark.parametrize(("key", "value", "message"), [
-    ("noise.exact_slots", 300, "config.noise.exact_slots"),
-    ("noise.slots", 5, "config.noise.slots"),
-    ("evaluate.steps", (0,), "config.evaluate.steps"),
-    ("evaluate.protocols", ("whoole",), "whoole"),
-    ("evaluate.reranking", ("cbgm:3",), "config.evaluate.reranking"),
-    ("evaluate.reranking", ("cws", "cws"), "'cws' is asked for twice"),
-    ("evaluate.seeds", (1, 1), "config.evaluate.seeds"),
-    ("data.held_out", 1.5, "config.data.held_out"),
-    ("noise.one_step", True, "config.evaluate.steps"),
-    ("train.warmup", 90_000, "config.train.warmup"),
-    ("sampler.renewal_threshold", 1.5, "config.sampler.renewal_threshold"),
-    ("sampler.solver", "euler", "config.sampler.solver='euler': choose one of ddim, dpm, dpm"),
-    ("sampler.order", 4, "config.sampler.order=4: choose one of 1, 2, 3"),
-    ("teacher.people", 1, "config.teacher.people"),
-    ("model.cascade", "waterfall", "config.model.cascade"),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("noise.exact_slots", 300, "config.noise.exact_slots"),
+        ("noise.slots", 5, "config.noise.slots"),
+        ("evaluate.steps", (0,), "config.evaluate.steps"),
+        ("evaluate.protocols", ("whoole",), "whoole"),
+        ("evaluate.reranking", ("cbgm:3",), "config.evaluate.reranking"),
+        ("evaluate.reranking", ("cws", "cws"), "'cws' is asked for twice"),
+        ("evaluate.seeds", (1, 1), "config.evaluate.seeds"),
+        ("data.held_out", 1.5, "config.data.held_out"),
+        ("noise.one_step", True, "config.evaluate.steps"),
+        ("train.warmup", 90_000, "config.train.warmup"),
+        ("sampler.renewal_threshold", 1.5, "config.sampler.renewal_threshold"),
+        ("sampler.solver", "euler", "config.sampler.solver='euler': choose one of ddim, dpm, dpm"),
+        ("sampler.order", 4, "config.sampler.order=4: choose one of 1, 2, 3"),
+        ("teacher.people", 1, "config.teacher.people"),
+        ("model.cascade", "waterfall", "config.model.cascade"),
+    ],
+)
 def test_impossible_combinations_name_the_key(key, value, message):
     config = base.get_config()
     group, name = key.split(".")

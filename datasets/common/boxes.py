@@ -31,8 +31,13 @@ def place_box(
     text = f"the box {[round(float(value), 3) for value in rectangle]} (x y width height)"
     if width > 0 and height > 0 and (edges[0] >= edges[2] or edges[1] >= edges[3]):
         fate = "correct or remove it" if outside == ERROR else "it is left out"
-        contents.note(outside, checks.BOX_OUTSIDE, where,
-                      f"{text} lies outside its {sides[0]} x {sides[1]} photograph; {fate}", image)
+        contents.note(
+            outside,
+            checks.BOX_OUTSIDE,
+            where,
+            f"{text} lies outside its {sides[0]} x {sides[1]} photograph; {fate}",
+            image,
+        )
     else:  # also a sliver that is nothing in float32
         contents.note(WARNING, checks.BOX_WITHOUT_AREA, where, f"{text} has no area and is left out", image)
     return None

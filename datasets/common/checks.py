@@ -86,41 +86,76 @@ def _check_split(contents: Contents, split: str, scenes: list[Scene]) -> None:
 def _check_boxes(contents: Contents, scene: Scene) -> None:
     sides = scene.boxes[:, 2:] - scene.boxes[:, :2]
     covers = (sides >= np.float32([scene.width, scene.height])).all(1)
-    for check, wrong, what in ((TINY, (sides < TINY_SIDE).any(1), f"a side is shorter than {TINY_SIDE:g} pixels"),
-                               (WHOLE, covers, f"it covers the {scene.width} x {scene.height} photograph")):
+    for check, wrong, what in (
+        (TINY, (sides < TINY_SIDE).any(1), f"a side is shorter than {TINY_SIDE:g} pixels"),
+        (WHOLE, covers, f"it covers the {scene.width} x {scene.height} photograph"),
+    ):
         for row in np.flatnonzero(wrong):
-            contents.note(WARNING, check, scene.path, f"box {row + 1} {_text(scene.boxes[row])} of"
-                          f" {_person(scene.person_ids[row])}: {what}", scene.name)
+            contents.note(
+                WARNING,
+                check,
+                scene.path,
+                f"box {row + 1} {_text(scene.boxes[row])} of {_person(scene.person_ids[row])}: {what}",
+                scene.name,
+            )
     for first, second in same_boxes(scene.boxes, scene.person_ids):
-        contents.note(WARNING, SAME_BOX, scene.path, f"boxes {first + 1} and {second + 1} {_text(scene.boxes[second])}"
-                      f" of {_person(scene.person_ids[first])} are one; remove one of them", scene.name)
+        contents.note(
+            WARNING,
+            SAME_BOX,
+            scene.path,
+            f"boxes {first + 1} and {second + 1} {_text(scene.boxes[second])}"
+            f" of {_person(scene.person_ids[first])} are one; remove one of them",
+            scene.name,
+        )
     for person_id, count in Counter(scene.person_ids[scene.person_ids >= 0].tolist()).items():
         if count > 1:
-            contents.note(WARNING, PERSON_TWICE, scene.path, f"person {person_id} stands there {count} times;"
-                          " in search the first box counts", scene.name)
+            contents.note(
+                WARNING,
+                PERSON_TWICE,
+                scene.path,
+                f"person {person_id} stands there {count} times; in search the first box counts",
+                scene.name,
+            )
 
 
 def _check_across_splits(contents: Contents) -> None:
     gallery = {scene.name: scene for scene in contents.gallery}
     for scene in contents.train:
         if scene.name in gallery:
-            contents.note(ERROR, BOTH_SPLITS, scene.path, f"{scene.name} is in train and in gallery; remove it from"
-                          " one", scene.name)
+            contents.note(
+                ERROR,
+                BOTH_SPLITS,
+                scene.path,
+                f"{scene.name} is in train and in gallery; remove it from one",
+                scene.name,
+            )
     both = _people(contents.train) & _people(contents.gallery)
     if both:
         person_id = min(both)
-        example = {split: next(scene.name for scene in scenes if person_id in scene.person_ids)
-                   for split, scenes in (("train", contents.train), ("gallery", contents.gallery))}
+        example = {
+            split: next(scene.name for scene in scenes if person_id in scene.person_ids)
+            for split, scenes in (("train", contents.train), ("gallery", contents.gallery))
+        }
         asked = len({query.person_id for query in contents.queries} & both)
-        contents.note(WARNING, SHARED_PEOPLE, "train and gallery", f"{len(both)} identities are in both ({asked} of"
-                      f" them are asked for), for example {person_id}, in {example['train']} and {example['gallery']};"
-                      " numbers on people seen in training are too good", example["gallery"])
+        contents.note(
+            WARNING,
+            SHARED_PEOPLE,
+            "train and gallery",
+            f"{len(both)} identities are in both ({asked} of"
+            f" them are asked for), for example {person_id}, in {example['train']} and {example['gallery']};"
+            " numbers on people seen in training are too good",
+            example["gallery"],
+        )
 
 
 def _check_queries(contents: Contents) -> None:
     if not contents.queries:
-        contents.note(ERROR if contents.published else WARNING, NO_QUERIES, "queries",
-                      "there is nobody to look for; see what the dataset's card expects")
+        contents.note(
+            ERROR if contents.published else WARNING,
+            NO_QUERIES,
+            "queries",
+            "there is nobody to look for; see what the dataset's card expects",
+        )
     scenes = {scene.name: scene for scene in contents.gallery}
     shown = defaultdict(set)
     for scene in contents.gallery:
@@ -129,19 +164,30 @@ def _check_queries(contents: Contents) -> None:
     for number, query in enumerate(contents.queries, start=1):
         where = f"query {number}, person {query.person_id} in {query.image_name}"
         if query.image_name not in scenes:
-            contents.note(ERROR, QUERY_OUTSIDE_GALLERY, where, "the gallery does not hold this photograph; add it or"
-                          " drop the query", query.image_name)
+            contents.note(
+                ERROR,
+                QUERY_OUTSIDE_GALLERY,
+                where,
+                "the gallery does not hold this photograph; add it or drop the query",
+                query.image_name,
+            )
         elif query.person_id < 0:
-            contents.note(ERROR, QUERY_UNLABELLED, where, "nobody can be found by it; give it a person or drop it",
-                          query.image_name)
+            contents.note(
+                ERROR,
+                QUERY_UNLABELLED,
+                where,
+                "nobody can be found by it; give it a person or drop it",
+                query.image_name,
+            )
         else:
             _check_query(contents, where, query, scenes[query.image_name], shown[query.person_id])
 
 
 def _check_query(contents: Contents, where: str, query: Query, scene: Scene, shown: set[str]) -> None:
     if not shown - {query.image_name}:
-        contents.note(WARNING, NO_OTHER, where, "no other gallery photograph shows this person; it scores 0",
-                      query.image_name)
+        contents.note(
+            WARNING, NO_OTHER, where, "no other gallery photograph shows this person; it scores 0", query.image_name
+        )
     own = box_iou(scene.boxes[scene.person_ids == query.person_id], query.box[None])
     if not (own >= SAME_PERSON_IOU).any():
         what = f"overlaps this person's box there by IoU {own.max():.2f}" if len(own) else "is not annotated there"
@@ -150,11 +196,17 @@ def _check_query(contents: Contents, where: str, query: Query, scene: Scene, sho
 
 def _check_galleries(contents: Contents) -> None:
     for name, gallery in contents.galleries.items():
-        empty = [int(query) for query, places in zip(gallery.queries, gallery.truth_places, strict=True)
-                 if not len(places)]
+        empty = [
+            int(query) for query, places in zip(gallery.queries, gallery.truth_places, strict=True) if not len(places)
+        ]
         if empty:
-            contents.note(WARNING, NO_OTHER, f"gallery {name}", "queries without a true photograph in their list, which"
-                          f" score 0: {len(empty)}, the first is query {empty[0] + 1}")
+            contents.note(
+                WARNING,
+                NO_OTHER,
+                f"gallery {name}",
+                "queries without a true photograph in their list, which"
+                f" score 0: {len(empty)}, the first is query {empty[0] + 1}",
+            )
 
 
 def _check_counts(contents: Contents) -> None:

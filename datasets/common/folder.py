@@ -83,16 +83,31 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, scenes: Iterable[Scene]) -> Iterator[tuple[int, dict[str, Any]]]:
         for key, scene in enumerate(scenes):
-            yield key, scene_example(
-                image=encoded(scene.path), image_name=scene.name, height=scene.height, width=scene.width,
-                boxes=scene.boxes, person_ids=scene.person_ids, camera=scene.camera, frame=scene.frame,
+            yield (
+                key,
+                scene_example(
+                    image=encoded(scene.path),
+                    image_name=scene.name,
+                    height=scene.height,
+                    width=scene.width,
+                    boxes=scene.boxes,
+                    person_ids=scene.person_ids,
+                    camera=scene.camera,
+                    frame=scene.frame,
+                ),
             )
 
     def _queries(self, queries: Iterable[Query]) -> Iterator[tuple[int, dict[str, Any]]]:
         for key, query in enumerate(queries):
-            yield key, query_example(
-                image_name=query.image_name, box=query.box, person_id=query.person_id, camera=query.camera,
-                frame=query.frame,
+            yield (
+                key,
+                query_example(
+                    image_name=query.image_name,
+                    box=query.box,
+                    person_id=query.person_id,
+                    camera=query.camera,
+                    frame=query.frame,
+                ),
             )
 
 

@@ -29,9 +29,13 @@ def add_drawn_queries(contents: Contents, where: object, per_person: int, gap: i
     contents.queries = draw_queries(contents.gallery, per_person, gap, seed)
     once = sum(len(places) == 1 for places in people.values())
     if once:
-        contents.note(KNOWN, "person seen once", where,
-                      f"{once} of {len(people)} labelled people of the gallery are in one photograph only: they cannot"
-                      " be found again and give no query")
+        contents.note(
+            KNOWN,
+            "person seen once",
+            where,
+            f"{once} of {len(people)} labelled people of the gallery are in one photograph only: they cannot"
+            " be found again and give no query",
+        )
 
 
 def draw_queries(scenes: Sequence[Scene], per_person: int = 1, gap: int = 25, seed: int = 0) -> list[Query]:

@@ -100,14 +100,18 @@ class Contents:
         return [finding for finding in self.findings if finding.level == ERROR]
 
     def counts(self) -> dict[str, int]:
-        """"train images", "train boxes", "train labelled boxes", "train ids", the same of "gallery", "queries",
+        """ "train images", "train boxes", "train labelled boxes", "train ids", the same of "gallery", "queries",
         "query ids"."""
         found: dict[str, int] = {}
         for split, scenes in (("train", self.train), ("gallery", self.gallery)):
             ids = np.concatenate([np.zeros(0, np.int64), *(scene.person_ids for scene in scenes)])
             labelled = ids[ids >= 0]
-            found |= {f"{split} images": len(scenes), f"{split} boxes": len(ids),
-                      f"{split} labelled boxes": len(labelled), f"{split} ids": len(np.unique(labelled))}
+            found |= {
+                f"{split} images": len(scenes),
+                f"{split} boxes": len(ids),
+                f"{split} labelled boxes": len(labelled),
+                f"{split} ids": len(np.unique(labelled)),
+            }
         people = {query.person_id for query in self.queries}
         return found | {"queries": len(self.queries), "query ids": len(people)}
 

@@ -67,8 +67,14 @@ def _photograph(contents: Contents, where: str, name: str, path: Path, rectangle
         if box is not None:
             kept.append(rectangle)
             boxes.append(box)
-    return Photograph(name, path, size, np.asarray(kept, np.float64).reshape(-1, 4),
-                      np.asarray(boxes, np.float32).reshape(-1, 4), np.full(len(boxes), UNLABELLED, np.int64))
+    return Photograph(
+        name,
+        path,
+        size,
+        np.asarray(kept, np.float64).reshape(-1, 4),
+        np.asarray(boxes, np.float32).reshape(-1, 4),
+        np.full(len(boxes), UNLABELLED, np.int64),
+    )
 
 
 def _box(contents: Contents, where: str, name: str, rectangle: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
@@ -94,12 +100,19 @@ def label(
         contents.note(KNOWN, checks.BOX_WITHOUT_AREA, where, f"{as_text(rectangle)} in {name} is left out", name)
         return
     if row is None:
-        contents.note(level, NO_SUCH_BOX, where, f"Images.mat has no box {as_text(rectangle)} in {name}; {RESTORE}",
-                      name)
+        contents.note(
+            level, NO_SUCH_BOX, where, f"Images.mat has no box {as_text(rectangle)} in {name}; {RESTORE}", name
+        )
         return
     if photograph.person_ids[row] not in (UNLABELLED, person_id):
-        contents.note(WARNING, TWO_PEOPLE, where, f"box {as_text(rectangle)} in {name} is person"
-                      f" {photograph.person_ids[row]} elsewhere; it becomes person {person_id}", name)
+        contents.note(
+            WARNING,
+            TWO_PEOPLE,
+            where,
+            f"box {as_text(rectangle)} in {name} is person"
+            f" {photograph.person_ids[row]} elsewhere; it becomes person {person_id}",
+            name,
+        )
     photograph.person_ids[row] = person_id
 
 

@@ -125,8 +125,11 @@ def _by_column(gallery: matlab.Matrix, place_of: _Places) -> Columns:
     sizes = _words(gallery, boxes, ROWS), _words(gallery, boxes, ROWS + 1)
     empty = (_words(gallery, boxes, 1) == 0) | (_is_usual(gallery, boxes) & ((sizes[0] == 0) | (sizes[1] == 0)))
     shown = {int(entry): gallery.at(int(boxes[entry])).numbers() for entry in np.flatnonzero(~empty)}
-    return (_places(gallery, names, place_of), {entry: box for entry, box in shown.items() if len(box)},
-            lambda entry: gallery.at(int(names[entry])).text())
+    return (
+        _places(gallery, names, place_of),
+        {entry: box for entry, box in shown.items() if len(box)},
+        lambda entry: gallery.at(int(names[entry])).text(),
+    )
 
 
 def _places(gallery: matlab.Matrix, offsets: np.ndarray, place_of: _Places) -> np.ndarray:

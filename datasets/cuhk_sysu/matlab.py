@@ -150,9 +150,7 @@ def read_header(read: Read) -> Header:
     if kind == STRUCT:
         width = int(np.frombuffer(read_element(read)[1], "<i4")[0])
         names = read_element(read)[1]
-        fields = tuple(
-            names[i : i + width].split(b"\0")[0].decode() for i in range(0, len(names), width)
-        )
+        fields = tuple(names[i : i + width].split(b"\0")[0].decode() for i in range(0, len(names), width))
     return Header(kind, math.prod(np.frombuffer(dimensions, "<i4").tolist()), name.decode(), fields)
 
 

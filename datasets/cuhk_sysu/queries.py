@@ -119,11 +119,21 @@ class Asked:
         if not np.isfinite(rectangle).all():
             self.contents.note(ERROR, DAMAGED, entry.where, f"Query's idlocate is not four numbers; {RESTORE}", name)
         elif name not in self._in_pool:
-            self.contents.note(ERROR, checks.QUERY_OUTSIDE_GALLERY, entry.where,
-                               f"pool.mat does not hold the query's photograph {name}; {RESTORE}", name)
+            self.contents.note(
+                ERROR,
+                checks.QUERY_OUTSIDE_GALLERY,
+                entry.where,
+                f"pool.mat does not hold the query's photograph {name}; {RESTORE}",
+                name,
+            )
         elif (rectangle[2:] <= 0).any():
-            self.contents.note(ERROR, checks.BOX_WITHOUT_AREA, entry.where,
-                               f"the query's box {as_text(rectangle)} has no area; {RESTORE}", name)
+            self.contents.note(
+                ERROR,
+                checks.BOX_WITHOUT_AREA,
+                entry.where,
+                f"the query's box {as_text(rectangle)} has no area; {RESTORE}",
+                name,
+            )
         elif self.photographs[name] is not None:
             return place_box(self.contents, entry.where, rectangle.tolist(), self.photographs[name].size, name)
         return None
@@ -159,16 +169,26 @@ def note_faults(contents: Contents, raw: RawList) -> None:
     """What is wrong with the galleries of a list."""
     for row, (name, count) in raw.unknown.items():
         more = f" and {count - 1} more" if count > 1 else ""
-        contents.note(ERROR, UNKNOWN_PHOTOGRAPH, raw.where(row), f"its gallery names {name}{more}, which pool.mat"
-                      f" does not hold; {RESTORE}")
+        contents.note(
+            ERROR,
+            UNKNOWN_PHOTOGRAPH,
+            raw.where(row),
+            f"its gallery names {name}{more}, which pool.mat does not hold; {RESTORE}",
+        )
     for row, entry in raw.damaged:
-        contents.note(ERROR, DAMAGED, raw.where(row), f"the idlocate of gallery entry {entry + 1} is not four numbers;"
-                      f" {RESTORE}")
+        contents.note(
+            ERROR, DAMAGED, raw.where(row), f"the idlocate of gallery entry {entry + 1} is not four numbers; {RESTORE}"
+        )
     for row, images in enumerate(raw.images):
         repeated = len(images) - len(np.unique(images))
         if repeated and row not in raw.unknown:
-            contents.note(KNOWN, REPEATED, raw.where(row), f"{repeated} of {len(images)} entries repeat a photograph;"
-                          " the evaluation counts them as the literature does")
+            contents.note(
+                KNOWN,
+                REPEATED,
+                raw.where(row),
+                f"{repeated} of {len(images)} entries repeat a photograph;"
+                " the evaluation counts them as the literature does",
+            )
 
 
 def _key(name: str, rectangle: np.ndarray) -> tuple:

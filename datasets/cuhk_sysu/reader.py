@@ -42,8 +42,14 @@ LISTS = {size: (TRAIN.with_name(f"TestG{size}.mat"), f"TestG{size}") for size in
     "occlusion": (Path("annotation", "test", "subset", "Occlusion.mat"), "Occlusion1"),
     "low_resolution": (Path("annotation", "test", "subset", "Resolution.mat"), "Test_Size"),
 }
-PUBLISHED = {"train images": 11_206, "train boxes": 55_272, "train ids": 5_532, "gallery images": 6_978,
-             "gallery boxes": 40_871, "queries": 2_900}
+PUBLISHED = {
+    "train images": 11_206,
+    "train boxes": 55_272,
+    "train ids": 5_532,
+    "gallery images": 6_978,
+    "gallery boxes": 40_871,
+    "queries": 2_900,
+}
 
 MISSING_LIST, PARTLY_LABELLED = "missing list", "training photographs without labelled people"
 
@@ -56,17 +62,22 @@ def check_folder(root: Path) -> None:
         )
     for name in NEEDED:
         if not (root / name).exists():
-            raise InputError(f"config.data.root: {root / name} is missing; a CUHK-SYSU folder holds"
-                             f" {', '.join(path.as_posix() for path in NEEDED)}")
+            raise InputError(
+                f"config.data.root: {root / name} is missing; a CUHK-SYSU folder holds"
+                f" {', '.join(path.as_posix() for path in NEEDED)}"
+            )
     if not any((root / LISTS[size][0]).is_file() for size in SIZES):
-        raise InputError(f"config.data.root: {root / TRAIN.parent} holds none of TestG{', TestG'.join(SIZES)} (.mat);"
-                         f" at least one of them says who is asked for; {RESTORE}")
+        raise InputError(
+            f"config.data.root: {root / TRAIN.parent} holds none of TestG{', TestG'.join(SIZES)} (.mat);"
+            f" at least one of them says who is asked for; {RESTORE}"
+        )
 
 
 def annotation_files(root: Path) -> list[Path]:
     """The files that are read, as far as they are there."""
-    return [root / path for path in (IMAGES, POOL, TRAIN, *(path for path, _ in LISTS.values()))
-            if (root / path).is_file()]
+    return [
+        root / path for path in (IMAGES, POOL, TRAIN, *(path for path, _ in LISTS.values())) if (root / path).is_file()
+    ]
 
 
 def read(root: Path) -> Contents:
@@ -93,17 +104,17 @@ def _pool(contents: Contents, root: Path, photographs: dict[str, Photograph | No
     """The names in pool.mat, without those that Images.mat does not know."""
     names = read_pool(root / POOL)
     for name in sorted(name for name in set(names) if name not in photographs):
-        contents.note(ERROR, UNKNOWN_PHOTOGRAPH, root / POOL, f"names {name}, which Images.mat does not hold;"
-                      f" {RESTORE}", name)
+        contents.note(
+            ERROR, UNKNOWN_PHOTOGRAPH, root / POOL, f"names {name}, which Images.mat does not hold; {RESTORE}", name
+        )
     for name in sorted(name for name, count in Counter(names).items() if count > 1):
-        contents.note(WARNING, checks.TWICE_IN_SPLIT, root / POOL, f"names {name} more than once; it is taken once",
-                      name)
+        contents.note(
+            WARNING, checks.TWICE_IN_SPLIT, root / POOL, f"names {name} more than once; it is taken once", name
+        )
     return [name for name in dict.fromkeys(names) if name in photographs]
 
 
-def _label_train(
-    contents: Contents, root: Path, photographs: dict[str, Photograph | None], pool: set[str]
-) -> int:
+def _label_train(contents: Contents, root: Path, photographs: dict[str, Photograph | None], pool: set[str]) -> int:
     """Labels the people of Train.mat with 0, 1, ... in its order. Returns how many there are."""
     count = 0
     for person_id, person in enumerate(read_train(root / TRAIN)):
@@ -111,11 +122,21 @@ def _label_train(
         for name, rectangle in zip(person.image_names, person.boxes, strict=True):
             where = f"{root / TRAIN} person {person_id + 1} {person.id_name}".rstrip()
             if name not in photographs:
-                contents.note(ERROR, UNKNOWN_PHOTOGRAPH, where, f"stands in {name}, which Images.mat does not hold;"
-                              f" {RESTORE}", name)
+                contents.note(
+                    ERROR,
+                    UNKNOWN_PHOTOGRAPH,
+                    where,
+                    f"stands in {name}, which Images.mat does not hold; {RESTORE}",
+                    name,
+                )
             elif name in pool:
-                contents.note(WARNING, "training person in the gallery", where, f"stands in {name}, which is no"
-                              " training photograph; there he stays unlabelled", name)
+                contents.note(
+                    WARNING,
+                    "training person in the gallery",
+                    where,
+                    f"stands in {name}, which is no training photograph; there he stays unlabelled",
+                    name,
+                )
             elif photographs[name] is not None:
                 label(contents, photographs[name], rectangle, person_id, where)
     return count
@@ -129,8 +150,9 @@ def _read_lists(
     asked, found = Asked(contents, photographs, pool, first_id), {}
     for gallery, (path, variable) in LISTS.items():
         if not (root / path).is_file():
-            contents.note(WARNING, MISSING_LIST, root / path, f"is missing: galleries listed:{gallery} cannot be had;"
-                          f" {RESTORE}")
+            contents.note(
+                WARNING, MISSING_LIST, root / path, f"is missing: galleries listed:{gallery} cannot be had; {RESTORE}"
+            )
             continue
         raw = read_list(root / path, variable, names)
         note_faults(contents, raw)
@@ -148,9 +170,15 @@ def _note_known(contents: Contents, root: Path) -> None:
     for scene in [*contents.train, *contents.gallery]:
         ids, counts = np.unique(scene.person_ids[scene.person_ids != UNLABELLED], return_counts=True)
         for person_id, count in zip(ids[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
-            contents.note(KNOWN, checks.PERSON_TWICE, scene.path, f"person {person_id} stands there {count} times",
-                          scene.name)
+            contents.note(
+                KNOWN, checks.PERSON_TWICE, scene.path, f"person {person_id} stands there {count} times", scene.name
+            )
     labelled = sum(bool((scene.person_ids != UNLABELLED).any()) for scene in contents.train)
     if labelled < len(contents.train):
-        contents.note(KNOWN, PARTLY_LABELLED, root / TRAIN, f"names people in {labelled:,} of"
-                      f" {len(contents.train):,} training photographs; in the others everybody is unlabelled")
+        contents.note(
+            KNOWN,
+            PARTLY_LABELLED,
+            root / TRAIN,
+            f"names people in {labelled:,} of"
+            f" {len(contents.train):,} training photographs; in the others everybody is unlabelled",
+        )

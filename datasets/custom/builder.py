@@ -27,7 +27,12 @@ class Custom(FolderBuilder):
         seed: int = 0,
     ):
         super().__init__(
-            data_dir, reader.read, root, images=images, query_gap=query_gap, queries_per_person=queries_per_person,
+            data_dir,
+            reader.read,
+            root,
+            images=images,
+            query_gap=query_gap,
+            queries_per_person=queries_per_person,
             seed=seed,
         )
 

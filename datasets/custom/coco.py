@@ -78,10 +78,17 @@ def _add_image(path: Path, image: dict[str, Any], split: str | None, listing: Li
         raise ValueError(f'{name} has the split {own!r}, expected "train" or "gallery"')
     if name in listing.photographs:
         raise ValueError(f"{name} is in the lists already, as {listing.photographs[name].where}")
-    size = tuple(int(side) for side in (image.get("height"), image.get("width"))
-                 if isinstance(side, (int, float)) and 1 <= side < 1e9)  # other values say nothing
+    size = tuple(
+        int(side)
+        for side in (image.get("height"), image.get("width"))
+        if isinstance(side, (int, float)) and 1 <= side < 1e9
+    )  # other values say nothing
     listing.photographs[name] = Photograph(
-        f"{path} image {key!r}", name, own, size if len(size) == 2 else None, as_text(image.get("camera")),
+        f"{path} image {key!r}",
+        name,
+        own,
+        size if len(size) == 2 else None,
+        as_text(image.get("camera")),
         frame_number(image.get("frame")),
     )
 
@@ -99,8 +106,13 @@ def _people(path: Path, data: dict[str, Any], names: dict[Any, str], contents: C
             image = annotation.get("image_id")
             if not isinstance(image, (int, float, str)) or image not in names:
                 raise ValueError(f"there is no image with the image_id {image!r}")
-            yield Person(where, names[image], rectangle(annotation.get("bbox")), as_text(annotation.get("person_id")),
-                         bool(annotation.get("query")))
+            yield Person(
+                where,
+                names[image],
+                rectangle(annotation.get("bbox")),
+                as_text(annotation.get("person_id")),
+                bool(annotation.get("query")),
+            )
         except ValueError as error:
             contents.note(ERROR, "wrong annotation record", where, f"{error}; correct it")
     for reason, count in left_out.items():
@@ -124,6 +136,10 @@ def _person_categories(path: Path, data: dict[str, Any], contents: Contents) -> 
         return None
     if not wanted:
         there = ", ".join(" ".join(str(category.get("name")).split()) for category in categories)
-        contents.note(ERROR, "no category person", path,
-                      f'none of the categories is called person, there are {there}; rename the people\'s to "person"')
+        contents.note(
+            ERROR,
+            "no category person",
+            path,
+            f'none of the categories is called person, there are {there}; rename the people\'s to "person"',
+        )
     return wanted

@@ -42,8 +42,14 @@ def checked_header(
     """The photograph's header; None, and a finding, where it cannot be used. Notes where the list contradicts it."""
     name, where = photograph.name, photograph.where
     if path is None:
-        contents.note(ERROR, checks.NO_PHOTOGRAPH, where, f"{name} is in none of {', '.join(map(str, places))};"
-                      " restore it, or name the photographs' folder in config.data.builder.images", name)
+        contents.note(
+            ERROR,
+            checks.NO_PHOTOGRAPH,
+            where,
+            f"{name} is in none of {', '.join(map(str, places))};"
+            " restore it, or name the photographs' folder in config.data.builder.images",
+            name,
+        )
         return None
     header = read_header(path)
     if header is None:
@@ -57,13 +63,31 @@ def _compare(photograph: Photograph, header: ImageHeader, contents: Contents) ->
     stored, stated, name = (header.height, header.width), photograph.size, photograph.name
     text = f"{name} is {header.width} x {header.height} as stored"
     if stated == stored[::-1] != stored and header.lies_on_its_side:
-        contents.note(ERROR, "turned photograph", photograph.where, f"{text}, turned by its EXIF orientation"
-                      f" {header.orientation}, and annotated as {stated[1]} x {stated[0]}: boxes are read in pixels as"
-                      " stored; store its pixels upright (as `mogrify -auto-orient` does)", name)
+        contents.note(
+            ERROR,
+            "turned photograph",
+            photograph.where,
+            f"{text}, turned by its EXIF orientation"
+            f" {header.orientation}, and annotated as {stated[1]} x {stated[0]}: boxes are read in pixels as"
+            " stored; store its pixels upright (as `mogrify -auto-orient` does)",
+            name,
+        )
     elif stated is not None and stated != stored:
-        contents.note(ERROR, "size differs", photograph.where, f"{text}, the list says {stated[1]} x {stated[0]}, so"
-                      " its boxes may be in other pixels; take the photograph that was annotated, or correct width"
-                      " and height", name)
+        contents.note(
+            ERROR,
+            "size differs",
+            photograph.where,
+            f"{text}, the list says {stated[1]} x {stated[0]}, so"
+            " its boxes may be in other pixels; take the photograph that was annotated, or correct width"
+            " and height",
+            name,
+        )
     elif header.orientation != 1 and stated is None:
-        contents.note(WARNING, "turned photograph", photograph.where, f"{text} and turned by its EXIF orientation"
-                      f" {header.orientation}: boxes are read in pixels as stored; look whether they fit", name)
+        contents.note(
+            WARNING,
+            "turned photograph",
+            photograph.where,
+            f"{text} and turned by its EXIF orientation"
+            f" {header.orientation}: boxes are read in pixels as stored; look whether they fit",
+            name,
+        )

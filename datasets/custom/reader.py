@@ -34,9 +34,7 @@ SUSPICIOUS = (5, 0.1)  # so many boxes, and so large a share, far over the borde
 EXPECTED = "gallery.json (beside it train.json and query.json), annotations.json, or the same as .csv"
 
 
-def read(
-    root: Path, *, images: str = "", query_gap: int = 25, queries_per_person: int = 1, seed: int = 0
-) -> Contents:
+def read(root: Path, *, images: str = "", query_gap: int = 25, queries_per_person: int = 1, seed: int = 0) -> Contents:
     """The splits and queries.
 
     Args:
@@ -74,8 +72,9 @@ def find_lists(root: Path) -> list[tuple[Path, str | None]]:
     there = [[(path, split) for path, split in kind if path.is_file()] for kind in kinds]
     there = [kind for kind in there if kind]
     if len(there) > 1:
-        raise InputError(f"config.data.root: {there[0][0][0]} and {there[1][0][0].name} stand side by side; keep one"
-                         " kind of lists")
+        raise InputError(
+            f"config.data.root: {there[0][0][0]} and {there[1][0][0].name} stand side by side; keep one kind of lists"
+        )
     if not there or not {None, "gallery"} & {split for _, split in there[0]}:
         raise InputError(f"config.data.root: {root} holds no list of the gallery; it needs {EXPECTED}")
     return there[0]
@@ -102,24 +101,38 @@ def _add_scenes(listing: Listing, numbers: dict[str, int], places: list[Path], c
         if header is None:
             continue
         if names.setdefault(path.resolve(), name) != name:
-            contents.note(ERROR, "photograph under two names", photograph.where, f"{name} is the same file as"
-                          f" {names[path.resolve()]}; remove one from the lists", name)
+            contents.note(
+                ERROR,
+                "photograph under two names",
+                photograph.where,
+                f"{name} is the same file as {names[path.resolve()]}; remove one from the lists",
+                name,
+            )
         size = (header.height, header.width)
         reaching += [_reaches_far(person.rectangle, size) for person in inside.get(name, [])]
         boxes = [place_box(contents, person.where, person.rectangle, size, name) for person in inside.get(name, [])]
         kept = [(person, box) for person, box in zip(inside.get(name, []), boxes, strict=True) if box is not None]
         scene = Scene(
-            name, path, *size, np.asarray([box for _, box in kept], np.float32).reshape(-1, 4),
+            name,
+            path,
+            *size,
+            np.asarray([box for _, box in kept], np.float32).reshape(-1, 4),
             np.asarray([numbers.get(person.person, UNLABELLED) for person, _ in kept], np.int64),
-            cameras.get(photograph.camera, UNKNOWN), photograph.frame,
+            cameras.get(photograph.camera, UNKNOWN),
+            photograph.frame,
         )
         (contents.train if photograph.split == "train" else contents.gallery).append(scene)
         for person, box in kept:
             if person.query:
                 _add_query(person, box, scene, photograph.split, numbers, contents)
     if sum(reaching) >= max(SUSPICIOUS[0], SUSPICIOUS[1] * len(reaching)):
-        contents.note(WARNING, "boxes far over the border", "boxes", f"{sum(reaching)} of {len(reaching)} reach over"
-                      " the border by more than half: look whether they are x, y, width, height and not two corners")
+        contents.note(
+            WARNING,
+            "boxes far over the border",
+            "boxes",
+            f"{sum(reaching)} of {len(reaching)} reach over"
+            " the border by more than half: look whether they are x, y, width, height and not two corners",
+        )
 
 
 def _reaches_far(rectangle: tuple[float, ...], size: tuple[int, int]) -> bool:
@@ -133,8 +146,13 @@ def _add_queries(listing: Listing, numbers: dict[str, int], contents: Contents) 
     scenes = {scene.name: scene for scene in [*contents.train, *contents.gallery]}
     for person in listing.queries:
         if person.image not in listing.photographs:
-            contents.note(ERROR, checks.QUERY_OUTSIDE_GALLERY, person.where, f"{person.image} is not among the"
-                          " gallery's photographs; add it there or remove the query", person.image)
+            contents.note(
+                ERROR,
+                checks.QUERY_OUTSIDE_GALLERY,
+                person.where,
+                f"{person.image} is not among the gallery's photographs; add it there or remove the query",
+                person.image,
+            )
         elif person.image in scenes:  # otherwise its photograph cannot be used, which is noted already
             scene = scenes[person.image]
             box = place_box(contents, person.where, person.rectangle, (scene.height, scene.width), scene.name)
@@ -146,11 +164,21 @@ def _add_query(
     person: Person, box: np.ndarray, scene: Scene, split: str, numbers: dict[str, int], contents: Contents
 ) -> None:
     if split != "gallery":
-        contents.note(ERROR, checks.QUERY_OUTSIDE_GALLERY, person.where, f"{scene.name} is in {split}, and a query"
-                      " stands in a photograph of the gallery; correct it", scene.name)
+        contents.note(
+            ERROR,
+            checks.QUERY_OUTSIDE_GALLERY,
+            person.where,
+            f"{scene.name} is in {split}, and a query stands in a photograph of the gallery; correct it",
+            scene.name,
+        )
     elif person.person is None:
-        contents.note(ERROR, checks.QUERY_UNLABELLED, person.where, "a query needs a person_id; give it one or remove"
-                      " it", scene.name)
+        contents.note(
+            ERROR,
+            checks.QUERY_UNLABELLED,
+            person.where,
+            "a query needs a person_id; give it one or remove it",
+            scene.name,
+        )
     else:
         contents.queries.append(Query(scene.name, box, numbers[person.person], scene.camera, scene.frame))
 
@@ -158,6 +186,10 @@ def _add_query(
 def _cameras(listing: Listing, contents: Contents) -> dict[str | None, int]:
     cameras, renamed = numbered(photograph.camera for photograph in listing.photographs.values())
     if renamed:
-        contents.note(KNOWN, "numbered cameras", "cameras",
-                      "they are numbered: " + ", ".join(f"{number} is {text}" for text, number in cameras.items()))
+        contents.note(
+            KNOWN,
+            "numbered cameras",
+            "cameras",
+            "they are numbered: " + ", ".join(f"{number} is {text}" for text, number in cameras.items()),
+        )
     return dict(cameras)

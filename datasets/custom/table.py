@@ -60,7 +60,7 @@ class _Table:
 
     def record(self, values: list[str]) -> dict[str, str]:
         """Column -> value; ValueError for more values than columns."""
-        if any(values[len(self.columns):]):
+        if any(values[len(self.columns) :]):
             raise ValueError(f"it has {len(values)} values for {len(self.columns)} columns")
         found = dict(zip(self.columns, values, strict=False))
         decimal = "." if self.mark == "," else ","  # 12,5 where commas do not part the columns
@@ -84,8 +84,10 @@ def _load(path: Path) -> _Table:
         raise InputError(f"{path} line {reader.line_num}: {error}; export it again") from error
     missing = [name for name in NEEDED if name not in columns]
     if missing:
-        raise InputError(f"{path} line 1: the header has no column {', '.join(missing)}; it has"
-                         f" {', '.join([name for name in columns if name][:20]) or 'none'}")
+        raise InputError(
+            f"{path} line 1: the header has no column {', '.join(missing)}; it has"
+            f" {', '.join([name for name in columns if name][:20]) or 'none'}"
+        )
     return _Table(columns, [(number, values) for number, values in lines if any(values)], mark)
 
 

@@ -30,8 +30,16 @@ class Mot(FolderBuilder):
         seed: int = 0,
     ):
         super().__init__(
-            data_dir, reader.read, root, test_sequences=test_sequences, train_share=train_share, every=every,
-            min_visibility=min_visibility, query_gap=query_gap, queries_per_track=queries_per_track, seed=seed,
+            data_dir,
+            reader.read,
+            root,
+            test_sequences=test_sequences,
+            train_share=train_share,
+            every=every,
+            min_visibility=min_visibility,
+            query_gap=query_gap,
+            queries_per_track=queries_per_track,
+            seed=seed,
         )
 
     @classmethod

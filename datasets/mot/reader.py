@@ -91,8 +91,10 @@ def find_sequences(root: Path, contents: Contents) -> list[MotSequence]:
         _note_beside(root, base, contents)
     sequences = _without_copies([s for s in sequences if s.ground_truth.is_file()], contents)
     if not sequences:
-        raise InputError(f"config.data.root: no sequence with gt/gt.txt in {root}; name a folder with MOTChallenge"
-                         f" {LAYOUT}" + (", not the official test/" if folders else ""))
+        raise InputError(
+            f"config.data.root: no sequence with gt/gt.txt in {root}; name a folder with MOTChallenge"
+            f" {LAYOUT}" + (", not the official test/" if folders else "")
+        )
     return sequences
 
 
@@ -105,8 +107,12 @@ def _note_beside(root: Path, base: Path, contents: Contents) -> None:
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and path != base):
         inside = [path for path in folder.iterdir() if path.is_dir() and _is_sequence(path)]
         if inside or _is_sequence(folder):
-            contents.note(WARNING, "not read", folder,
-                          f"{len(inside) or 1} sequences beside train/ are left out; move those with gt/gt.txt there")
+            contents.note(
+                WARNING,
+                "not read",
+                folder,
+                f"{len(inside) or 1} sequences beside train/ are left out; move those with gt/gt.txt there",
+            )
 
 
 def _without_copies(sequences: list[MotSequence], contents: Contents) -> list[MotSequence]:
@@ -116,11 +122,19 @@ def _without_copies(sequences: list[MotSequence], contents: Contents) -> list[Mo
         first = kept.setdefault(match[1] if match else sequence.name, sequence)
         if first is sequence:
             continue
-        contents.note(KNOWN, "copy of a sequence", sequence.folder,
-                      f"is {first.name} with another detector's detections and is left out")
+        contents.note(
+            KNOWN,
+            "copy of a sequence",
+            sequence.folder,
+            f"is {first.name} with another detector's detections and is left out",
+        )
         if first.ground_truth.read_bytes() != sequence.ground_truth.read_bytes():
-            contents.note(WARNING, "copies differ", sequence.ground_truth, f"differs from {first.ground_truth}, which"
-                                                                           " is read; restore one of them")
+            contents.note(
+                WARNING,
+                "copies differ",
+                sequence.ground_truth,
+                f"differs from {first.ground_truth}, which is read; restore one of them",
+            )
     return list(kept.values())
 
 
@@ -144,24 +158,38 @@ def _test_names(given: Iterable[str] | str | None, sequences: list[MotSequence])
     names = [name.strip() for name in wanted if name.strip()]
     for name in names:
         if name not in known:
-            raise InputError(f"config.data.builder.test_sequences: there is no sequence {name!r}; there are"
-                             f" {', '.join(sequence.name for sequence in sequences)}")
+            raise InputError(
+                f"config.data.builder.test_sequences: there is no sequence {name!r}; there are"
+                f" {', '.join(sequence.name for sequence in sequences)}"
+            )
     return {known[name] for name in names}
 
 
 def _visible(sequence: MotSequence, rows: list[Row], least: float, contents: Contents) -> list[Row]:
     kept = [row for row in rows if row.visibility is None or row.visibility >= least]
     if len(kept) < len(rows):
-        contents.note(KNOWN, "hardly visible boxes", sequence.ground_truth,
-                      f"{len(rows) - len(kept)} boxes with a visibility below {least} are left out")
+        contents.note(
+            KNOWN,
+            "hardly visible boxes",
+            sequence.ground_truth,
+            f"{len(rows) - len(kept)} boxes with a visibility below {least} are left out",
+        )
     if least > 0 and any(row.visibility is None for row in rows):
-        contents.note(WARNING, "no visibility", sequence.ground_truth,
-                      "has no column of visibilities (9 columns): min_visibility leaves nothing out")
+        contents.note(
+            WARNING,
+            "no visibility",
+            sequence.ground_truth,
+            "has no column of visibilities (9 columns): min_visibility leaves nothing out",
+        )
     return kept
 
 
 def _scenes(
-    sequence: MotSequence, camera: int, rows: list[Row], numbers: dict[tuple[str, int], int], every: int,
+    sequence: MotSequence,
+    camera: int,
+    rows: list[Row],
+    numbers: dict[tuple[str, int], int],
+    every: int,
     contents: Contents,
 ) -> list[Scene]:
     """The scenes of every `every`th photograph, by rising frame number."""
@@ -171,9 +199,12 @@ def _scenes(
         by_frame.setdefault(row.frame, []).append(row)
     there = dict(reversed(sequence.photographs))
     for frame in sorted(set(by_frame) - set(there)) if there else ():
-        contents.note(ERROR, checks.NO_PHOTOGRAPH, f"{sequence.ground_truth} line {by_frame[frame][0].line}",
-                      f"there is no photograph of frame {frame} in {sequence.image_folder}; restore it or remove its"
-                      " rows")
+        contents.note(
+            ERROR,
+            checks.NO_PHOTOGRAPH,
+            f"{sequence.ground_truth} line {by_frame[frame][0].line}",
+            f"there is no photograph of frame {frame} in {sequence.image_folder}; restore it or remove its rows",
+        )
     scenes = []
     for frame, path in sorted(there.items())[:: int(every)]:
         scene = _scene(sequence, camera, frame, path, by_frame.get(frame, []), numbers, contents)
@@ -183,7 +214,12 @@ def _scenes(
 
 
 def _scene(
-    sequence: MotSequence, camera: int, frame: int, path: Path, rows: list[Row], numbers: dict[tuple[str, int], int],
+    sequence: MotSequence,
+    camera: int,
+    frame: int,
+    path: Path,
+    rows: list[Row],
+    numbers: dict[tuple[str, int], int],
     contents: Contents,
 ) -> Scene | None:
     name, header = f"{sequence.name}/{path.name}", read_header(path)
@@ -194,34 +230,55 @@ def _scene(
     for row in rows:
         # From MOT16 on people are annotated beyond the border, and their visibility counts only what is inside.
         beyond = KNOWN if row.visibility == 0 else WARNING
-        box = place_box(contents, f"{sequence.ground_truth} line {row.line}", row.rectangle,
-                        (header.height, header.width), name, outside=beyond)
+        box = place_box(
+            contents,
+            f"{sequence.ground_truth} line {row.line}",
+            row.rectangle,
+            (header.height, header.width),
+            name,
+            outside=beyond,
+        )
         if box is not None:
             boxes.append(box)
             people.append(numbers.get((sequence.name, row.track), UNLABELLED))
-    return Scene(name, path, header.height, header.width, np.asarray(boxes, np.float32).reshape(-1, 4),
-                 np.asarray(people, np.int64), camera, frame)
+    return Scene(
+        name,
+        path,
+        header.height,
+        header.width,
+        np.asarray(boxes, np.float32).reshape(-1, 4),
+        np.asarray(people, np.int64),
+        camera,
+        frame,
+    )
 
 
 def _split_in_time(scenes: list[Scene], share: float, contents: Contents, where: Path) -> None:
     """The first `share` of a sequence's scenes train, the others are gallery."""
     cut = round(share * len(scenes))
     sides = scenes[:cut], scenes[cut:]
-    shown = [Counter(person for scene in side for person in set(scene.person_ids[scene.person_ids >= 0].tolist()))
-             for side in sides]
+    shown = [
+        Counter(person for scene in side for person in set(scene.person_ids[scene.person_ids >= 0].tolist()))
+        for side in sides
+    ]
     both = shown[0].keys() & shown[1].keys()
     as_many = sorted(person for person in both if shown[0][person] == shown[1][person])
     training = {person for person in both if shown[0][person] > shown[1][person]} | set(as_many[1::2])
     contents.train += [_without(scene, both - training) for scene in sides[0]]
     contents.gallery += [_without(scene, training) for scene in sides[1]]
     if both:
-        contents.note(KNOWN, "track on both sides", where,
-                      f"{len(both)} tracks cross the cut in time: {len(training)} are labelled in train only,"
-                      f" {len(both) - len(training)} in the gallery only")
+        contents.note(
+            KNOWN,
+            "track on both sides",
+            where,
+            f"{len(both)} tracks cross the cut in time: {len(training)} are labelled in train only,"
+            f" {len(both) - len(training)} in the gallery only",
+        )
 
 
 def _without(scene: Scene, people: set[int]) -> Scene:
     """The scene with these people unlabelled."""
     ids = np.where(np.isin(scene.person_ids, list(people)), UNLABELLED, scene.person_ids)
-    return Scene(scene.name, scene.path, scene.height, scene.width, scene.boxes, ids.astype(np.int64), scene.camera,
-                 scene.frame)
+    return Scene(
+        scene.name, scene.path, scene.height, scene.width, scene.boxes, ids.astype(np.int64), scene.camera, scene.frame
+    )

@@ -26,9 +26,20 @@ from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, Contents
 from psdiff_jax.errors import InputError
 
 PEDESTRIAN = 1
-CLASSES = {2: "person on vehicle", 3: "car", 4: "bicycle", 5: "motorbike", 6: "non-motorised vehicle",
-           7: "static person", 8: "distractor", 9: "occluder", 10: "occluder on the ground", 11: "full occluder",
-           12: "reflection", 13: "crowd"}
+CLASSES = {
+    2: "person on vehicle",
+    3: "car",
+    4: "bicycle",
+    5: "motorbike",
+    6: "non-motorised vehicle",
+    7: "static person",
+    8: "distractor",
+    9: "occluder",
+    10: "occluder on the ground",
+    11: "full occluder",
+    12: "reflection",
+    13: "crowd",
+}
 _LAST_NUMBER = re.compile(r"(\d+)$")
 
 
@@ -146,8 +157,13 @@ def _note_left_out(contents: Contents, path: Path, left_out: Counter, kept: int)
         named = ", ".join(f"{CLASSES.get(key, f'class {key}')} {count}" for key, count in sorted(left_out.items()))
         contents.note(KNOWN, "boxes of other classes", path, f"{left_out.total()} rows are no pedestrians: {named}")
     if not kept:
-        contents.note(WARNING, "nobody", path, "no row is a pedestrian (class 1) that counts (flag not 0): all"
-                                               " photographs of the sequence are taken to show nobody")
+        contents.note(
+            WARNING,
+            "nobody",
+            path,
+            "no row is a pedestrian (class 1) that counts (flag not 0): all"
+            " photographs of the sequence are taken to show nobody",
+        )
 
 
 def check_photographs(sequence: MotSequence, contents: Contents) -> None:
@@ -157,8 +173,12 @@ def check_photographs(sequence: MotSequence, contents: Contents) -> None:
         contents.note(ERROR, "no photographs", sequence.image_folder, "holds no numbered photographs; restore them")
     unnumbered = [path for path in sequence.images if not _LAST_NUMBER.search(path.stem)]
     if unnumbered:
-        contents.note(WARNING, "photograph without number", unnumbered[0],
-                      f"has no frame number at the end of its name and is left out ({len(unnumbered)} such)")
+        contents.note(
+            WARNING,
+            "photograph without number",
+            unnumbered[0],
+            f"has no frame number at the end of its name and is left out ({len(unnumbered)} such)",
+        )
 
     def differs(what: str) -> None:
         contents.note(WARNING, "seqinfo.ini differs", where, f"{what}; the photographs are taken as they are")
@@ -183,6 +203,10 @@ def check_sizes(sequence: MotSequence, sizes: dict[str, tuple[int, int]], conten
     other = [(name, size) for name, size in sizes.items() if "" not in stated and tuple(map(str, size)) != stated]
     if other:
         name, (height, width) = other[0]
-        contents.note(WARNING, "seqinfo.ini differs", sequence.info_file,
-                      f"imWidth x imHeight is {stated[1]} x {stated[0]}, {name} is {width} x {height} ({len(other)} of"
-                      f" {len(sizes)} photographs differ); the photographs are taken as they are")
+        contents.note(
+            WARNING,
+            "seqinfo.ini differs",
+            sequence.info_file,
+            f"imWidth x imHeight is {stated[1]} x {stated[0]}, {name} is {width} x {height} ({len(other)} of"
+            f" {len(sizes)} photographs differ); the photographs are taken as they are",
+        )

@@ -27,5 +27,8 @@ class Prw(FolderBuilder):
         folder = Path(root).expanduser()
         files.check_folder(folder)
         lists = [folder / name for name in files.LISTS if (folder / name).is_file()]
-        return digest(folder, [*lists, *(folder / "annotations").glob("*.mat")],
-                      [path for path in (folder / "frames").iterdir() if path.is_file()])
+        return digest(
+            folder,
+            [*lists, *(folder / "annotations").glob("*.mat")],
+            [path for path in (folder / "frames").iterdir() if path.is_file()],
+        )

@@ -36,8 +36,13 @@ def read(root: Path) -> Contents:
     contents = Contents()
     names = {split: _listed(contents, root, split) for split in files.SPLIT_FILES}
     for stem in sorted(set(names["train"]) & set(names["gallery"])):
-        contents.note(ERROR, checks.BOTH_SPLITS, root, f"frame {stem}.jpg is in frame_train.mat and in frame_test.mat;"
-                      " remove it from one", f"{stem}.jpg")
+        contents.note(
+            ERROR,
+            checks.BOTH_SPLITS,
+            root,
+            f"frame {stem}.jpg is in frame_train.mat and in frame_test.mat; remove it from one",
+            f"{stem}.jpg",
+        )
     scenes = {stem: _scene(contents, root, stem) for stem in dict.fromkeys([*names["train"], *names["gallery"]])}
     contents.train = [scenes[stem] for stem in names["train"] if scenes[stem] is not None]
     contents.gallery = [scenes[stem] for stem in names["gallery"] if scenes[stem] is not None]
@@ -86,8 +91,13 @@ def _listed(contents: Contents, root: Path, split: str) -> list[str]:
     once = list(dict.fromkeys(names))
     for stem in once if len(once) < len(names) else ():
         if names.count(stem) > 1:
-            contents.note(ERROR, checks.TWICE_IN_SPLIT, root / files.SPLIT_FILES[split][0],
-                          f"the frame {stem} stands there twice; remove one", f"{stem}.jpg")
+            contents.note(
+                ERROR,
+                checks.TWICE_IN_SPLIT,
+                root / files.SPLIT_FILES[split][0],
+                f"the frame {stem} stands there twice; remove one",
+                f"{stem}.jpg",
+            )
     return once
 
 
@@ -100,11 +110,21 @@ def _scene(contents: Contents, root: Path, stem: str) -> Scene | None:
         return None
     boxes, person_ids = _people(contents, annotation, stem, rows, size)
     for person_id in sorted({i for i in person_ids.tolist() if i >= 0 and (person_ids == i).sum() > 1}):
-        contents.note(KNOWN, checks.PERSON_TWICE, annotation, f"pid {person_id} stands there"
-                      f" {(person_ids == person_id).sum()} times; the first box counts", path.name)
+        contents.note(
+            KNOWN,
+            checks.PERSON_TWICE,
+            annotation,
+            f"pid {person_id} stands there {(person_ids == person_id).sum()} times; the first box counts",
+            path.name,
+        )
     for first, second in checks.same_boxes(boxes, person_ids):
-        contents.note(KNOWN, checks.SAME_BOX, annotation, f"boxes {first + 1} and {second + 1} of pid"
-                      f" {person_ids[first]} are the same; both are kept", path.name)
+        contents.note(
+            KNOWN,
+            checks.SAME_BOX,
+            annotation,
+            f"boxes {first + 1} and {second + 1} of pid {person_ids[first]} are the same; both are kept",
+            path.name,
+        )
     camera, frame = frame_number(stem)
     return Scene(path.name, path, *size, boxes, person_ids, camera, frame)
 
@@ -135,8 +155,13 @@ def _people(
             boxes.append(to_box(rectangle, *size))
             person_ids.append(int(person_id) if person_id >= 0 else UNLABELLED)
             if min(rectangle[:2]) < 0:
-                contents.note(KNOWN, "negative x or y", row, f"the box {_plain(rectangle)} (x y w h) begins at 0"
-                              " instead, its width and height stay", image)
+                contents.note(
+                    KNOWN,
+                    "negative x or y",
+                    row,
+                    f"the box {_plain(rectangle)} (x y w h) begins at 0 instead, its width and height stay",
+                    image,
+                )
     return np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(person_ids, np.int64)
 
 
@@ -152,12 +177,17 @@ def _query(contents: Contents, where: str, line: str, gallery: dict[str, Scene |
         return
     stem = stem.removesuffix(".jpg")
     if stem not in gallery:
-        contents.note(ERROR, checks.QUERY_OUTSIDE_GALLERY, where,
-                      f"{stem} is not among the test frames of frame_test.mat; correct or remove the line")
+        contents.note(
+            ERROR,
+            checks.QUERY_OUTSIDE_GALLERY,
+            where,
+            f"{stem} is not among the test frames of frame_test.mat; correct or remove the line",
+        )
     elif scene := gallery[stem]:
         if fault := _box_fault(rectangle, scene.height, scene.width):
-            contents.note(ERROR, "query box without area or outside", where, f"{fault[2]}; correct or remove the line",
-                          scene.name)
+            contents.note(
+                ERROR, "query box without area or outside", where, f"{fault[2]}; correct or remove the line", scene.name
+            )
             return
         box = to_box(rectangle, scene.height, scene.width)
         query = Query(scene.name, box, int(person_id), scene.camera, scene.frame)
@@ -175,10 +205,19 @@ def _compare_with_annotation(contents: Contents, where: str, query: Query, scene
     nearest = np.abs(xywh - own).max(1).argmin()
     differs = float(np.abs(xywh[nearest] - own).max())
     if differs > 1e-3:
-        level, check = (KNOWN, "query box differs by rounding") if differs <= ROUNDING + 1e-3 else (
-            WARNING, "query box differs from its annotation")
-        contents.note(level, check, where, f"the box {own.tolist()} (x y w h) differs by {differs:.3g} pixels from the"
-                      f" annotation {xywh[nearest].tolist()} of pid {query.person_id}", scene.name)
+        level, check = (
+            (KNOWN, "query box differs by rounding")
+            if differs <= ROUNDING + 1e-3
+            else (WARNING, "query box differs from its annotation")
+        )
+        contents.note(
+            level,
+            check,
+            where,
+            f"the box {own.tolist()} (x y w h) differs by {differs:.3g} pixels from the"
+            f" annotation {xywh[nearest].tolist()} of pid {query.person_id}",
+            scene.name,
+        )
 
 
 def _plain(rectangle: Iterable[float]) -> list[float]:

@@ -27,8 +27,12 @@ def compare(contents: Contents, root: Path, names: Iterable[str]) -> None:
         contents.published = PUBLISHED
     else:
         contents.part = f"cameras {_listing(cameras)}, sequences {_listing(sequences)}"
-        contents.note(KNOWN, "part of the release", root,
-                      f"a part of PRW: {contents.part}; its counts are not compared with the published ones")
+        contents.note(
+            KNOWN,
+            "part of the release",
+            root,
+            f"a part of PRW: {contents.part}; its counts are not compared with the published ones",
+        )
     for split, scenes in (("train", contents.train), ("gallery", contents.gallery)):
         _compare_ids(contents, root, split, scenes)
 
@@ -45,11 +49,20 @@ def _compare_ids(contents: Contents, root: Path, split: str, scenes: list[Scene]
     annotated = {int(i) for scene in scenes for i in np.unique(scene.person_ids) if i >= 0}
     both = f"{len(annotated)} identities as annotated, {len(listed)} as listed"
     if annotated - listed:
-        contents.note(KNOWN, f"pids not in {where.name}", where, f"pids {_listing(annotated - listed)} are annotated in"
-                      f" {split} frames and not listed; they count as identities: {both}")
+        contents.note(
+            KNOWN,
+            f"pids not in {where.name}",
+            where,
+            f"pids {_listing(annotated - listed)} are annotated in"
+            f" {split} frames and not listed; they count as identities: {both}",
+        )
     if listed - annotated:
-        contents.note(WARNING, f"pids of {where.name} not annotated", where, f"pids {_listing(listed - annotated)} are"
-                      f" listed, and no {split} frame shows them: {both}")
+        contents.note(
+            WARNING,
+            f"pids of {where.name} not annotated",
+            where,
+            f"pids {_listing(listed - annotated)} are listed, and no {split} frame shows them: {both}",
+        )
 
 
 def _listing(numbers: Iterable[int], most: int = 10) -> str:

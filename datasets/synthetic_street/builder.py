@@ -61,9 +61,7 @@ class SyntheticStreet(tfds.core.GeneratorBasedBuilder):
         # Before the first scene is rendered: it is quick, and tells at once when the gallery is too small.
         queries = street.queries()
         self.report["query"] = {"queries": len(queries), "ids": len({query.person_id for query in queries})}
-        generators = {
-            split: self._generate_examples(split, render(street, split, self.workers)) for split in SPLITS
-        }
+        generators = {split: self._generate_examples(split, render(street, split, self.workers)) for split in SPLITS}
         return {**generators, "query": self._generate_queries(queries)}
 
     def _generate_examples(self, split: str, scenes: Iterable[EncodedScene]) -> Iterator[tuple[int, dict[str, Any]]]:

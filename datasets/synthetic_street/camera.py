@@ -90,9 +90,7 @@ def _grain(height: int, width: int) -> np.ndarray:
     return np.clip(grain, 0, 255).astype(np.uint8)
 
 
-def draw_camera(
-    camera_seed: int, index: int, size: tuple[int, int], person_height: tuple[float, float]
-) -> Camera:
+def draw_camera(camera_seed: int, index: int, size: tuple[int, int], person_height: tuple[float, float]) -> Camera:
     """Camera `index` of the set `camera_seed`, placed so that people get the wanted heights (shares of the scene)."""
     rng = np.random.default_rng([camera_seed, 202, index])
     rows, columns = size

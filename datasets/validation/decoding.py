@@ -61,8 +61,10 @@ def photograph_fault(scene: Scene) -> tuple[str, str] | None:
     if data.startswith(JPEG_START) and not has_jpeg_end(data):
         return NO_END, "its JPEG data stop before the end of the picture and the rest is made up; replace it"
     if (height, width) != (scene.height, scene.width):
-        return OTHER_SIZE, (f"decodes to {width} x {height} pixels, its header or annotation says"
-                            f" {scene.width} x {scene.height}; replace it")
+        return OTHER_SIZE, (
+            f"decodes to {width} x {height} pixels, its header or annotation says"
+            f" {scene.width} x {scene.height}; replace it"
+        )
     return None
 
 

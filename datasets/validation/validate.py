@@ -1,7 +1,7 @@
 """Is a folder the dataset it should be? Reads and checks it as a build does, then decodes every photograph.
 
-    validation = validate("prw", "~/data/PRW")
-    validation.status, validation.verdict       0, "fine: ..."
+validation = validate("prw", "~/data/PRW")
+validation.status, validation.verdict       0, "fine: ..."
 """
 
 from __future__ import annotations
@@ -140,8 +140,12 @@ def _tell_progress(done: int, total: int, seconds: float) -> None:
         return
     rate = done / max(seconds, 1e-6)
     text = f"decoding: {done:,} of {total:,} photographs, {rate:.0f} a second, ETA {(total - done) / rate:.0f} s"
-    print(f"\r{text}\033[K" if on_terminal else text, end="\n" if done == total or not on_terminal else "",
-          file=sys.stderr, flush=True)
+    print(
+        f"\r{text}\033[K" if on_terminal else text,
+        end="\n" if done == total or not on_terminal else "",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _number(count: int, noun: str) -> str:

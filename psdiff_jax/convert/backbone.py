@@ -90,8 +90,9 @@ def _our_axes(name: str, array: np.ndarray, layout: Layout) -> np.ndarray:
     return rearrange(array, "o i h w -> h w i o" if array.ndim == 4 else "o i -> i o")
 
 
-def _account(used: set[str], left_out: set[str], arrays: Mapping[str, np.ndarray], found: Recognised,
-             where: str) -> None:
+def _account(
+    used: set[str], left_out: set[str], arrays: Mapping[str, np.ndarray], found: Recognised, where: str
+) -> None:
     """Raises InputError for a tensor that is missing or left over."""
     missing = sorted(used - set(found.names))
     over = [full for name, full in found.names.items() if name not in used and full not in left_out]

@@ -42,8 +42,11 @@ def save_galleries(path: Path, galleries: Mapping[str, GalleryList]) -> None:
     arrays: dict[str, np.ndarray] = {"names": np.asarray(list(galleries), str)}
     for i, gallery in enumerate(galleries.values()):
         arrays[f"{i}_queries"] = np.asarray(gallery.queries, np.int64)
-        for field, dtype, shape in (("images", np.int32, (0,)), ("truth_places", np.int32, (0,)),
-                                    ("truth_boxes", np.float32, (0, 4))):
+        for field, dtype, shape in (
+            ("images", np.int32, (0,)),
+            ("truth_places", np.int32, (0,)),
+            ("truth_boxes", np.float32, (0, 4)),
+        ):
             rows = getattr(gallery, field)
             arrays[f"{i}_{field}"] = np.concatenate([np.zeros(shape, dtype), *rows]).astype(dtype)
             arrays[f"{i}_{field}_counts"] = np.asarray([len(row) for row in rows], np.int64)

@@ -86,15 +86,23 @@ class HeldOut:
         scenes = _some(self._gallery, np.asarray([image for image, _ in self._rows]))
         boxes, ids = scenes.boxes, scenes.person_ids
         return Annotations(
-            scenes.image_names, scenes.sizes, scenes.cameras, scenes.frames,
+            scenes.image_names,
+            scenes.sizes,
+            scenes.cameras,
+            scenes.frames,
             boxes=tuple(b[row : row + 1] for b, (_, row) in zip(boxes, self._rows, strict=True)),
             person_ids=tuple(i[row : row + 1] for i, (_, row) in zip(ids, self._rows, strict=True)),
         )
 
     def queries(self) -> Queries:
         found = self.annotations("query")
-        return Queries(found.image_names, np.concatenate(found.boxes), np.concatenate(found.person_ids), found.cameras,
-                       found.frames)
+        return Queries(
+            found.image_names,
+            np.concatenate(found.boxes),
+            np.concatenate(found.person_ids),
+            found.cameras,
+            found.frames,
+        )
 
     def source(self, split: str) -> Source:
         positions = self._positions

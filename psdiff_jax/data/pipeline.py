@@ -120,8 +120,15 @@ def train_batches(
     global_size = config.train.batch_size
     local_size = _local_batch("config.train.batch_size", global_size, process_count, device_count)
     augment = Augment.from_config(config.data)
-    scenes = Scenes(dataset, "train", config.data, targets, embedding_dim, zoom=max(1.0, augment.scale_jitter[1]),
-                    max_boxes=config.data.max_boxes)
+    scenes = Scenes(
+        dataset,
+        "train",
+        config.data,
+        targets,
+        embedding_dim,
+        zoom=max(1.0, augment.scale_jitter[1]),
+        max_boxes=config.data.max_boxes,
+    )
     kept = training_positions(scenes.annotations, config.data.get("held_out", 0.0))
     seed = int(config.seed)
     first_row = process_index * local_size

@@ -133,8 +133,10 @@ def _prepare(name: str, builder_class: Any, options: Mapping[str, Any], report_p
     write_atomically(report_path, json.dumps({"options": options, "report": report}, indent=2, default=_plain))
     counts = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
     noted = "; ".join(f"{kind}: {count}" for kind, count in report.get("findings", {}).items())
-    print(f"prepared {name}: {counts} records in {time.perf_counter() - begin:.0f} s" + f" ({noted})" * bool(noted),
-          file=sys.stderr)
+    print(
+        f"prepared {name}: {counts} records in {time.perf_counter() - begin:.0f} s" + f" ({noted})" * bool(noted),
+        file=sys.stderr,
+    )
 
 
 def builder_class_of(name: str) -> Any:

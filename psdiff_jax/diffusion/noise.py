@@ -67,8 +67,9 @@ class Diffusion:
     def gaussian(self, key: jax.Array, slots: int) -> State:
         """Standard normal state of one image: box [N,4], embedding [N,D]."""
         box_key, embedding_key = jax.random.split(key)
-        return State(jax.random.normal(box_key, (slots, 4)),
-                     jax.random.normal(embedding_key, (slots, self.embedding_dim)))
+        return State(
+            jax.random.normal(box_key, (slots, 4)), jax.random.normal(embedding_key, (slots, self.embedding_dim))
+        )
 
 
 def normalize(x: jax.Array) -> jax.Array:

@@ -79,13 +79,15 @@ def advance(path: Path, x0: State, numbers: Table, noise: State | None = None) -
     return Path(x, (newest, *path.past)[:kept], jnp.minimum(path.length + 1, kept))
 
 
-def ddim_step(diffusion: Diffusion, x: State, x0: State, t: jax.Array, t_next: jax.Array, noise: State,
-              eta: float) -> State:
+def ddim_step(
+    diffusion: Diffusion, x: State, x0: State, t: jax.Array, t_next: jax.Array, noise: State, eta: float
+) -> State:
     """One DDIM step from t to t_next with a time for each image [B], as training's rollouts need it."""
     a, a_next = (diffusion.alpha_bar(v)[:, None, None] for v in (t, t_next))
     c_x, c_0, c_noise = ddim_coefficients(a, a_next, eta)
-    return State(*(c_x * noisy + c_0 * clean + c_noise * fresh
-                   for noisy, clean, fresh in zip(x, x0, noise, strict=True)))
+    return State(
+        *(c_x * noisy + c_0 * clean + c_noise * fresh for noisy, clean, fresh in zip(x, x0, noise, strict=True))
+    )
 
 
 def renew(x: State, noise: State, scores: jax.Array, threshold: float) -> State:
@@ -109,7 +111,11 @@ def hold(x: State, pin: Pin | None) -> State:
 
 def sample(
     denoise: Callable[[State, jax.Array], tuple[State, jax.Array, object]],
-    diffusion: Diffusion, spec: SamplerSpec, keys: jax.Array, steps: int, pin: Pin | None = None,
+    diffusion: Diffusion,
+    spec: SamplerSpec,
+    keys: jax.Array,
+    steps: int,
+    pin: Pin | None = None,
 ) -> object:
     """Runs `spec.solver`, one evaluation of the network a step.
 

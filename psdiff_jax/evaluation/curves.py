@@ -107,8 +107,11 @@ def precision_recall(right_K: np.ndarray, score_K: np.ndarray, truths: int) -> d
     if len(hits) > MAX_POINTS:
         levels = np.linspace(recall[0], recall[-1], MAX_POINTS - 1)
         keep = np.unique(np.append(np.searchsorted(recall, levels), len(hits) - 1))
-    return {"recall": _rounded(recall[keep]), "precision": _rounded(precision[keep]),
-            "score": _rounded(score[last_of_ties][keep])}
+    return {
+        "recall": _rounded(recall[keep]),
+        "precision": _rounded(precision[keep]),
+        "score": _rounded(score[last_of_ties][keep]),
+    }
 
 
 def search_curves(
@@ -146,10 +149,15 @@ def search_curves(
             if i == 0:
                 all_B += _counts(scored_K[scored_K > NOWHERE])
                 right_B += _counts(right_P)
-    curves = [{"recall": _rounded(RECALLS), "precision": _rounded(row / max(n, 1)), "queries": n}
-              for row, n in zip(precision, counted, strict=True)]
-    return curves, {"edges": _rounded(SIMILARITY_EDGES), "right": right_B.tolist(),
-                    "others": (all_B - right_B).tolist()}
+    curves = [
+        {"recall": _rounded(RECALLS), "precision": _rounded(row / max(n, 1)), "queries": n}
+        for row, n in zip(precision, counted, strict=True)
+    ]
+    return curves, {
+        "edges": _rounded(SIMILARITY_EDGES),
+        "right": right_B.tolist(),
+        "others": (all_B - right_B).tolist(),
+    }
 
 
 def interpolated(similarity_K: np.ndarray, right_P: np.ndarray, truths: int) -> np.ndarray:

@@ -73,8 +73,16 @@ def evaluate(
             "labelled": detection_metrics(gallery, annotations, detection_threshold, labelled_only=True),
             "coco": coco_metrics(gallery, annotations),
         }
-        for search in score_search(gallery, query, annotations, queries, protocols, thresholds[str(steps)],
-                                   rerankings=rerankings, label=f"search, steps {steps}"):
+        for search in score_search(
+            gallery,
+            query,
+            annotations,
+            queries,
+            protocols,
+            thresholds[str(steps)],
+            rerankings=rerankings,
+            label=f"search, steps {steps}",
+        ):
             sizes = result["search"].setdefault(search.name, {})
             sizes.setdefault(str(search.protocol.size), {})[str(steps)] = search.summary()
     return result

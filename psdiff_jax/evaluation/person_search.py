@@ -166,9 +166,7 @@ def _empty_result(protocol: Protocol, reranking: Reranking, queries: int, keep: 
     return SearchResult(protocol, np.zeros(queries), *counts, hits, similarities, right, asked, reranking)
 
 
-def _fill(
-    q: int, similarity_K: np.ndarray, values: np.ndarray, person: Standing, result: SearchResult
-) -> np.ndarray:
+def _fill(q: int, similarity_K: np.ndarray, values: np.ndarray, person: Standing, result: SearchResult) -> np.ndarray:
     """Fills row q of `result`, whose truths are counted; returns the right detections."""
     right = right_detections(similarity_K, person)
     result.found[q] = len(right)

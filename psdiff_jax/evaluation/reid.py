@@ -77,8 +77,7 @@ def _means(precision_Q: np.ndarray, rank_Q: np.ndarray, gallery: int) -> dict[st
     scores: dict[str, float | int] = {"mAP": float(precision_Q[counted].mean())}
     for k in TOP_K:
         scores[f"top-{k}"] = float((rank_Q[counted] <= k).mean())
-    return {**scores, "queries": int(counted.sum()), "queries_without_truth": int((~counted).sum()),
-            "gallery": gallery}
+    return {**scores, "queries": int(counted.sum()), "queries_without_truth": int((~counted).sum()), "gallery": gallery}
 
 
 def hold_out(person_ids: np.ndarray, count: int, seed: int = 0) -> np.ndarray:

@@ -55,12 +55,17 @@ def make_embedder(config: Any, graphdef: Any, params: Any, rest: Any) -> Embedde
     predictor = Predictor(graphdef, cfg.sampler_spec(config), config.sampler.nms_threshold)
     key = jax.random.key(config.seed)
     params, rest = (parallel.put_replicated(tree, mesh) for tree in (params, rest))
-    return Embedder(predictor, params, rest, key, mesh, config.evaluate.max_detections,
-                    config.evaluate.detection_threshold)
+    return Embedder(
+        predictor, params, rest, key, mesh, config.evaluate.max_detections, config.evaluate.detection_threshold
+    )
 
 
-def embed_gallery(embedder: Embedder, dataset: PreparedDataset, config: Any, split: str = "gallery",
-                  ) -> dict[int, Detections]:
+def embed_gallery(
+    embedder: Embedder,
+    dataset: PreparedDataset,
+    config: Any,
+    split: str = "gallery",
+) -> dict[int, Detections]:
     """Everybody in the photographs of a split: {steps: Detections}, boxes in pixels of the original photographs."""
     count = len(dataset.source(split))
     batches = _batches(dataset, split, config)
@@ -88,8 +93,9 @@ def embed_queries(embedder: Embedder, dataset: PreparedDataset, config: Any) -> 
     position = {name: i for i, name in enumerate(dataset.annotations("gallery").image_names)}
     scenes = np.asarray([position[name] for name in queries.image_names], np.int32)
     rows: dict[int, list[tuple[np.ndarray, ...]]] = {k: [] for k in steps}
-    for batch, people in _predictions(embedder, _with_scene_noise(batches, scenes), steps, "embedding queries",
-                                      len(scenes), pinned):
+    for batch, people in _predictions(
+        embedder, _with_scene_noise(batches, scenes), steps, "embedding queries", len(scenes), pinned
+    ):
         for i in np.flatnonzero(batch["valid"]):
             for k in steps:
                 found, given = people[k], batch["boxes"][i, :1]
@@ -112,13 +118,20 @@ def _with_scene_noise(batches: Iterable[Batch], scenes: np.ndarray) -> Iterator[
 
 def _batches(dataset: PreparedDataset, split: str, config: Any) -> Iterator[Batch]:
     sizes = dataset.annotations(split).sizes
-    for batch in eval_batches(dataset, split, config, process_index=jax.process_index(),
-                              process_count=jax.process_count(), device_count=jax.device_count()):
+    for batch in eval_batches(
+        dataset,
+        split,
+        config,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        device_count=jax.device_count(),
+    ):
         yield {**batch, "original_size": sizes[np.maximum(batch["image_index"], 0)]}
 
 
-def _predictions(embedder: Embedder, batches: Iterable[Batch], steps: tuple[int, ...], what: str, count: int,
-                 pinned: bool = False) -> Iterator[tuple[Batch, dict[int, People]]]:
+def _predictions(
+    embedder: Embedder, batches: Iterable[Batch], steps: tuple[int, ...], what: str, count: int, pinned: bool = False
+) -> Iterator[tuple[Batch, dict[int, People]]]:
     """(batch, predictions), with a progress line every ten seconds. On pods each process sees the whole batch."""
     begin = shown = time.perf_counter()
     done = 0
@@ -130,8 +143,11 @@ def _predictions(embedder: Embedder, batches: Iterable[Batch], steps: tuple[int,
         if now - shown > 10 or done == count:
             shown, speed = now, done / (now - begin)
             if parallel.is_main_process():
-                print(f"{what} {done}/{count}  {speed:.1f} images/s  ETA {(count - done) / speed:.0f} s",
-                      file=sys.stderr, flush=True)
+                print(
+                    f"{what} {done}/{count}  {speed:.1f} images/s  ETA {(count - done) / speed:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 def _detections_of_image(embedder: Embedder, people: People, batch: Batch, i: int) -> tuple[np.ndarray, ...]:
@@ -142,8 +158,11 @@ def _detections_of_image(embedder: Embedder, people: People, batch: Batch, i: in
     return boxes, people.scores[i][keep], people.embeddings[i][keep]
 
 
-def _flat(rows: list[tuple[np.ndarray, ...]], names: tuple[str, ...], person_ids: np.ndarray | None = None,
-          ) -> Detections:
+def _flat(
+    rows: list[tuple[np.ndarray, ...]],
+    names: tuple[str, ...],
+    person_ids: np.ndarray | None = None,
+) -> Detections:
     """Rows of (boxes, scores, embeddings), one tuple a photograph (or query) -> Detections."""
     boxes, scores, embeddings = (np.concatenate(part).astype(np.float32) for part in zip(*rows, strict=True))
     owner = np.repeat(np.arange(len(rows)), [len(row[1]) for row in rows])

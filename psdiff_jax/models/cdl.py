@@ -160,8 +160,9 @@ class CDL(nnx.Module):
         self.object_time = ScaleShift(spec.time_dim, d, rngs=rngs)
         self.tower = nnx.List([linear(d, d, rngs=rngs) for _ in range(spec.towers)])
         self.tower_norm = nnx.List([norm(d) for _ in range(spec.towers)])
-        self.score = nnx.Linear(d, 1, kernel_init=nnx.initializers.normal(0.01),
-                                bias_init=nnx.initializers.constant(-4.595), rngs=rngs)  # prior 0.01 (focal loss)
+        self.score = nnx.Linear(
+            d, 1, kernel_init=nnx.initializers.normal(0.01), bias_init=nnx.initializers.constant(-4.595), rngs=rngs
+        )  # prior 0.01 (focal loss)
         self.delta = nnx.Linear(d, 4, kernel_init=nnx.initializers.normal(0.001), rngs=rngs)
 
     def interact(self, cells: jax.Array, query: jax.Array) -> jax.Array:

@@ -109,9 +109,16 @@ class PSDiff(nnx.Module):
         embedding = state.embedding / spec.diffusion.embedding_scale
         estimates = []
         for layer in self.cdl:
-            cells = roi_align(condition.pyramid, boxes, strides=STRIDES, side=spec.cdl.side,
-                              sampling_ratio=spec.sampling_ratio, canonical_size=spec.canonical_size,
-                              backend=spec.roi_backend, image_size=condition.image_size)
+            cells = roi_align(
+                condition.pyramid,
+                boxes,
+                strides=STRIDES,
+                side=spec.cdl.side,
+                sampling_ratio=spec.sampling_ratio,
+                canonical_size=spec.canonical_size,
+                backend=spec.roi_backend,
+                image_size=condition.image_size,
+            )
             prediction = layer(rearrange(cells, "b n y x c -> b n (y x) c"), embedding, t)
             moved = apply_deltas(boxes, prediction.deltas)
             estimates.append(Estimate(moved, prediction.logits, prediction.embeddings))

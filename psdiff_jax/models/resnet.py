@@ -54,8 +54,13 @@ class ResNetSpec:
 SPECS = {
     "resnet50": ResNetSpec((3, 4, 6, 3), (64, 128, 256, 512), bottleneck=True),
     "resnet50_v1": ResNetSpec(
-        (3, 4, 6, 3), (64, 128, 256, 512), bottleneck=True, stride_in_1x1=True, epsilon=1e-3,
-        mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0),
+        (3, 4, 6, 3),
+        (64, 128, 256, 512),
+        bottleneck=True,
+        stride_in_1x1=True,
+        epsilon=1e-3,
+        mean=(123.68, 116.779, 103.939),
+        std=(1.0, 1.0, 1.0),
     ),
     "small": ResNetSpec((1, 1, 1, 1), (24, 48, 96, 128), bottleneck=False, stem="conv", stem_width=24),
     "tiny": ResNetSpec((1, 1, 1, 1), (16, 24, 32, 48), bottleneck=False, stem="conv", stem_width=16),
@@ -65,8 +70,16 @@ SPECS = {
 def conv(cin: int, cout: int, kernel: int, stride: int = 1, *, bias: bool = False, rngs: nnx.Rngs) -> nnx.Conv:
     """A square convolution with symmetric padding: `SAME` at stride 2 would shift against PyTorch's weights."""
     pad = kernel // 2
-    return nnx.Conv(cin, cout, (kernel, kernel), strides=stride, padding=((pad, pad), (pad, pad)), use_bias=bias,
-                    kernel_init=nnx.initializers.he_normal(), rngs=rngs)
+    return nnx.Conv(
+        cin,
+        cout,
+        (kernel, kernel),
+        strides=stride,
+        padding=((pad, pad), (pad, pad)),
+        use_bias=bias,
+        kernel_init=nnx.initializers.he_normal(),
+        rngs=rngs,
+    )
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -135,9 +148,14 @@ class ResNet(nnx.Module):
         strides = (1, 2, 2, spec.last_stride)
         cin, stages = spec.stem_width, []
         for depth, width, stride, cout in zip(spec.depths, spec.widths, strides, spec.channels, strict=True):
-            stages.append(nnx.List([
-                Block(cin if i == 0 else cout, width, stride if i == 0 else 1, spec, rngs=rngs) for i in range(depth)
-            ]))
+            stages.append(
+                nnx.List(
+                    [
+                        Block(cin if i == 0 else cout, width, stride if i == 0 else 1, spec, rngs=rngs)
+                        for i in range(depth)
+                    ]
+                )
+            )
             cin = cout
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
 
@@ -151,8 +169,14 @@ class ResNet(nnx.Module):
             return max_pool(x)
         return nnx.relu(normalized(self.bn2, self.conv2(x), train))
 
-    def __call__(self, images: jax.Array, train: bool = False, dtype: jnp.dtype = jnp.float32, *,
-                 image_size: jax.Array | None = None) -> Sequence[jax.Array]:
+    def __call__(
+        self,
+        images: jax.Array,
+        train: bool = False,
+        dtype: jnp.dtype = jnp.float32,
+        *,
+        image_size: jax.Array | None = None,
+    ) -> Sequence[jax.Array]:
         x, stride = self.stem(images, train, image_size, dtype), 4
         outputs = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):

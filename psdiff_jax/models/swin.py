@@ -196,9 +196,9 @@ class Stage(nnx.Module):
 
     def __init__(self, i: int, spec: SwinSpec, *, rngs: nnx.Rngs):
         dim = spec.channels[i]
-        self.blocks = nnx.List([
-            Block(dim, spec.heads[i], j % 2 * (spec.window // 2), spec, rngs=rngs) for j in range(spec.depths[i])
-        ])
+        self.blocks = nnx.List(
+            [Block(dim, spec.heads[i], j % 2 * (spec.window // 2), spec, rngs=rngs) for j in range(spec.depths[i])]
+        )
         self.merge = Merging(dim, spec.epsilon, rngs=rngs) if i + 1 < len(spec.depths) else None
 
 
@@ -216,8 +216,9 @@ class Swin(nnx.Module):
         self.stages = nnx.List([Stage(i, spec, rngs=rngs) for i in range(len(spec.depths))])
         self.norms = nnx.List([LayerNorm(dim, spec.epsilon, rngs=rngs) for dim in spec.channels])
 
-    def __call__(self, images: jax.Array, *, dtype: jnp.dtype = jnp.float32,
-                 image_size: jax.Array | None = None) -> Sequence[jax.Array]:
+    def __call__(
+        self, images: jax.Array, *, dtype: jnp.dtype = jnp.float32, image_size: jax.Array | None = None
+    ) -> Sequence[jax.Array]:
         mean, std = (jnp.asarray(v, jnp.float32) for v in (self.spec.mean, self.spec.std))
         x = self.patch_embed(clear_outside(((images - mean) / std).astype(dtype), image_size))
         stride, outputs = self.spec.patch, []

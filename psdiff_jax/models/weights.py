@@ -110,8 +110,13 @@ def assign(state: Any, arrays: Mapping[str, np.ndarray], where: str, target: str
         raise InputError(f"{where}: the network has no part {target!r}")
     missing = [name for name in wanted if name not in arrays]
     left_over = [name for name in arrays if name not in wanted]
-    refuse([prefix + name for name in missing], [prefix + name for name in left_over], f"{where}:", "network",
-           "do file and model config belong together?")
+    refuse(
+        [prefix + name for name in missing],
+        [prefix + name for name in left_over],
+        f"{where}:",
+        "network",
+        "do file and model config belong together?",
+    )
     for name, leaf in wanted.items():
         if tuple(arrays[name].shape) != tuple(leaf.shape):
             shapes = f"shape {tuple(arrays[name].shape)}, the network needs {tuple(leaf.shape)}"

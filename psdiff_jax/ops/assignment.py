@@ -40,8 +40,14 @@ def assign(cost: jax.Array, mask: jax.Array) -> jax.Array:
     def begin(search: _Search, place: jax.Array) -> _Search:
         here = order[jnp.minimum(place, rows - 1)]
         return search._replace(
-            place=place, here=here, length=jnp.zeros((), cost.dtype), distance=jnp.full(columns, jnp.inf, cost.dtype),
-            source=jnp.zeros(columns, jnp.int32), closed=jnp.zeros(columns, bool), reached=jnp.arange(rows) == here)
+            place=place,
+            here=here,
+            length=jnp.zeros((), cost.dtype),
+            distance=jnp.full(columns, jnp.inf, cost.dtype),
+            source=jnp.zeros(columns, jnp.int32),
+            closed=jnp.zeros(columns, bool),
+            reached=jnp.arange(rows) == here,
+        )
 
     def place_along(path: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         column, row_of, column_of, source, root, _ = path
@@ -58,21 +64,29 @@ def assign(cost: jax.Array, mask: jax.Array) -> jax.Array:
         length, closed = distance[nearest], search.closed.at[nearest].set(True)
         found, here = search.row_of[nearest] < 0, search.row_of[nearest]
         reached = search.reached | (~found & (jnp.arange(rows) == here))
-        going_on = search._replace(here=here, length=length, distance=distance, source=source, closed=closed,
-                                   reached=reached)
+        going_on = search._replace(
+            here=here, length=length, distance=distance, source=source, closed=closed, reached=reached
+        )
         # A free column: settle the prices, move everyone along the path, and go on with the next row.
         rise = length - jnp.where(jnp.arange(rows) == root, 0, distance[search.column_of])
         path = (nearest, search.row_of, search.column_of, source, root, ~found)
         _, row_of, column_of, *_ = jax.lax.while_loop(lambda path: ~path[-1], place_along, path)
-        done = begin(search._replace(
-            row_price=search.row_price + jnp.where(search.reached, rise, 0),
-            column_price=search.column_price - jnp.where(closed, length - distance, 0),
-            row_of=row_of, column_of=column_of,
-        ), search.place + 1)
+        done = begin(
+            search._replace(
+                row_price=search.row_price + jnp.where(search.reached, rise, 0),
+                column_price=search.column_price - jnp.where(closed, length - distance, 0),
+                row_of=row_of,
+                column_of=column_of,
+            ),
+            search.place + 1,
+        )
         return jax.tree.map(lambda a, b: jnp.where(found, a, b), done, going_on)
 
     empty = _Search(*[None] * len(_Search._fields))._replace(
-        row_price=jnp.zeros(rows, cost.dtype), column_price=jnp.zeros(columns, cost.dtype),
-        row_of=jnp.full(columns, -1, jnp.int32), column_of=jnp.zeros(rows, jnp.int32))
+        row_price=jnp.zeros(rows, cost.dtype),
+        column_price=jnp.zeros(columns, cost.dtype),
+        row_of=jnp.full(columns, -1, jnp.int32),
+        column_of=jnp.zeros(rows, jnp.int32),
+    )
     start = begin(empty, jnp.zeros((), jnp.int32))
     return jax.lax.while_loop(lambda search: search.place < count, step, start).column_of

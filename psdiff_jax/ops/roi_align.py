@@ -54,6 +54,7 @@ def valid_cells(pyramid: Sequence[jax.Array], strides: Sequence[int], image_size
 
 def _matmul_level(features, boxes, stride, cells, side, ratio, chosen):
     """One level by two interpolation matmuls: [B,H,W,C], [B,N,4], cells [B,2], chosen [B,N] -> [B,N,S,S,C]."""
+
     def weights(start: jax.Array, end: jax.Array, axis: int) -> jax.Array:
         position, inside = sample_positions(start, end, stride, cells[:, axis, None], side, ratio)
         hat = jnp.maximum(1 - jnp.abs(position[..., None] - jnp.arange(features.shape[axis + 1])), 0)
@@ -78,8 +79,9 @@ def _read(table: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
 
     Written out term by term, XLA makes one loop of it that keeps no [B,I,K,C].
     """
-    terms = (jnp.take_along_axis(table, index[..., k, None], axis=1) * weight[..., k, None]
-             for k in range(index.shape[-1]))
+    terms = (
+        jnp.take_along_axis(table, index[..., k, None], axis=1) * weight[..., k, None] for k in range(index.shape[-1])
+    )
     return sum(terms).astype(table.dtype)
 
 
@@ -126,8 +128,11 @@ def _gather(pyramid, boxes, levels, strides, cells, side, ratio):
     rows = starts[..., None, None] + rows * pitch[..., None, None]
     index, weight = (
         rearrange(v, "b n y j x k -> b (n y x) (j k)")  # 2R x 2R terms for each of N S S cells
-        for v in (rows[..., None, None] + columns[:, :, None, None], row_weights[..., None, None]
-                  * column_weights[:, :, None, None]))
+        for v in (
+            rows[..., None, None] + columns[:, :, None, None],
+            row_weights[..., None, None] * column_weights[:, :, None, None],
+        )
+    )
     return rearrange(_read(table, index, weight), "b (n y x) c -> b n y x c", y=side, x=side)
 
 

@@ -17,11 +17,19 @@ from psdiff_jax.report.naming import gallery_name, in_words, option_name, plain,
 from psdiff_jax.report.plots import Line, Panel
 from psdiff_jax.report.runs import Finished
 
-READING = ("Percent; in brackets the difference to the first run; bold (* in text) is the best of a row. mAP and top-1 "
-           "only: the rest is in the report of each run.")
-_DETECTION = (("all", "AP", "AP"), ("all", "recall", "recall"), ("labelled", "AP", "AP labelled"),
-              ("labelled", "recall", "recall labelled"), ("coco", "AP", "COCO AP"), ("coco", "AP50", "AP50"),
-              ("coco", "AP75", "AP75"))
+READING = (
+    "Percent; in brackets the difference to the first run; bold (* in text) is the best of a row. mAP and top-1 "
+    "only: the rest is in the report of each run."
+)
+_DETECTION = (
+    ("all", "AP", "AP"),
+    ("all", "recall", "recall"),
+    ("labelled", "AP", "AP labelled"),
+    ("labelled", "recall", "recall labelled"),
+    ("coco", "AP", "COCO AP"),
+    ("coco", "AP50", "AP50"),
+    ("coco", "AP75", "AP75"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +67,9 @@ def comparison_page(runs: Sequence[Finished], chapters: Sequence[Chapter]) -> st
             content += [page.table(table, name, chapter.wide)]
         content += [page.panels(chapter.panels)] * bool(chapter.panels)
         sections[chapter.title] = page.section(chapter.title, chapter.reading, *content)
-    return page.document(f"{len(runs)} runs of PSDiff", "Side by side: " + ", ".join(run.name for run in runs) + ".",
-                         sections)
+    return page.document(
+        f"{len(runs)} runs of PSDiff", "Side by side: " + ", ".join(run.name for run in runs) + ".", sections
+    )
 
 
 def comparison_text(chapters: Sequence[Chapter]) -> str:
@@ -76,10 +85,14 @@ def comparison_text(chapters: Sequence[Chapter]) -> str:
 def _differences(runs: Sequence[Finished], galleries: Sequence[Sequence[Finished]]) -> Chapter:
     remarks = []
     if len(galleries) > 1:
-        remarks.append("These runs were evaluated on different galleries, whose numbers cannot be compared; each has "
-                       "tables of its own.")
-        remarks += [f"Gallery {i}: {_gallery_in_words(members[0])}. Runs: {', '.join(run.name for run in members)}."
-                    for i, members in enumerate(galleries, 1)]
+        remarks.append(
+            "These runs were evaluated on different galleries, whose numbers cannot be compared; each has "
+            "tables of its own."
+        )
+        remarks += [
+            f"Gallery {i}: {_gallery_in_words(members[0])}. Runs: {', '.join(run.name for run in members)}."
+            for i, members in enumerate(galleries, 1)
+        ]
     remarks += [f"{run.name} has no config.json: its settings are unknown." for run in runs if run.config is None]
     made = [_made_of(run) for run in runs]
     keys = sorted(dict.fromkeys(key for entries in made for key in entries), key=_of_config)
@@ -92,8 +105,13 @@ def _differences(runs: Sequence[Finished], galleries: Sequence[Sequence[Finished
     if not rows:
         remarks.append("Nothing differs in their settings.")
     table = Table(["setting", *(run.name for run in runs)], rows)
-    return Chapter("What differs", "Only settings that are not the same in all runs.", remarks,
-                   [("What differs", "", table)] if rows else [], wide=True)
+    return Chapter(
+        "What differs",
+        "Only settings that are not the same in all runs.",
+        remarks,
+        [("What differs", "", table)] if rows else [],
+        wide=True,
+    )
 
 
 def _gallery_in_words(run: Finished) -> str:
@@ -132,16 +150,22 @@ def _search(runs: Sequence[Finished], where: str) -> Chapter:
         if len(by_rule) > 1:
             remarks.append(f"The rule of {name} is not the same in all runs; each stands in a table of its own.")
         for rule, members in by_rule.items():  # of a rule that is the only one, runs without it show as dashes
-            tables.append((name[:1].upper() + name[1:], rule,
-                           search_table(runs if len(by_rule) == 1 else members, base)))
+            tables.append(
+                (name[:1].upper() + name[1:], rule, search_table(runs if len(by_rule) == 1 else members, base))
+            )
     return Chapter(f"Search{where}", READING, remarks, tables)
 
 
 def search_table(runs: Sequence[Finished], base: str) -> Table:
     """A row a gallery size, re-ranking, number of steps and metric; a column a run, "–" where it has no such number."""
     leaves = dict.fromkeys(
-        (size, split_name(name)[1], k) for run in runs for name, sizes in run.result["search"].items()
-        if split_name(name)[0] == base for size, by_steps in sizes.items() for k in by_steps)
+        (size, split_name(name)[1], k)
+        for run in runs
+        for name, sizes in run.result["search"].items()
+        if split_name(name)[0] == base
+        for size, by_steps in sizes.items()
+        for k in by_steps
+    )
     rows, groups = [], []
     sizes = list(dict.fromkeys(size for size, *_ in leaves))
     sized, reranked = len(sizes) > 1, any(option for _, option, _ in leaves)
@@ -172,17 +196,28 @@ def _beside(cells: Sequence[Cell]) -> list[Cell]:
     first, *others = mark_best(cells)
     if first.exact is None:
         return [first, *others]
-    return [first, *(cell if cell is MISSING or cell.exact is None else dataclasses.replace(
-        cell, text=f"{cell.text} ({100 * (cell.exact - first.exact):+.1f})") for cell in others)]
+    return [
+        first,
+        *(
+            cell
+            if cell is MISSING or cell.exact is None
+            else dataclasses.replace(cell, text=f"{cell.text} ({100 * (cell.exact - first.exact):+.1f})")
+            for cell in others
+        ),
+    ]
 
 
 def _curves(runs: Sequence[Finished], where: str) -> Chapter:
     without = [run.name for run in runs if run.curves is None]
-    remarks = [f"Without precision-recall curves, for there is no report/curves.json: {', '.join(without)}."] if (
-        without) else []
+    remarks = (
+        [f"Without precision-recall curves, for there is no report/curves.json: {', '.join(without)}."]
+        if (without)
+        else []
+    )
     panels = [*_steps_panels(runs), *_sizes_panels(runs), *_precision_recall_panels(runs)]
-    return Chapter(f"Curves{where}", "A line a run; where one is missing, the run has no such numbers.", remarks,
-                   panels=panels)
+    return Chapter(
+        f"Curves{where}", "A line a run; where one is missing, the run has no such numbers.", remarks, panels=panels
+    )
 
 
 def _leaves(runs: Sequence[Finished]) -> dict[str, str]:
@@ -201,10 +236,13 @@ def _steps_panels(runs: Sequence[Finished]) -> list[Panel]:
         lines = [line_of(of_run(run.result), _numbered(run), key, run.name) for run in runs if _numbered(run)]
         return Panel(title, "denoising steps", "percent", lines, log="x")
 
-    panels = [panel(f"mAP, {gallery_name(name, size)}", lambda r, n=name, s=size: r["search"][n][s], "mAP")
-              for name, size in _leaves(runs).items()]
-    panels.append(panel("Detection AP (x recall)",
-                        lambda r: {k: kinds["all"] for k, kinds in r["detection"].items()}, "AP"))
+    panels = [
+        panel(f"mAP, {gallery_name(name, size)}", lambda r, n=name, s=size: r["search"][n][s], "mAP")
+        for name, size in _leaves(runs).items()
+    ]
+    panels.append(
+        panel("Detection AP (x recall)", lambda r: {k: kinds["all"] for k, kinds in r["detection"].items()}, "AP")
+    )
     return [p for p in panels if any(len(line.x) > 1 for line in p.series)]
 
 
@@ -215,8 +253,11 @@ def _numbered(run: Finished) -> list[str]:
 def _sizes_panels(runs: Sequence[Finished]) -> list[Panel]:
     panels = []
     for name in _leaves(runs):
-        lines = [sizes_line(run.result["search"][name], k, "mAP", f"{run.name}, {steps_name(k)}")
-                 for run in runs for k in run.result["steps"][-1:]]
+        lines = [
+            sizes_line(run.result["search"][name], k, "mAP", f"{run.name}, {steps_name(k)}")
+            for run in runs
+            for k in run.result["steps"][-1:]
+        ]
         if all(len(line.x) > 1 for line in lines):
             panels.append(Panel(f"mAP, {gallery_name(name)}", "photographs in the gallery", "percent", lines, log="x"))
     return panels
@@ -232,8 +273,10 @@ def _precision_recall_panels(runs: Sequence[Finished]) -> list[Panel]:
             for size, by_steps in sizes.items() if name in comparable else ():
                 k, curve = list(by_steps.items())[-1]
                 found.setdefault(f"Search, {gallery_name(name, size)}", []).append(_pr_line(run, k, curve))
-    return [Panel(title, "recall, percent", "precision, percent", lines, percent="xy", unit_square=True)
-            for title, lines in found.items()]
+    return [
+        Panel(title, "recall, percent", "precision, percent", lines, percent="xy", unit_square=True)
+        for title, lines in found.items()
+    ]
 
 
 def _pr_line(run: Finished, steps: str, curve: Mapping[str, Any]) -> Line:

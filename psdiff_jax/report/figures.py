@@ -33,8 +33,11 @@ def steps_panels(result: Numbers) -> list[Panel]:
         lines += [line] + [line_of(sizes[size], steps, "top-1", f"top-1, {gallery_name(protocol, size)}")] * (not lines)
     every = {k: result["detection"][k]["all"] for k in steps}
     coco = {k: result["detection"][k]["coco"] for k in steps}
-    detection = [line_of(every, steps, "recall", "recall"), line_of(coco, steps, "AP50", "AP50 (COCO)"),
-                 line_of(every, steps, "AP", "AP (x recall)")]
+    detection = [
+        line_of(every, steps, "recall", "recall"),
+        line_of(coco, steps, "AP50", "AP50 (COCO)"),
+        line_of(every, steps, "AP", "AP (x recall)"),
+    ]
     panels = [("Person search", lines[:MOST_LINES]), ("Detection, IoU 0.5", detection)]
     return [Panel(title, "denoising steps", "percent", series, log="x") for title, series in panels if series]
 
@@ -54,14 +57,22 @@ def sizes_panels(result: Numbers) -> list[Panel]:
         if option:
             continue
         family = [name for name in result["search"] if split_name(name)[0] == base]
-        wanted = [(name, k) for name in family for k in (_some(result["steps"]) if name == base else
-                                                         result["steps"][-1:])]
+        wanted = [
+            (name, k) for name in family for k in (_some(result["steps"]) if name == base else result["steps"][-1:])
+        ]
         for key in ("mAP", "top-1"):
             lines = [sizes_line(result["search"][name], k, key, _with_option(name, k)) for name, k in wanted]
             lines = [line for line in lines if len(set(line.x)) > 1]
             if lines:
-                panels.append(Panel(f"{key}, {gallery_name(base)}", "photographs in the gallery", "percent",
-                                    lines[:MOST_LINES], log="x"))
+                panels.append(
+                    Panel(
+                        f"{key}, {gallery_name(base)}",
+                        "photographs in the gallery",
+                        "percent",
+                        lines[:MOST_LINES],
+                        log="x",
+                    )
+                )
     return panels
 
 
@@ -70,30 +81,38 @@ def sizes_line(sizes: Mapping[str, Mapping[str, Numbers]], steps: str, key: str,
     rows = [by_steps[steps] for size, by_steps in sizes.items() if size_order(size) >= 0 and steps in by_steps]
     rows = sorted(rows, key=lambda row: row["gallery_images_mean"])
     sd = [row.get("sd", {}).get(key) for row in rows]
-    return Line(label, [round(row["gallery_images_mean"]) for row in rows], [row[key] for row in rows],
-                sd if any(sd) else None)
+    return Line(
+        label, [round(row["gallery_images_mean"]) for row in rows], [row[key] for row in rows], sd if any(sd) else None
+    )
 
 
 def precision_recall_panels(curves: Numbers) -> list[Panel]:
     """Precision against recall: of detection by steps; of search by steps for the first protocol, then by protocol."""
-    detection = [Line(steps_name(k), c["recall"], c["precision"])
-                 for k, c in ((k, curves["detection"][k]) for k in _some(list(curves["detection"])))]
+    detection = [
+        Line(steps_name(k), c["recall"], c["precision"])
+        for k, c in ((k, curves["detection"][k]) for k in _some(list(curves["detection"])))
+    ]
     panels = [("Detection", detection)]
     by_protocol: list[Line] = []
     for i, (protocol, sizes) in enumerate(curves["search"].items()):
         for size, by_steps in sizes.items():
             if i == 0 and len(by_steps) > 1:
-                lines = [Line(steps_name(k), by_steps[k]["recall"], by_steps[k]["precision"])
-                         for k in _some(list(by_steps))]
+                lines = [
+                    Line(steps_name(k), by_steps[k]["recall"], by_steps[k]["precision"]) for k in _some(list(by_steps))
+                ]
                 panels.append((f"Search, {gallery_name(protocol, size)}", lines))
             last = list(by_steps)[-1]
-            by_protocol.append(Line(gallery_name(protocol, size), by_steps[last]["recall"],
-                                    by_steps[last]["precision"]))
+            by_protocol.append(
+                Line(gallery_name(protocol, size), by_steps[last]["recall"], by_steps[last]["precision"])
+            )
     if len(by_protocol) > 1 or len(panels) == 1:
         last = f", {steps_name(list(curves['detection'])[-1])}" if curves["detection"] else ""
         panels.append((f"Search{last}", by_protocol[:MOST_LINES]))
-    return [Panel(title, "recall, percent", "precision, percent", lines, percent="xy", unit_square=True)
-            for title, lines in panels if lines]
+    return [
+        Panel(title, "recall, percent", "precision, percent", lines, percent="xy", unit_square=True)
+        for title, lines in panels
+        if lines
+    ]
 
 
 def score_panels(curves: Numbers, thresholds: Mapping[str, float] | None = None) -> list[Panel]:
@@ -103,8 +122,17 @@ def score_panels(curves: Numbers, thresholds: Mapping[str, float] | None = None)
     steps, found = list(curves["scores"].items())[-1]
     bars = [Histogram(f"{kind} ({sum(found[kind]):,})", found["edges"], found[kind]) for kind in ("right", "wrong")]
     marks = [(thresholds[steps], f"search threshold {thresholds[steps]:g}")] if steps in (thresholds or {}) else []
-    return [Panel(f"Detection scores, {steps_name(steps)}", "score", "detections (log)", bars, percent="", log="y",
-                  marks=marks)]
+    return [
+        Panel(
+            f"Detection scores, {steps_name(steps)}",
+            "score",
+            "detections (log)",
+            bars,
+            percent="",
+            log="y",
+            marks=marks,
+        )
+    ]
 
 
 def similarity_panels(curves: Numbers) -> list[Panel]:
@@ -114,10 +142,18 @@ def similarity_panels(curves: Numbers) -> list[Panel]:
         for size, by_steps in sizes.items():
             steps, found = list(by_steps.items())[-1]
             edges, counts = _occupied(found["edges"], [found["right"], found["others"]])
-            bars = [Histogram(f"{name} ({sum(row):,})", edges, [v / max(sum(row), 1) for v in row])
-                    for name, row in zip(("true pairs", "other pairs"), counts, strict=True)]
-            panels.append(Panel(f"Similarities, {gallery_name(protocol, size)}, {steps_name(steps)}",
-                                "similarity (cosine)", "percent of the pairs", bars))
+            bars = [
+                Histogram(f"{name} ({sum(row):,})", edges, [v / max(sum(row), 1) for v in row])
+                for name, row in zip(("true pairs", "other pairs"), counts, strict=True)
+            ]
+            panels.append(
+                Panel(
+                    f"Similarities, {gallery_name(protocol, size)}, {steps_name(steps)}",
+                    "similarity (cosine)",
+                    "percent of the pairs",
+                    bars,
+                )
+            )
     return panels
 
 
@@ -130,8 +166,11 @@ def calibration_panels(calibration: Mapping[str, Numbers]) -> list[Panel]:
             chosen = f"{found['threshold']:g}"
             lines.append(Line(f"{steps_name(steps)} (best at {chosen})", found["thresholds"], found["mAP"]))
             marks.append((found["threshold"], f"chosen at {steps_name(steps)}: {chosen}"))
-    return [Panel("mAP on held-out training photographs", "search threshold", "percent", lines,
-                  marks=marks[-1:])] if lines else []
+    return (
+        [Panel("mAP on held-out training photographs", "search threshold", "percent", lines, marks=marks[-1:])]
+        if lines
+        else []
+    )
 
 
 def _occupied(edges: Sequence[float], rows: Sequence[Sequence[int]]) -> tuple[list[float], list[list[int]]]:

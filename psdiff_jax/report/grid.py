@@ -76,6 +76,8 @@ def as_text(table: Table) -> str:
     """Columns lined up for a terminal; the best carry a star."""
     lines = [list(table.heads), *([cell.text + "*" * cell.best for cell in row] for row in table.rows)]
     starred = [any(row[i].best for row in table.rows) for i in range(len(table.heads))]
-    lines = [[text if text.endswith("*") or not star else text + " " for text, star in zip(line, starred, strict=True)]
-             for line in lines]  # so that numbers stay below each other
+    lines = [
+        [text if text.endswith("*") or not star else text + " " for text, star in zip(line, starred, strict=True)]
+        for line in lines
+    ]  # so that numbers stay below each other
     return "\n".join(align(lines, left=range(table.labels)))

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_WORDS = {"whole": "whole gallery", "cross_camera": "cross-camera", "same_camera": "same camera",
-          "temporal_gap": "temporal gap", "sized": "sized galleries", "listed": "listed galleries",
-          "cws": "CWS", "cbgm": "CBGM", "ap": "AP"}
+_WORDS = {
+    "whole": "whole gallery",
+    "cross_camera": "cross-camera",
+    "same_camera": "same camera",
+    "temporal_gap": "temporal gap",
+    "sized": "sized galleries",
+    "listed": "listed galleries",
+    "cws": "CWS",
+    "cbgm": "CBGM",
+    "ap": "AP",
+}
 
 
 def split_name(protocol: str) -> tuple[str, str]:

@@ -66,7 +66,7 @@ def text(value: object) -> str:
 
 
 def paragraph(words: str, soft: bool = False) -> str:
-    return f'<p{_classes(soft=soft)}>{text(words)}</p>\n'
+    return f"<p{_classes(soft=soft)}>{text(words)}</p>\n"
 
 
 def heading(words: str) -> str:
@@ -79,8 +79,10 @@ def tiles(entries: Sequence[tuple[str, Cell, str]]) -> str:
     for name, cell, what in entries:
         number, _, spread = cell.text.partition(" ± ")
         spread = f' <span class="sd">± {text(spread)}</span>' if spread else ""
-        parts.append(f'<div class="tile"><span>{text(name)}</span><b>{text(number)}{spread}</b>'
-                     f'<span class="soft">{text(what)}</span></div>')
+        parts.append(
+            f'<div class="tile"><span>{text(name)}</span><b>{text(number)}{spread}</b>'
+            f'<span class="soft">{text(what)}</span></div>'
+        )
     return f'<div class="tiles">{"".join(parts)}</div>\n'
 
 
@@ -92,14 +94,18 @@ def facts(entries: Mapping[str, object]) -> str:
 def table(content: Table, caption: str, wide: bool = False) -> str:
     """A table that scrolls sideways where it is too wide; the best are bold on a tint; numbers carry their exact
     value as a tooltip. caption: its name for screen readers; wide: cells of text, which may wrap."""
-    head = "".join(f'<th scope="col"{_classes(label=i < content.labels or wide, wide=wide)}>{_breakable(name)}</th>'
-                   for i, name in enumerate(content.heads))
+    head = "".join(
+        f'<th scope="col"{_classes(label=i < content.labels or wide, wide=wide)}>{_breakable(name)}</th>'
+        for i, name in enumerate(content.heads)
+    )
     keys = list(content.groups) or [None] * len(content.rows)
     bodies = []
     for _, members in groupby(range(len(keys)), key=lambda i: keys[i]):
         bodies.append("<tbody>" + "".join(_row(content.rows[i], content.labels, wide) for i in members) + "</tbody>\n")
-    return (f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}"><table>'
-            f"<thead><tr>{head}</tr></thead>\n{''.join(bodies)}</table></div>\n")
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{text(caption)}"><table>'
+        f"<thead><tr>{head}</tr></thead>\n{''.join(bodies)}</table></div>\n"
+    )
 
 
 def _breakable(name: str) -> str:
@@ -126,8 +132,10 @@ def _classes(**names: bool) -> str:
 
 def panels(content: Sequence[Panel]) -> str:
     """Diagrams beside each other where there is room."""
-    parts = [f'<figure><img alt="{text(panel.description)}" src="{_data("image/svg+xml", svg(panel))}"></figure>\n'
-             for panel in content]
+    parts = [
+        f'<figure><img alt="{text(panel.description)}" src="{_data("image/svg+xml", svg(panel))}"></figure>\n'
+        for panel in content
+    ]
     return f'<div class="panels">{"".join(parts)}</div>\n'
 
 
@@ -135,15 +143,19 @@ def strip(picture: np.ndarray, caption: str, alt: str) -> str:
     """A wide picture, uint8 RGB, that scrolls sideways on small screens, below its caption."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=88)
-    return (f'<figure><figcaption>{text(caption)}</figcaption><div class="scroll strip" role="region" tabindex="0" '
-            f'aria-label="{text(caption)}"><img alt="{text(alt)}" src="{_data("image/jpeg", buffer.getvalue())}">'
-            "</div></figure>\n")
+    return (
+        f'<figure><figcaption>{text(caption)}</figcaption><div class="scroll strip" role="region" tabindex="0" '
+        f'aria-label="{text(caption)}"><img alt="{text(alt)}" src="{_data("image/jpeg", buffer.getvalue())}">'
+        "</div></figure>\n"
+    )
 
 
 def section(title: str, reading: str, *content: str) -> str:
     """A chapter: its title, one sentence that says how to read it, and HTML."""
-    return (f'<section id="{_anchor(title)}" aria-label="{text(title)}"><h2>{text(title)}</h2>\n'
-            f"{paragraph(reading, soft=True)}{''.join(content)}</section>\n")
+    return (
+        f'<section id="{_anchor(title)}" aria-label="{text(title)}"><h2>{text(title)}</h2>\n'
+        f"{paragraph(reading, soft=True)}{''.join(content)}</section>\n"
+    )
 
 
 def document(title: str, lead: str, sections: Mapping[str, str], top: str = "") -> str:

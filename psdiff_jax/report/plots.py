@@ -134,15 +134,27 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.spines[["left", "bottom"]].set_color(_FAINT)
     axes.tick_params(color=_FAINT, labelsize=9)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.16), fontsize=9, frameon=False, handlelength=3.4,
-                    borderaxespad=0.0)
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(-0.02, -0.16),
+            fontsize=9,
+            frameon=False,
+            handlelength=3.4,
+            borderaxespad=0.0,
+        )
 
 
 def _draw_line(axes: Axes, line: Line, i: int, across: float, up: float) -> None:
     few, every = len(line.x) <= _FEW, max(1, len(line.x) // 8)
     style = {
-        "color": COLORS[i % len(COLORS)], "marker": _MARKS[i % len(_MARKS)], "ls": _DASHES[i % len(_DASHES)],
-        "markevery": 1 if few else (i * every // 3 % every, every), "lw": 1.8, "ms": 6, "mec": "white", "mew": 0.8,
+        "color": COLORS[i % len(COLORS)],
+        "marker": _MARKS[i % len(_MARKS)],
+        "ls": _DASHES[i % len(_DASHES)],
+        "markevery": 1 if few else (i * every // 3 % every, every),
+        "lw": 1.8,
+        "ms": 6,
+        "mec": "white",
+        "mew": 0.8,
     }
     x, y = [across * v for v in line.x], [up * v for v in line.y]
     axes.plot(x, y, label=_plain(line.label), **style)
@@ -154,8 +166,9 @@ def _draw_line(axes: Axes, line: Line, i: int, across: float, up: float) -> None
 def _draw_histogram(axes: Axes, bars: Histogram, i: int, across: float, up: float) -> None:
     color = COLORS[i % len(COLORS)]
     style = {"facecolor": color + "30", "edgecolor": color, "hatch": _HATCHES[i % len(_HATCHES)], "lw": 1.3}
-    axes.stairs([up * v for v in bars.counts], [across * v for v in bars.edges], fill=True, label=_plain(bars.label),
-                **style)
+    axes.stairs(
+        [up * v for v in bars.counts], [across * v for v in bars.edges], fill=True, label=_plain(bars.label), **style
+    )
 
 
 def _scale(axes: Axes, panel: Panel) -> None:

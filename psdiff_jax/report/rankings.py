@@ -142,8 +142,10 @@ def described(strip: Strip, columns: int = 10) -> str:
     """The row in words: the query's photograph, then rank, right or wrong, similarity and photograph of each hit."""
     right = strip.right if strip.right is not None else [None] * len(strip.hits)
     words = {None: "", True: " right,", False: " wrong,"}
-    hits = [f"{hit.rank}.{words[r]} similarity {hit.similarity:.3f}, {hit.image}"
-            for hit, r in list(zip(strip.hits, right, strict=True))[:columns]]
+    hits = [
+        f"{hit.rank}.{words[r]} similarity {hit.similarity:.3f}, {hit.image}"
+        for hit, r in list(zip(strip.hits, right, strict=True))[:columns]
+    ]
     return f"Query from {strip.image}. " + ("Best matches: " + "; ".join(hits) if hits else "No match") + "."
 
 

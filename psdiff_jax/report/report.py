@@ -30,8 +30,12 @@ from psdiff_jax.report.rankings import LoadImage, Strip, described, ranking_shee
 PAGE, CURVES, SHEET = "index.html", "curves.json", "ranking.png"
 RATES = ("mAP", "top-1", "top-5", "top-10")
 _SETTINGS = {
-    "dataset": "evaluated on", "training_step": "training steps done", "search_threshold": "search threshold",
-    "detection_threshold": "detection threshold", "query_embedding": "query embedding", "seeds": "sampler seeds",
+    "dataset": "evaluated on",
+    "training_step": "training steps done",
+    "search_threshold": "search threshold",
+    "detection_threshold": "detection threshold",
+    "query_embedding": "query embedding",
+    "seeds": "sampler seeds",
 }
 _QUERIES = {
     "pin": "pin (the given box is held and embedded)",
@@ -41,28 +45,34 @@ _QUERIES = {
 READING = {  # chapter -> how to read it, in the order of the page
     "What made these numbers": "Compare only with numbers that were made in the same way.",
     "Search": "Percent; bold is the best of a column within one gallery. A query that is never found scores 0. Found: "
-              "the share of true photographs in which the person was detected; without truth: queries that no "
-              "photograph of their gallery could answer; without hit: queries whose person was never detected.",
+    "the share of true photographs in which the person was detected; without truth: queries that no "
+    "photograph of their gallery could answer; without hit: queries whose person was never detected.",
     "Gallery size": "The more photographs are searched, the more strangers look like somebody: the lines fall, and the "
-                    "flatter the better.",
+    "flatter the better.",
     "Denoising steps": "Where a line levels off, more steps cost time and bring nothing.",
     "Detection": "Percent; a row is a number of denoising steps; bold is the best of a column. AP and recall at IoU "
-                 "0.5 as person search counts them (AP times recall), of all people and of those with an identity; "
-                 "beside them COCO's.",
+    "0.5 as person search counts them (AP times recall), of all people and of those with an identity; "
+    "beside them COCO's.",
     "Precision and recall": "The further a curve reaches to the upper right the better: how many of those found are "
-                            "right, against how many of all are found. Search: the mean over the queries of the "
-                            "highest precision at that recall or beyond.",
+    "right, against how many of all are found. Search: the mean over the queries of the "
+    "highest precision at that recall or beyond.",
     "Scores": "Only detections right of the line are searched: it should leave the wrong ones (hatched) behind and "
-              "keep the right ones.",
+    "keep the right ones.",
     "Similarities": "The less the two overlap, the better people are told apart; each is in percent of its own kind, "
-                    "for there are many more other pairs.",
+    "for there are many more other pairs.",
     "Choice of the threshold": "The search threshold is the one of the highest mAP on training photographs that were "
-                               "held out; test photographs had no part in it.",
+    "held out; test photographs had no part in it.",
     "Rankings": "Left the query (amber box), then its best matches: green with a tick where right, red with a cross "
-                "where wrong; below each its rank, similarity and photograph.",
+    "where wrong; below each its rank, similarity and photograph.",
 }
-_FIGURES = {"Gallery size": "gallery_sizes", "Denoising steps": "steps", "Precision and recall": "precision_recall",
-            "Scores": "scores", "Similarities": "similarities", "Choice of the threshold": "calibration"}
+_FIGURES = {
+    "Gallery size": "gallery_sizes",
+    "Denoising steps": "steps",
+    "Precision and recall": "precision_recall",
+    "Scores": "scores",
+    "Similarities": "similarities",
+    "Choice of the threshold": "calibration",
+}
 
 
 def write_report(
@@ -99,8 +109,11 @@ def write_report(
 def _figures(result: Mapping[str, Any], curves: Mapping[str, Any] | None) -> dict[str, list[Panel]]:
     """File name -> what is drawn."""
     settings = result["settings"]
-    drawn = {"gallery_sizes": figures.sizes_panels(result), "steps": figures.steps_panels(result),
-             "calibration": figures.calibration_panels(settings.get("calibration") or {})}
+    drawn = {
+        "gallery_sizes": figures.sizes_panels(result),
+        "steps": figures.steps_panels(result),
+        "calibration": figures.calibration_panels(settings.get("calibration") or {}),
+    }
     if curves is not None:
         thresholds = {k: threshold_at(settings["search_threshold"], k) for k in result["steps"]}
         drawn["precision_recall"] = figures.precision_recall_panels(curves)
@@ -118,8 +131,9 @@ def report_page(result: Mapping[str, Any], drawn: Mapping[str, Sequence[Panel]],
         "Rankings": "".join(pictures),
     }
     content |= {title: page.panels(drawn[name]) for title, name in _FIGURES.items() if drawn.get(name)}
-    sections = {title: page.section(title, reading, content[title]) for title, reading in READING.items()
-                if content.get(title)}
+    sections = {
+        title: page.section(title, reading, content[title]) for title, reading in READING.items() if content.get(title)
+    }
     return page.document(_title(result), _lead(result), sections, page.tiles(headline(result)))
 
 
@@ -134,8 +148,9 @@ def headline(result: Mapping[str, Any]) -> list[tuple[str, Cell, str]]:
         where = f"{gallery_name(protocol, size)}, {steps_name(steps)}"
         entries += [(f"search {key}", rate(sizes[size][steps], key), where) for key in ("mAP", "top-1")]
     every = result["detection"][steps]["all"]
-    return entries + [(f"detection {key}", rate(every, key), f"IoU 0.5, {steps_name(steps)}")
-                      for key in ("AP", "recall")]
+    return entries + [
+        (f"detection {key}", rate(every, key), f"IoU 0.5, {steps_name(steps)}") for key in ("AP", "recall")
+    ]
 
 
 def made_of(result: Mapping[str, Any]) -> dict[str, str]:
@@ -154,8 +169,20 @@ def made_of(result: Mapping[str, Any]) -> dict[str, str]:
 
 def detection_table(result: Mapping[str, Any]) -> Table:
     """A row a number of steps."""
-    heads = ["steps", "AP", "recall", "AP labelled", "recall labelled", "COCO AP", "AP50", "AP75", "detections",
-             "people", "detections labelled", "people labelled"]
+    heads = [
+        "steps",
+        "AP",
+        "recall",
+        "AP labelled",
+        "recall labelled",
+        "COCO AP",
+        "AP50",
+        "AP75",
+        "detections",
+        "people",
+        "detections labelled",
+        "people labelled",
+    ]
     rows = []
     for steps, kinds in result["detection"].items():
         every, labelled, coco = kinds["all"], kinds["labelled"], kinds["coco"]
@@ -169,14 +196,28 @@ def detection_table(result: Mapping[str, Any]) -> Table:
 def search_table(result: Mapping[str, Any], base: str) -> Table:
     """All galleries of one protocol: a row a size, re-ranking and number of steps; the best of a size marked."""
     family = [name for name in result["search"] if split_name(name)[0] == base]
-    leaves = [(size, split_name(name)[1], steps, numbers) for name in family
-              for size, by_steps in result["search"][name].items() for steps, numbers in by_steps.items()]
+    leaves = [
+        (size, split_name(name)[1], steps, numbers)
+        for name in family
+        for size, by_steps in result["search"][name].items()
+        for steps, numbers in by_steps.items()
+    ]
     order = list(dict.fromkeys(size for size, *_ in leaves))
     leaves.sort(key=lambda leaf: order.index(leaf[0]))
     sized, reranked = len(order) > 1, any(option for _, option, *_ in leaves)
     hopeless = any("mAP_all_queries" in numbers for *_, numbers in leaves)
-    heads = [*["gallery"] * sized, *["re-ranking"] * reranked, "steps", *RATES, *["mAP all queries"] * hopeless,
-             "found", "photographs", "queries", "without truth", "without hit"]
+    heads = [
+        *["gallery"] * sized,
+        *["re-ranking"] * reranked,
+        "steps",
+        *RATES,
+        *["mAP all queries"] * hopeless,
+        "found",
+        "photographs",
+        "queries",
+        "without truth",
+        "without hit",
+    ]
     rows = []
     for size, option, steps, numbers in leaves:
         labels = [*[Cell(size_name(size))] * sized, *[Cell(option_name(option))] * reranked, Cell(steps)]
@@ -213,11 +254,15 @@ def _title(result: Mapping[str, Any]) -> str:
 
 def _lead(result: Mapping[str, Any]) -> str:
     settings, counts = result["settings"], result["counts"]
-    parts = [f"{counts['queries']:,} queries searched in {counts['gallery_images']:,} photographs of "
-             f"{counts['people']:,} people."]
+    parts = [
+        f"{counts['queries']:,} queries searched in {counts['gallery_images']:,} photographs of "
+        f"{counts['people']:,} people."
+    ]
     if settings.get("trained_on") and settings["trained_on"] != settings.get("dataset"):
         parts.append(f"Trained on {settings['trained_on']}, evaluated on {settings.get('dataset')}.")
     if len(settings.get("seeds") or ()) > 1:
-        parts.append(f"Numbers are means over {len(settings['seeds'])} seeds of the sampler, ± their standard "
-                     "deviation (bars in the diagrams); curves and rankings are those of the first.")
+        parts.append(
+            f"Numbers are means over {len(settings['seeds'])} seeds of the sampler, ± their standard "
+            "deviation (bars in the diagrams); curves and rankings are those of the first."
+        )
     return " ".join(parts)

@@ -98,8 +98,9 @@ def _folder(path: Path) -> Path:
 def _read(folder: Path, name: str) -> Finished:
     config = folder / "config.json"
     result = read_evaluation(folder / EVALUATION)
-    return Finished(name, result, _json(config) if config.is_file() else None,
-                    read_curves(folder / "report" / "curves.json"))
+    return Finished(
+        name, result, _json(config) if config.is_file() else None, read_curves(folder / "report" / "curves.json")
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def align(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> list[str]:
 
 
 def _setting(key: str, value: Any) -> str:
-    """"search threshold 0.3 (1 step), 0.25 (8 steps)"; of a calibration only that it was made."""
+    """ "search threshold 0.3 (1 step), 0.25 (8 steps)"; of a calibration only that it was made."""
     name = key.replace("_", " ")
     if key == "calibration":
         return "search threshold calibrated on held-out training photographs"

@@ -69,8 +69,14 @@ def picture(scene: Scene, queries: list[Query], boxes: bool = True) -> np.ndarra
         return None
     scale = min(1.0, WIDTH / image.shape[1])
     canvas = resize(image, (round(image.shape[1] * scale), max(1, round(image.shape[0] * scale))))
-    drawn = [(box, str(i) if i >= 0 else "", LABELLED if i >= 0 else UNLABELLED)
-             for box, i in zip(scene.boxes, scene.person_ids.tolist(), strict=True)] if boxes else []
+    drawn = (
+        [
+            (box, str(i) if i >= 0 else "", LABELLED if i >= 0 else UNLABELLED)
+            for box, i in zip(scene.boxes, scene.person_ids.tolist(), strict=True)
+        ]
+        if boxes
+        else []
+    )
     drawn += [(query.box, str(query.person_id), QUERY) for query in queries]
     for box, _, color in drawn:
         frame(canvas, box * scale, color, 1)
@@ -85,24 +91,32 @@ def _counts(validation: Validation) -> str:
     rows = []
     for count in validation.counts:
         published = "" if count.published is None else f"{count.published:,}"
-        rows.append(f'<tr><td>{escape(count.key)}</td><td class="number">{count.found:,}</td>'
-                    + f'<td class="number">{published}</td><td>{count.verdict}</td>' * compared + "</tr>")
+        rows.append(
+            f'<tr><td>{escape(count.key)}</td><td class="number">{count.found:,}</td>'
+            + f'<td class="number">{published}</td><td>{count.verdict}</td>' * compared
+            + "</tr>"
+        )
     return f"<h2>Counts</h2>\n<table>\n<tr>{head}</tr>\n" + "\n".join(rows) + "\n</table>"
 
 
 def _findings(validation: Validation) -> str:
     if not validation.kinds:
         return "<h2>Findings</h2>\n<p>Nothing was found that is wrong.</p>"
-    return ('<h2>Findings</h2>\n<table>\n<tr><th>level</th><th class="number">count</th><th>check</th></tr>\n'
-            + "\n".join(_finding_row(kind) for kind in validation.kinds) + "\n</table>")
+    return (
+        '<h2>Findings</h2>\n<table>\n<tr><th>level</th><th class="number">count</th><th>check</th></tr>\n'
+        + "\n".join(_finding_row(kind) for kind in validation.kinds)
+        + "\n</table>"
+    )
 
 
 def _finding_row(kind: Kind) -> str:
     items = [f"<li>{escape(str(finding))}</li>" for finding in kind.findings[:EXAMPLES]]
     left = len(kind.findings) - len(items)
     items += [f"<li>and {left:,} more</li>"] * bool(left)
-    return (f'<tr><td>{_badge(kind)}</td><td class="number">{len(kind.findings):,}</td>'
-            f"<td>{escape(kind.check)}<ul>{''.join(items)}</ul></td></tr>")
+    return (
+        f'<tr><td>{_badge(kind)}</td><td class="number">{len(kind.findings):,}</td>'
+        f"<td>{escape(kind.check)}<ul>{''.join(items)}</ul></td></tr>"
+    )
 
 
 def _badge(kind: Kind) -> str:
@@ -115,8 +129,10 @@ def _pictures(validation: Validation) -> list[str]:
     for query in contents.queries:
         queries[query.image_name].append(query)
     scenes = {scene.name: scene for scene in [*contents.train, *contents.gallery]}
-    parts = [f"<h2>Photographs</h2>\n<p>Boxes: {_key(LABELLED)} with a person's number, {_key(UNLABELLED)} unlabelled,"
-             f" {_key(QUERY)} query.</p>"]
+    parts = [
+        f"<h2>Photographs</h2>\n<p>Boxes: {_key(LABELLED)} with a person's number, {_key(UNLABELLED)} unlabelled,"
+        f" {_key(QUERY)} query.</p>"
+    ]
     for kind in validation.kinds:
         shown = [name for name in dict.fromkeys(f.image for f in kind.findings) if name in scenes][:EXAMPLES]
         what = {f.image: str(f) for f in reversed(kind.findings)}

@@ -86,10 +86,17 @@ def _embeddings(
     opened = None
     if config.teacher.kind != "file":
         with MetricWriter(workdir) as writer:
-            opened = open_teacher(config.teacher, train_set, folder, seed=config.seed, workers=workers,
-                                  fit=partial(fit, writer=writer, mesh=parallel.make_mesh(), prefix="teacher"))
-    open_width = partial(open_targets, config.teacher, dataset, folder, SCORED, train_set=train_set, teacher=opened,
-                         workers=workers)
+            opened = open_teacher(
+                config.teacher,
+                train_set,
+                folder,
+                seed=config.seed,
+                workers=workers,
+                fit=partial(fit, writer=writer, mesh=parallel.make_mesh(), prefix="teacher"),
+            )
+    open_width = partial(
+        open_targets, config.teacher, dataset, folder, SCORED, train_set=train_set, teacher=opened, workers=workers
+    )
     own = open_width(embedding_dim=None)
     teacher = {"kind": config.teacher.kind, "source": own.source, "dim": own.dim}
     variants = {f"{own.dim}-d": own}

@@ -96,9 +96,7 @@ def memory_loss(
     return loss, {"loss_mean": terms["mean"], "loss_hard": terms["hard"], "accuracy": accuracy}
 
 
-def update_memory(
-    memory: MemoryState, features: jax.Array, labels: jax.Array, momentum: float = 0.1
-) -> MemoryState:
+def update_memory(memory: MemoryState, features: jax.Array, labels: jax.Array, momentum: float = 0.1) -> MemoryState:
     """The memory after a batch: row <- unit(momentum row + (1 - momentum) x), for the identities in the batch.
 
     x is the mean of the identity's samples for `mean`, and the sample least similar to the row for `hard`.

@@ -46,17 +46,13 @@ class Teacher(nnx.Module):
     `train=True` normalises by the batch and updates the running statistics.
     """
 
-    def __init__(
-        self, spec: ResNetSpec | SwinSpec, embedding_dim: int = 256, pooling: str = "avg", *, rngs: nnx.Rngs
-    ):
+    def __init__(self, spec: ResNetSpec | SwinSpec, embedding_dim: int = 256, pooling: str = "avg", *, rngs: nnx.Rngs):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling {pooling!r} is not one of {POOLINGS}")
         width = spec.channels[-1]
         self.backbone = make_backbone(spec, rngs=rngs)
         self.gem = GeM() if pooling == "gem" else None
-        self.project = (
-            nnx.Linear(width, embedding_dim, use_bias=False, rngs=rngs) if width != embedding_dim else None
-        )
+        self.project = nnx.Linear(width, embedding_dim, use_bias=False, rngs=rngs) if width != embedding_dim else None
         self.neck = nnx.BatchNorm(embedding_dim, use_bias=False, epsilon=1e-5, momentum=0.9, rngs=rngs)
 
     def __call__(self, crops: jax.Array, train: bool = False, dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -85,9 +81,7 @@ def apply_teacher(
     return embeddings, nnx.state(teacher, nnx.BatchStat)
 
 
-def spread_over_devices(
-    apply: Callable[[Any, jax.Array], jax.Array], state: Any
-) -> Callable[[np.ndarray], jax.Array]:
+def spread_over_devices(apply: Callable[[Any, jax.Array], jax.Array], state: Any) -> Callable[[np.ndarray], jax.Array]:
     """`apply(state, crops)` compiled, as a function of crops [B,h,w,3] that gives [B,D].
 
     Each of this machine's devices takes a part of the crops if their number divides. Products are taken in float32

@@ -107,10 +107,12 @@ class ReIDResNet(ResNet):
         for stage, width in zip((self.layer1, self.layer2, self.layer3), spec.widths, strict=False):
             for block in stage if spec.ibn else ():
                 block.bn1 = InstanceBatchNorm(width, rngs=rngs)
-        self.non_local = nnx.List([
-            nnx.List([NonLocal(channels, spec.non_local_width, rngs=rngs) for _ in range(count)])
-            for channels, count in zip(spec.backbone.channels, spec.non_local, strict=True)
-        ])
+        self.non_local = nnx.List(
+            [
+                nnx.List([NonLocal(channels, spec.non_local_width, rngs=rngs) for _ in range(count)])
+                for channels, count in zip(spec.backbone.channels, spec.non_local, strict=True)
+            ]
+        )
 
     def __call__(self, crops: jax.Array) -> jax.Array:
         x = stem(self, crops, self.stem_relu)
@@ -176,18 +178,24 @@ class MGN(nnx.Module):
         self.layer1 = self._stage(0, spec.stem_width, 1, spec.depths[0], rngs)
         self.layer2 = self._stage(1, widths[0], 2, spec.depths[1], rngs)
         self.layer3 = Block(widths[1], spec.widths[2], 2, spec.backbone, rngs=rngs)
-        self.branches = nnx.List([
-            nnx.List([self._stage(2, widths[2], 1, spec.depths[2] - 1, rngs),
-                      self._stage(3, widths[2], stride, spec.depths[3], rngs)])
-            for stride in (2, 1, 1)
-        ])
+        self.branches = nnx.List(
+            [
+                nnx.List(
+                    [
+                        self._stage(2, widths[2], 1, spec.depths[2] - 1, rngs),
+                        self._stage(3, widths[2], stride, spec.depths[3], rngs),
+                    ]
+                )
+                for stride in (2, 1, 1)
+            ]
+        )
         self.reductions = nnx.List([Reduction(widths[3], spec.parts_dim, rngs=rngs) for _ in range(8)])
 
     def _stage(self, stage: int, cin: int, stride: int, depth: int, rngs: nnx.Rngs) -> nnx.List:
         width, cout = self.spec.widths[stage], self.spec.channels[stage]
-        return nnx.List([
-            Block(cin if i == 0 else cout, width, stride if i == 0 else 1, self.spec, rngs=rngs) for i in range(depth)
-        ])
+        return nnx.List(
+            [Block(cin if i == 0 else cout, width, stride if i == 0 else 1, self.spec, rngs=rngs) for i in range(depth)]
+        )
 
     def __call__(self, crops: jax.Array) -> jax.Array:
         x = stem(self, crops.astype(jnp.float32), relu=True)

@@ -234,9 +234,7 @@ def network_targets(
     return Targets(rows, starts, f"{teacher.title} ({teacher.hash})")
 
 
-def _projected(
-    teacher: CropTeacher, annotations: Annotations, base: np.ndarray, start: int
-) -> Iterator[np.ndarray]:
+def _projected(teacher: CropTeacher, annotations: Annotations, base: np.ndarray, start: int) -> Iterator[np.ndarray]:
     """float32 [n,D]: the projected embeddings of the boxes of a split from box `start` on, some at a time."""
     for row in range(start, len(base), PROJECTED_AT_ONCE):
         embeddings = teacher.projection(base[row : row + PROJECTED_AT_ONCE])

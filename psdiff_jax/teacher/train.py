@@ -165,9 +165,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def open_teacher(
-    config_teacher: Mapping[str, Any], dataset: Any, workdir: str | Path, **training: Any
-) -> CropTeacher:
+def open_teacher(config_teacher: Mapping[str, Any], dataset: Any, workdir: str | Path, **training: Any) -> CropTeacher:
     """The network that `config.teacher` describes; one that is trained here is trained (or found) in `workdir`.
 
     `training` goes to `train_teacher`.
@@ -218,16 +216,16 @@ def open_targets(
             try:
                 targets = _from_file(options.file, dataset, (*splits, "train"))
             except InputError as error:
-                raise InputError(f"{error}, for the PCA to {embedding_dim}-d is fitted on the train split; or set "
-                                 f"config.model.embedding_dim={targets.dim}") from error
+                raise InputError(
+                    f"{error}, for the PCA to {embedding_dim}-d is fitted on the train split; or set "
+                    f"config.model.embedding_dim={targets.dim}"
+                ) from error
         return targets_of_width(targets, embedding_dim, folder=folder, whiten=options.whiten)
     train_set = train_set or dataset
     teacher = teacher or open_teacher(config_teacher, train_set, folder, **training)
     if embedding_dim is None:  # where the PCA of another width looks for them
         return network_targets(teacher, dataset, splits, folder=folder / UNPROJECTED, workers=workers)
-    teacher = teacher_of_width(
-        teacher, train_set, embedding_dim, folder=folder, whiten=options.whiten, workers=workers
-    )
+    teacher = teacher_of_width(teacher, train_set, embedding_dim, folder=folder, whiten=options.whiten, workers=workers)
     return network_targets(teacher, dataset, splits, folder=folder, workers=workers)
 
 

@@ -28,13 +28,21 @@ def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchSpec) -
     a sharded batch that sum crosses the devices by itself. Truths without an embedding (all zeros) are left out of
     the embedding term.
     """
+
     def one(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, image_size):
         cost, ious = cost_matrix(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, image_size, spec)
         return match(cost, ious, mask, spec)
 
     frozen = jax.lax.stop_gradient(estimate)
-    matched, truth = jax.vmap(one)(frozen.logits, frozen.boxes, frozen.embeddings, batch["boxes"],
-                                   batch["embeddings"], batch["boxes_mask"], batch["image_size"])
+    matched, truth = jax.vmap(one)(
+        frozen.logits,
+        frozen.boxes,
+        frozen.embeddings,
+        batch["boxes"],
+        batch["embeddings"],
+        batch["boxes_mask"],
+        batch["image_size"],
+    )
     weight = matched.astype(jnp.float32)
     count = jnp.maximum(weight.sum(), 1.0)
 

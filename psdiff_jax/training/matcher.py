@@ -52,8 +52,14 @@ def focal_cost(logits: jax.Array, alpha: float, gamma: float) -> jax.Array:
 
 
 def cost_matrix(
-    logits: jax.Array, boxes: jax.Array, embeddings: jax.Array, truth_boxes: jax.Array, truth_embeddings: jax.Array,
-    mask: jax.Array, image_size: jax.Array, spec: MatchSpec,
+    logits: jax.Array,
+    boxes: jax.Array,
+    embeddings: jax.Array,
+    truth_boxes: jax.Array,
+    truth_embeddings: jax.Array,
+    mask: jax.Array,
+    image_size: jax.Array,
+    spec: MatchSpec,
 ) -> tuple[jax.Array, jax.Array]:
     """Cost [N,M] and IoU [N,M] of every pair; padded truths cost FORBIDDEN and have IoU 0.
 

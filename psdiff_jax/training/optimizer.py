@@ -25,8 +25,9 @@ class OptimizerSpec:
 def learning_rate(spec: OptimizerSpec) -> optax.Schedule:
     """Learning rate as a function of the step."""
     if spec.schedule == "cosine":
-        return optax.warmup_cosine_decay_schedule(0.0, spec.learning_rate, spec.warmup, spec.steps,
-                                                  0.01 * spec.learning_rate)
+        return optax.warmup_cosine_decay_schedule(
+            0.0, spec.learning_rate, spec.warmup, spec.steps, 0.01 * spec.learning_rate
+        )
     drops = {round(spec.steps * f): 0.1 for f in PAPER_DECAY} if spec.schedule == "step" else {}
     decay = optax.piecewise_constant_schedule(spec.learning_rate, drops)
     return lambda step: decay(step) * jnp.minimum(1.0, (step + 1) / max(spec.warmup, 1))
@@ -34,10 +35,12 @@ def learning_rate(spec: OptimizerSpec) -> optax.Schedule:
 
 def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformation:
     """Clip by global norm, AdamW (no decay on biases and scales), backbone updates scaled by `backbone_scale`."""
+
     def is_matrix(params):
         # Swin's tables of relative positions are biases too (Liu et al. 2021 do not decay them).
         return jax.tree_util.tree_map_with_path(
-            lambda path, p: p.ndim > 1 and "bias_table" not in jax.tree_util.keystr(path), params)
+            lambda path, p: p.ndim > 1 and "bias_table" not in jax.tree_util.keystr(path), params
+        )
 
     def scale_backbone(updates, state, params=None):
         del params

@@ -35,8 +35,9 @@ class NoiseSpec:
     one_step: bool = False
 
 
-def noised_truths(key: jax.Array, diffusion: Diffusion, batch: dict[str, jax.Array], t: jax.Array,
-                  spec: NoiseSpec) -> State:
+def noised_truths(
+    key: jax.Array, diffusion: Diffusion, batch: dict[str, jax.Array], t: jax.Array, spec: NoiseSpec
+) -> State:
     """Repeats truths to N slots and noises them to t [B] (Eq. 10)."""
     clean = diffusion.clean(batch["boxes"], batch["embeddings"], batch["image_size"])
     keys = jax.random.split(key, t.shape[0])
@@ -54,8 +55,12 @@ def noised_truths(key: jax.Array, diffusion: Diffusion, batch: dict[str, jax.Arr
 
 
 def training_states(
-    key: jax.Array, diffusion: Diffusion, batch: dict[str, jax.Array],
-    denoise: Callable[[State, jax.Array], tuple[State, jax.Array]], spec: NoiseSpec, sampler: SamplerSpec,
+    key: jax.Array,
+    diffusion: Diffusion,
+    batch: dict[str, jax.Array],
+    denoise: Callable[[State, jax.Array], tuple[State, jax.Array]],
+    spec: NoiseSpec,
+    sampler: SamplerSpec,
 ) -> tuple[State, jax.Array]:
     """Noisy states and their times: State with [B,N,...], t int32 [B] in 1..T.
 

@@ -47,8 +47,16 @@ def to_clean(model: PSDiff, condition: Condition, estimate: Estimate) -> tuple[S
     return clean, jax.nn.sigmoid(estimate.logits)
 
 
-def loss_fn(params: Any, rest: Any, graphdef: nnx.GraphDef, key: jax.Array, batch: dict[str, jax.Array],
-            noise: NoiseSpec, matching: MatchSpec, sampler: SamplerSpec) -> tuple[jax.Array, dict[str, jax.Array]]:
+def loss_fn(
+    params: Any,
+    rest: Any,
+    graphdef: nnx.GraphDef,
+    key: jax.Array,
+    batch: dict[str, jax.Array],
+    noise: NoiseSpec,
+    matching: MatchSpec,
+    sampler: SamplerSpec,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss (Eq. 13, summed over the stacked layers) and its terms, those of the last layer by name."""
     model = merge(graphdef, params, rest)
     condition = model.features(batch["image"], batch["image_size"])
@@ -63,10 +71,15 @@ def loss_fn(params: Any, rest: Any, graphdef: nnx.GraphDef, key: jax.Array, batc
     return total, layers[-1]
 
 
-def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, noise: NoiseSpec,
-                    matching: MatchSpec, sampler: SamplerSpec, ema_decay: float = 0.0,
-                    schedule: optax.Schedule | None = None,
-                    ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    noise: NoiseSpec,
+    matching: MatchSpec,
+    sampler: SamplerSpec,
+    ema_decay: float = 0.0,
+    schedule: optax.Schedule | None = None,
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step: (state, batch) -> (state, metrics). The batch's leading axis may be sharded.
 
     `schedule` is the optimizer's learning rate, reported as a metric.
@@ -76,7 +89,8 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
         (total, terms), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, state.rest, graphdef, key, batch, noise, matching, sampler)
+            state.params, state.rest, graphdef, key, batch, noise, matching, sampler
+        )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -92,8 +106,9 @@ def make_train_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformat
     return step
 
 
-def create_state(model: PSDiff, optimizer: optax.GradientTransformation, key: jax.Array, ema: bool,
-                 frozen: Sequence[str] = ()) -> tuple[nnx.GraphDef, TrainState]:
+def create_state(
+    model: PSDiff, optimizer: optax.GradientTransformation, key: jax.Array, ema: bool, frozen: Sequence[str] = ()
+) -> tuple[nnx.GraphDef, TrainState]:
     """Splits the model once: (graphdef, state at step 0). frozen: modules ("backbone", "fpn") that are not trained."""
     graphdef, params, rest = nnx.split(model, partial(is_trained, frozen=frozen), ...)
     average = jax.tree.map(jnp.copy, params) if ema else None

@@ -43,8 +43,9 @@ def build_model(config: Any, workdir: Path) -> PSDiff:
         for part in config.train.init_parts or ("",):
             nnx.update(model, load_npz(path, nnx.state(model), source=part, target=part))
     elif config.model.backbone_weights == "teacher":
-        state = load_npz(teacher_folder(config, workdir) / "teacher.npz", nnx.state(model), source="backbone",
-                         target="backbone")
+        state = load_npz(
+            teacher_folder(config, workdir) / "teacher.npz", nnx.state(model), source="backbone", target="backbone"
+        )
         nnx.update(model, state)
     elif config.model.backbone_weights:
         weights = Path(config.model.backbone_weights).expanduser()
@@ -60,8 +61,9 @@ def teacher_folder(config: Any, workdir: Path) -> Path:
 def initial_state(config: Any, model: PSDiff) -> tuple[nnx.GraphDef, TrainState]:
     """(graphdef, state at step 0)."""
     optimizer = make_optimizer(cfg.optimizer_spec(config))
-    return create_state(model, optimizer, jax.random.key(config.seed), ema=config.train.ema_decay > 0,
-                        frozen=tuple(config.train.frozen))
+    return create_state(
+        model, optimizer, jax.random.key(config.seed), ema=config.train.ema_decay > 0, frozen=tuple(config.train.frozen)
+    )
 
 
 def train(config: Any, workdir: Path, dataset: PreparedDataset, shown: PreparedDataset | None = None) -> None:
@@ -73,32 +75,64 @@ def train(config: Any, workdir: Path, dataset: PreparedDataset, shown: PreparedD
     TensorBoard events and metrics.jsonl. The teacher and its targets are in `teacher_folder(config, workdir)`.
     """
     if not len(dataset.train_source):
-        raise InputError(f"config.data: dataset {dataset.name} has no photographs to train on; --mode evaluate, embed "
-                         "and search work, with the weights of another run (config.train.init_from)")
+        raise InputError(
+            f"config.data: dataset {dataset.name} has no photographs to train on; --mode evaluate, embed "
+            "and search work, with the weights of another run (config.train.init_from)"
+        )
     mesh = parallel.make_mesh()
     parallel.check_divides(config.train.batch_size, mesh, "config.train.batch_size")
     with MetricWriter(workdir) as writer:
         targets = open_targets(
-            config.teacher, dataset, teacher_folder(config, workdir), embedding_dim=config.model.embedding_dim,
-            seed=config.seed, workers=reading_threads(config.data),
+            config.teacher,
+            dataset,
+            teacher_folder(config, workdir),
+            embedding_dim=config.model.embedding_dim,
+            seed=config.seed,
+            workers=reading_threads(config.data),
             fit=partial(fit, writer=writer, mesh=mesh, prefix="teacher"),
         )
         graphdef, state = initial_state(config, build_model(config, workdir))
         batches = train_batches(
-            dataset, config, targets=targets, embedding_dim=config.model.embedding_dim,
-            process_index=jax.process_index(), process_count=jax.process_count(), device_count=jax.device_count(),
+            dataset,
+            config,
+            targets=targets,
+            embedding_dim=config.model.embedding_dim,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            device_count=jax.device_count(),
         )
         spec = cfg.optimizer_spec(config)
-        step = make_train_step(graphdef, make_optimizer(spec), cfg.noise_spec(config), cfg.match_spec(config),
-                               cfg.sampler_spec(config), config.train.ema_decay, learning_rate(spec))
+        step = make_train_step(
+            graphdef,
+            make_optimizer(spec),
+            cfg.noise_spec(config),
+            cfg.match_spec(config),
+            cfg.sampler_spec(config),
+            config.train.ema_decay,
+            learning_rate(spec),
+        )
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        print(f"training {parameters / 1e6:.2f} M parameters on {mesh.size} {jax.devices()[0].platform} device(s), "
-              f"{config.train.steps} steps of {config.train.batch_size} images", file=sys.stderr, flush=True)
+        print(
+            f"training {parameters / 1e6:.2f} M parameters on {mesh.size} {jax.devices()[0].platform} device(s), "
+            f"{config.train.steps} steps of {config.train.batch_size} images",
+            file=sys.stderr,
+            flush=True,
+        )
         hooks = [(config.train.image_every, prediction_pictures(config, shown or dataset, graphdef, writer, mesh))]
         with Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints) as checkpoints:
-            state = fit(step, parallel.put_replicated(state, mesh), batches, steps=config.train.steps, writer=writer,
-                        checkpoints=checkpoints, log_every=config.train.log_every,
-                        checkpoint_every=config.train.checkpoint_every, prefix="train", mesh=mesh, hooks=hooks)
+            state = fit(
+                step,
+                parallel.put_replicated(state, mesh),
+                batches,
+                steps=config.train.steps,
+                writer=writer,
+                checkpoints=checkpoints,
+                log_every=config.train.log_every,
+                checkpoint_every=config.train.checkpoint_every,
+                prefix="train",
+                mesh=mesh,
+                hooks=hooks,
+            )
     if parallel.is_main_process():
         save_npz(workdir / "model.npz", inference_state(state))
 
@@ -117,7 +151,8 @@ def load_trained(config: Any, workdir: Path) -> tuple[nnx.GraphDef, TrainState]:
     mesh = parallel.make_mesh()
     graphdef, template = jax.eval_shape(lambda: initial_state(config, new_model(config)))
     template = parallel.shapes_replicated(template, mesh)._replace(
-        key=parallel.put_replicated(jax.random.key(config.seed), mesh))  # of a shape its generator cannot be asked
+        key=parallel.put_replicated(jax.random.key(config.seed), mesh)
+    )  # of a shape its generator cannot be asked
     with Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints) as checkpoints:
         restored = checkpoints.restore_latest(template)
     if restored is not None:
@@ -128,8 +163,9 @@ def load_trained(config: Any, workdir: Path) -> tuple[nnx.GraphDef, TrainState]:
     return initial_state(config, build_model(config, workdir))
 
 
-def prediction_pictures(config: Any, dataset: PreparedDataset, graphdef: nnx.GraphDef, writer: MetricWriter,
-                        mesh: jax.sharding.Mesh) -> Callable[[int, TrainState], None]:
+def prediction_pictures(
+    config: Any, dataset: PreparedDataset, graphdef: nnx.GraphDef, writer: MetricWriter, mesh: jax.sharding.Mesh
+) -> Callable[[int, TrainState], None]:
     """A hook that writes two gallery photographs to TensorBoard: truths, and predictions at every number of steps."""
     predictor = Predictor(graphdef, cfg.sampler_spec(config), config.sampler.nms_threshold)
     steps = tuple(config.evaluate.steps)
@@ -138,19 +174,33 @@ def prediction_pictures(config: Any, dataset: PreparedDataset, graphdef: nnx.Gra
     def write(step: int, state: TrainState) -> None:
         if not batch:  # as large as evaluation's, for then both run the same compiled program
             count = min(PICTURES, len(dataset.gallery_source))
-            batch.update(next(iter(eval_batches(
-                dataset, "gallery", config, indices=range(count), process_index=jax.process_index(),
-                process_count=jax.process_count(), device_count=jax.device_count()))))
+            batch.update(
+                next(
+                    iter(
+                        eval_batches(
+                            dataset,
+                            "gallery",
+                            config,
+                            indices=range(count),
+                            process_index=jax.process_index(),
+                            process_count=jax.process_count(),
+                            device_count=jax.device_count(),
+                        )
+                    )
+                )
+            )
         params = state.params if state.ema is None else state.ema
         wanted = {name: batch[name] for name in ("image", "image_size", "image_index")}
-        people = parallel.fetch(predictor(params, state.rest, parallel.put_batch(wanted, mesh),
-                                          jax.random.key(config.seed), steps))
+        people = parallel.fetch(
+            predictor(params, state.rest, parallel.put_batch(wanted, mesh), jax.random.key(config.seed), steps)
+        )
         for i in np.flatnonzero(batch["valid"]):
             truths = batch["boxes"][i][batch["boxes_mask"][i]]
             for k in steps:
                 found = jax.tree.map(lambda v, i=i: v[i], people[k])
-                picture = draw_boxes(batch["image"][i], found.boxes[found.keep], found.scores[found.keep], truths,
-                                     min_score=0.3)
+                picture = draw_boxes(
+                    batch["image"][i], found.boxes[found.keep], found.scores[found.keep], truths, min_score=0.3
+                )
                 writer.images(step, f"predictions/{i}/steps_{k}", picture)
 
     return write

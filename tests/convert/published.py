@@ -54,6 +54,7 @@ def microsoft(weights, window=3):
 
 def timm(weights):
     """Merging at the start of the next stage, another head, no buffers."""
+
     def rename(name):
         name = re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)
         return name.replace("head.", "head.fc.")
@@ -64,6 +65,7 @@ def timm(weights):
 
 def torchvision(weights):
     """All stages and mergings in one row of features."""
+
     def rename(name):
         name = name.replace("patch_embed.proj", "features.0.0").replace("patch_embed.norm", "features.0.2")
         name = re.sub(r"layers\.(\d)\.blocks", lambda m: f"features.{2 * int(m[1]) + 1}", name)

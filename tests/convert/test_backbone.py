@@ -33,9 +33,14 @@ def converted(tmp_path, arrays, capsys, *options):
 
 
 def test_a_small_swin_is_found_out_and_converted(tmp_path, capsys):
-    head = {"head.weight": np.zeros((10, 64)), "head.bias": np.zeros(10), "norm.weight": np.zeros(64),
-            "norm.bias": np.zeros(64), "layers.0.blocks.1.attn_mask": np.zeros((4, 9, 9)),
-            "layers.2.blocks.1.attn_mask": np.zeros((4, 9, 9))}
+    head = {
+        "head.weight": np.zeros((10, 64)),
+        "head.bias": np.zeros(10),
+        "norm.weight": np.zeros(64),
+        "norm.bias": np.zeros(64),
+        "layers.0.blocks.1.attn_mask": np.zeros((4, 9, 9)),
+        "layers.2.blocks.1.attn_mask": np.zeros((4, 9, 9)),
+    }
     arrays = stored("swin_toy", "Microsoft's Swin", **head)
     status, out, err = converted(tmp_path, arrays, capsys)
     assert status == 0 and not err

@@ -41,12 +41,21 @@ def test_names():
     for ours, torchvision, transformers in (
         ("conv1/kernel", "conv1.weight", "embedder.embedder.convolution.weight"),
         ("bn1/var", "bn1.running_var", "embedder.embedder.normalization.running_var"),
-        ("layer3/0/bn2/mean", "layer3.0.bn2.running_mean",
-         "encoder.stages.2.layers.0.layer.1.normalization.running_mean"),
-        ("layer1/0/downsample/0/kernel", "layer1.0.downsample.0.weight",
-         "encoder.stages.0.layers.0.shortcut.convolution.weight"),
-        ("layer1/0/downsample/1/bias", "layer1.0.downsample.1.bias",
-         "encoder.stages.0.layers.0.shortcut.normalization.bias"),
+        (
+            "layer3/0/bn2/mean",
+            "layer3.0.bn2.running_mean",
+            "encoder.stages.2.layers.0.layer.1.normalization.running_mean",
+        ),
+        (
+            "layer1/0/downsample/0/kernel",
+            "layer1.0.downsample.0.weight",
+            "encoder.stages.0.layers.0.shortcut.convolution.weight",
+        ),
+        (
+            "layer1/0/downsample/1/bias",
+            "layer1.0.downsample.1.bias",
+            "encoder.stages.0.layers.0.shortcut.normalization.bias",
+        ),
     ):
         assert torchvision_names(ours) == (torchvision,) and transformers_names(ours) == (transformers,)
 
@@ -74,14 +83,19 @@ def test_every_layout_gives_the_same(state, arrays, tmp_path):
         assert all((flatten_state(loaded.state)[k] == v).all() for k, v in flatten_state(expected).items())
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda a: a.pop("layer1.0.bn2.running_var"), r"lacks 'layer1\.0\.bn2\.running_var'"),
-    (lambda a: a.update({"layer5.0.bn1.bias": np.zeros(1)}), r"unknown to this backbone, 'layer5\.0\.bn1\.bias'"),
-    (lambda a: a.update({"conv1.weight": np.zeros((4, 3, 3, 3))}),
-     r"'conv1\.weight' has shape \(4, 3, 3, 3\), the configured backbone needs \(4, 3, 7, 7\)"),
-    (lambda a: a.update({"conv1.weight": np.zeros((4, 3))}), r"'conv1\.weight' has shape \(4, 3\)"),
-    (lambda a: a.update({"bn1.bias": np.full(4, np.nan)}), r"'bn1\.bias' holds values that are not finite"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a.pop("layer1.0.bn2.running_var"), r"lacks 'layer1\.0\.bn2\.running_var'"),
+        (lambda a: a.update({"layer5.0.bn1.bias": np.zeros(1)}), r"unknown to this backbone, 'layer5\.0\.bn1\.bias'"),
+        (
+            lambda a: a.update({"conv1.weight": np.zeros((4, 3, 3, 3))}),
+            r"'conv1\.weight' has shape \(4, 3, 3, 3\), the configured backbone needs \(4, 3, 7, 7\)",
+        ),
+        (lambda a: a.update({"conv1.weight": np.zeros((4, 3))}), r"'conv1\.weight' has shape \(4, 3\)"),
+        (lambda a: a.update({"bn1.bias": np.full(4, np.nan)}), r"'bn1\.bias' holds values that are not finite"),
+    ],
+)
 def test_wrong_tensors_are_named(state, arrays, change, message):
     change(arrays)
     with pytest.raises(InputError, match=message):

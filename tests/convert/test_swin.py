@@ -37,12 +37,14 @@ def test_names():
     assert torchvision_names("stages/2/blocks/5/mlp/fc2/bias") == ("features.5.5.mlp.3.bias",)
     assert torchvision_names("stages/1/merge/reduction/kernel") == ("features.4.reduction.weight",)
     assert transformers_names("stages/3/blocks/1/attn/qkv/bias") == tuple(
-        f"encoder.layers.3.blocks.1.attention.self.{part}.bias" for part in ("query", "key", "value"))
+        f"encoder.layers.3.blocks.1.attention.self.{part}.bias" for part in ("query", "key", "value")
+    )
     assert transformers_names("norms/0/scale") == ("hidden_states_norms.stage1.weight",)
 
 
-@pytest.mark.parametrize("layout, title", [
-    ("microsoft", "Microsoft's Swin"), ("timm", "timm's Swin"), ("torchvision", "torchvision's Swin")])
+@pytest.mark.parametrize(
+    "layout, title", [("microsoft", "Microsoft's Swin"), ("timm", "timm's Swin"), ("torchvision", "torchvision's Swin")]
+)
 def test_every_layout_gives_the_same(layout, title, network, weights, expected):
     """tests/models/test_swin.py shows that what transformers' layout gives is right."""
     arrays = getattr(published, layout)(weights[0])
@@ -99,20 +101,28 @@ def test_tables_are_resized_as_torch_does(network, weights, capsys, tmp_path):
     np.testing.assert_array_equal(ours, resize_table(arrays[names[0]], 25))
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda a: a.pop("layers.1.blocks.0.mlp.fc1.bias"), r"lacks 'layers\.1\.blocks\.0\.mlp\.fc1\.bias'"),
-    (lambda a: a.update({"absolute_pos_embed": np.zeros((1, 9, 8))}), "unknown to this backbone, 'absolute_pos_embed'"),
-    (lambda a: a.update({"layers.0.blocks.0.attn.qkv.weight": np.zeros((24, 9))}),
-     r"'layers\.0\.blocks\.0\.attn\.qkv\.weight' has shape \(24, 9\), the configured backbone needs \(24, 8\)"),
-    (lambda a: a.update({"layers.0.blocks.1.attn.relative_position_bias_table": np.zeros((25, 2))}),
-     r"relative_position_bias_table' has shape \(25, 2\), the configured backbone needs \(25, 1\)"),
-    (lambda a: a.update({"patch_embed.norm.bias": np.full(8, np.inf)}), "'patch_embed.norm.bias' holds values"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a.pop("layers.1.blocks.0.mlp.fc1.bias"), r"lacks 'layers\.1\.blocks\.0\.mlp\.fc1\.bias'"),
+        (
+            lambda a: a.update({"absolute_pos_embed": np.zeros((1, 9, 8))}),
+            "unknown to this backbone, 'absolute_pos_embed'",
+        ),
+        (
+            lambda a: a.update({"layers.0.blocks.0.attn.qkv.weight": np.zeros((24, 9))}),
+            r"'layers\.0\.blocks\.0\.attn\.qkv\.weight' has shape \(24, 9\), the configured backbone needs \(24, 8\)",
+        ),
+        (
+            lambda a: a.update({"layers.0.blocks.1.attn.relative_position_bias_table": np.zeros((25, 2))}),
+            r"relative_position_bias_table' has shape \(25, 2\), the configured backbone needs \(25, 1\)",
+        ),
+        (lambda a: a.update({"patch_embed.norm.bias": np.full(8, np.inf)}), "'patch_embed.norm.bias' holds values"),
+    ],
+)
 def test_wrong_tensors_are_named(change, message, network, weights):
     arrays = published.microsoft(weights[0])
     change(arrays)
     with pytest.raises(InputError, match=message) as error:
         convert_backbone(arrays, network[1], "file.pth")
     assert "\n" not in str(error.value) and str(error.value).startswith("file.pth: ")
-
-

@@ -22,8 +22,10 @@ def annotations_of(people: list[list[int]]) -> Annotations:
         sizes=np.full((count, 2), 100, np.int32),
         cameras=np.arange(count, dtype=np.int32),
         frames=np.arange(count, dtype=np.int64),
-        boxes=tuple(np.asarray([[10 * k, 0, 10 * k + 8, 20] for k in range(len(ids))], np.float32).reshape(-1, 4)
-                    for ids in people),
+        boxes=tuple(
+            np.asarray([[10 * k, 0, 10 * k + 8, 20] for k in range(len(ids))], np.float32).reshape(-1, 4)
+            for ids in people
+        ),
         person_ids=tuple(np.asarray(ids, np.int64) for ids in people),
     )
 
@@ -69,14 +71,19 @@ def test_a_share_that_holds_nobody_is_refused(people, share, hint):
 
 def test_the_view_is_a_gallery_with_queries():
     people = [[1, -1], [7, 1], [2], [2, 3], [3]]
-    dataset = SimpleNamespace(name="made up", folder=None, annotations=lambda split: annotations_of(people),
-                              train_source=SimpleNamespace(at=lambda positions: positions.tolist()))
+    dataset = SimpleNamespace(
+        name="made up",
+        folder=None,
+        annotations=lambda split: annotations_of(people),
+        train_source=SimpleNamespace(at=lambda positions: positions.tolist()),
+    )
     view = HeldOut(dataset, 0.4)
     chosen, ids = held_out_people(annotations_of(people), 0.4)
     gallery, queries = view.annotations("gallery"), view.queries()
     assert gallery.image_names == tuple(f"{i}.png" for i in chosen) and view.source("gallery") == chosen.tolist()
-    expected = [(f"{i}.png", person, 10.0 * people[i].index(person)) for i in chosen for person in people[i]
-                if person in ids]
+    expected = [
+        (f"{i}.png", person, 10.0 * people[i].index(person)) for i in chosen for person in people[i] if person in ids
+    ]
     found = list(zip(queries.image_names, queries.person_ids.tolist(), queries.boxes[:, 0].tolist(), strict=True))
     assert found == expected and len(found) == 2
     assert view.source("query") == [int(name.split(".")[0]) for name in queries.image_names]
@@ -89,8 +96,13 @@ def test_training_never_sees_them():
     ids = dataset._annotations.person_ids
     for i in (0, 1):
         ids[i][0] = 0  # person 0 stands in photographs 0 and 1, everybody else in one
-    config = ConfigDict({"seed": 3, "train": {"batch_size": 4},
-                         "data": {"image_size": (32, 48), "max_boxes": 5, "held_out": 0.2, "augment": {"flip": False}}})
+    config = ConfigDict(
+        {
+            "seed": 3,
+            "train": {"batch_size": 4},
+            "data": {"image_size": (32, 48), "max_boxes": 5, "held_out": 0.2, "augment": {"flip": False}},
+        }
+    )
     batches = train_batches(dataset, config)
     seen = np.concatenate([next(batches)["image_index"] for _ in range(9)])
     assert set(seen.tolist()) == set(range(2, 11))

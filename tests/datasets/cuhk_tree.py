@@ -71,8 +71,10 @@ def save_photograph(path: Path, brightness: int, size: tuple[int, int] = (60, 80
 
 
 def save_images(root: Path, images: dict[str, list]) -> None:
-    rows = [(name, number(len(boxes)), structs(("idlocate", "ishard"), [(row(box), number(0)) for box in boxes]))
-            for name, boxes in images.items()]
+    rows = [
+        (name, number(len(boxes)), structs(("idlocate", "ishard"), [(row(box), number(0)) for box in boxes]))
+        for name, boxes in images.items()
+    ]
     save(root / "annotation" / "Images.mat", "Img", structs(("imname", "nAppear", "box"), rows))
 
 
@@ -83,8 +85,10 @@ def save_pool(root: Path, names: list[str]) -> None:
 def save_train(root: Path, people: list) -> None:
     """A cell a person, in it a struct of one."""
     scenes = [structs(ENTRY, [(name, row(box), number(0)) for name, box in shown]) for _, shown in people]
-    rows = [structs(("idname", "nAppear", "scene"), [(name, number(len(shown)), scene)])
-            for (name, shown), scene in zip(people, scenes, strict=True)]
+    rows = [
+        structs(("idname", "nAppear", "scene"), [(name, number(len(shown)), scene)])
+        for (name, shown), scene in zip(people, scenes, strict=True)
+    ]
     save(root / "annotation" / "test" / "train_test" / "Train.mat", "Train", cells(rows).reshape(-1, 1))
 
 

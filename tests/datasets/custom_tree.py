@@ -7,19 +7,36 @@ from pathlib import Path
 from .mot_tree import photograph
 
 # file -> (height, width); the lists know some of them by other names
-FILES = {"a/1.jpg": (40, 60), "Zoë 2.jpg": (40, 60), "images/b/3.png": (50, 80), "4.webp": (48, 64), "5.bmp": (20, 30),
-         "images/cam1/6.jpg": (40, 60)}
+FILES = {
+    "a/1.jpg": (40, 60),
+    "Zoë 2.jpg": (40, 60),
+    "images/b/3.png": (50, 80),
+    "4.webp": (48, 64),
+    "5.bmp": (20, 30),
+    "images/cam1/6.jpg": (40, 60),
+}
 
 TRAIN = {
-    "info": {"year": 2026}, "licenses": [],
+    "info": {"year": 2026},
+    "licenses": [],
     "categories": [{"id": 3, "name": "car"}, {"id": 1, "name": "person", "supercategory": "person"}],
     "images": [
         {"id": 1, "file_name": "a/1.jpg", "width": 60, "height": 40, "license": 0},
         {"id": 2, "file_name": "Zoë 2.jpg", "width": 60, "height": 40},
     ],
     "annotations": [
-        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 6, 10, 20], "person_id": "anna", "area": 200,
-         "segmentation": [[5, 6, 15, 6, 15, 26]], "keypoints": [0] * 51, "num_keypoints": 0, "iscrowd": 0},
+        {
+            "id": 1,
+            "image_id": 1,
+            "category_id": 1,
+            "bbox": [5, 6, 10, 20],
+            "person_id": "anna",
+            "area": 200,
+            "segmentation": [[5, 6, 15, 6, 15, 26]],
+            "keypoints": [0] * 51,
+            "num_keypoints": 0,
+            "iscrowd": 0,
+        },
         {"id": 2, "image_id": 1, "category_id": 1, "bbox": [30.5, 0, 8, 16], "person_id": None},
         {"id": 3, "image_id": 2, "category_id": 1, "bbox": [50, 10, 20, 25], "person_id": "anna"},  # over the border
         {"id": 4, "image_id": 2, "category_id": 1, "bbox": [0, 0, 60, 40], "iscrowd": 1},
@@ -92,8 +109,9 @@ def changed(data: dict, change) -> dict:
 def one_json(root: Path) -> Path:
     """The same as annotations.json, the images of both splits in it with a "split"."""
     photographs(root)
-    images = [image | {"split": split} for split, data in (("train", TRAIN), ("gallery", GALLERY))
-              for image in data["images"]]
+    images = [
+        image | {"split": split} for split, data in (("train", TRAIN), ("gallery", GALLERY)) for image in data["images"]
+    ]
     annotations = [*TRAIN["annotations"], *({"category_id": 1} | a for a in GALLERY["annotations"])]
     write_json(root / "annotations.json", TRAIN | {"images": images, "annotations": annotations})
     return root

@@ -5,8 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-SEQINFO = ("[Sequence]\nname={name}\nimDir=img1\nframeRate=25\nseqLength={length}\nimWidth={width}\nimHeight={height}\n"
-           "imExt=.jpg\n\n")
+SEQINFO = (
+    "[Sequence]\nname={name}\nimDir=img1\nframeRate=25\nseqLength={length}\nimWidth={width}\nimHeight={height}\n"
+    "imExt=.jpg\n\n"
+)
 
 # MOT15: 10 columns, here with CRLF, spaces, decimals and an empty line. Photographs 60 x 40 of frames 1, 2, 3, 7, 8, 9.
 OLD = "ADL 1"

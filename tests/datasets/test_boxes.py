@@ -35,8 +35,9 @@ def test_a_box_outside_is_an_error_unless_said_otherwise(rectangle):
     )
 
 
-@pytest.mark.parametrize("rectangle", [(5, 5, 0, 10), (5, 5, 10, -3), (99, 5, 0, 10), (59.9999999, 5, 10, 10),
-                                       (5, 5, 1e-9, 10)])
+@pytest.mark.parametrize(
+    "rectangle", [(5, 5, 0, 10), (5, 5, 10, -3), (99, 5, 0, 10), (59.9999999, 5, 10, 10), (5, 5, 1e-9, 10)]
+)
 def test_a_box_without_area_is_left_out(rectangle):
     contents = Contents()
     assert place_box(contents, "list 1", rectangle, (40, 60), "a.jpg") is None

@@ -22,10 +22,16 @@ def query(name, person_id, *box):
 
 def clean():
     return Contents(
-        train=[scene("a.jpg", (1, 0, 0, 10, 20), (2, 30, 0, 40, 20)), scene("b.jpg", (1, 5, 5, 15, 25)),
-               scene("c.jpg")],
-        gallery=[scene("d.jpg", (7, 0, 0, 10, 20), (-1, 50, 0, 60, 20)), scene("e.jpg", (7, 5, 5, 15, 25)),
-                 scene("f.jpg", (8, 0, 0, 10, 20), (-1, 1, 1, 9, 70), (-1, 40, 1, 60, 70))],
+        train=[
+            scene("a.jpg", (1, 0, 0, 10, 20), (2, 30, 0, 40, 20)),
+            scene("b.jpg", (1, 5, 5, 15, 25)),
+            scene("c.jpg"),
+        ],
+        gallery=[
+            scene("d.jpg", (7, 0, 0, 10, 20), (-1, 50, 0, 60, 20)),
+            scene("e.jpg", (7, 5, 5, 15, 25)),
+            scene("f.jpg", (8, 0, 0, 10, 20), (-1, 1, 1, 9, 70), (-1, 40, 1, 60, 70)),
+        ],
         queries=[query("d.jpg", 7, 0, 0, 10, 20)],
     )
 
@@ -108,8 +114,12 @@ def no_queries(c):
 def empty_list(c):
     rows = (np.int32([0, 1]), np.int32([2]))
     c.queries.append(query("e.jpg", 7, 5, 5, 15, 25))
-    c.galleries["50"] = GalleryList(np.int64([0, 1]), rows, (np.int32([1]), np.int32([])),
-                                    (np.float32([[5, 5, 15, 25]]), np.zeros((0, 4), np.float32)))
+    c.galleries["50"] = GalleryList(
+        np.int64([0, 1]),
+        rows,
+        (np.int32([1]), np.int32([])),
+        (np.float32([[5, 5, 15, 25]]), np.zeros((0, 4), np.float32)),
+    )
 
 
 def published(c):
@@ -117,43 +127,134 @@ def published(c):
 
 
 CASES = [
-    (both_splits, "error", "photograph in both splits", "photos/d.jpg: d.jpg is in train and in gallery; remove it from"
-     " one", "d.jpg"),
-    (twice_in_split, "error", "photograph twice in a split", "gallery: e.jpg stands there 2 times; remove all but one",
-     "e.jpg"),
-    (shared_people, "warning", "identities in both splits", "train and gallery: 2 identities are in both (1 of them are"
-     " asked for), for example 7, in g.jpg and d.jpg; numbers on people seen in training are too good", "d.jpg"),
-    (person_twice, "warning", "person twice in a photograph", "photos/g.jpg: person 3 stands there 2 times; in search"
-     " the first box counts", "g.jpg"),
-    (same_box_twice, "warning", "same box twice", "photos/g.jpg: boxes 1 and 3 [0, 0, 10, 19.9] (xyxy) of somebody"
-     " unlabelled are one; remove one of them", "g.jpg"),
-    (no_other_photograph, "warning", "query without another photograph", "query 2, person 8 in f.jpg: no other gallery"
-     " photograph shows this person; it scores 0", "f.jpg"),
-    (query_elsewhere, "warning", "query box is no gallery box", "query 2, person 7 in e.jpg: its box [5, 5, 15, 14.9]"
-     " (xyxy) overlaps this person's box there by IoU 0.49", "e.jpg"),
-    (query_of_nobody_there, "warning", "query box is no gallery box", "query 2, person 7 in f.jpg: its box"
-     " [0, 0, 10, 20] (xyxy) is not annotated there", "f.jpg"),
-    (query_in_training, "error", "query photograph not in the gallery", "query 2, person 7 in a.jpg: the gallery does"
-     " not hold this photograph; add it or drop the query", "a.jpg"),
-    (query_unlabelled, "error", "query without identity", "query 2, person -1 in d.jpg: nobody can be found by it; give"
-     " it a person or drop it", "d.jpg"),
-    (tiny, "warning", "tiny box", "photos/g.jpg: box 1 [3, 3, 4.5, 20] (xyxy) of person 8: a side is shorter than 2"
-     " pixels", "g.jpg"),
-    (whole, "warning", "box over the whole photograph", "photos/g.jpg: box 1 [0, 0, 100, 80] (xyxy) of somebody"
-     " unlabelled: it covers the 100 x 80 photograph", "g.jpg"),
-    (no_training, "warning", "split without photographs", "train: there is no photograph in it; see what the dataset's"
-     " card expects", ""),
+    (
+        both_splits,
+        "error",
+        "photograph in both splits",
+        "photos/d.jpg: d.jpg is in train and in gallery; remove it from one",
+        "d.jpg",
+    ),
+    (
+        twice_in_split,
+        "error",
+        "photograph twice in a split",
+        "gallery: e.jpg stands there 2 times; remove all but one",
+        "e.jpg",
+    ),
+    (
+        shared_people,
+        "warning",
+        "identities in both splits",
+        "train and gallery: 2 identities are in both (1 of them are"
+        " asked for), for example 7, in g.jpg and d.jpg; numbers on people seen in training are too good",
+        "d.jpg",
+    ),
+    (
+        person_twice,
+        "warning",
+        "person twice in a photograph",
+        "photos/g.jpg: person 3 stands there 2 times; in search the first box counts",
+        "g.jpg",
+    ),
+    (
+        same_box_twice,
+        "warning",
+        "same box twice",
+        "photos/g.jpg: boxes 1 and 3 [0, 0, 10, 19.9] (xyxy) of somebody unlabelled are one; remove one of them",
+        "g.jpg",
+    ),
+    (
+        no_other_photograph,
+        "warning",
+        "query without another photograph",
+        "query 2, person 8 in f.jpg: no other gallery photograph shows this person; it scores 0",
+        "f.jpg",
+    ),
+    (
+        query_elsewhere,
+        "warning",
+        "query box is no gallery box",
+        "query 2, person 7 in e.jpg: its box [5, 5, 15, 14.9] (xyxy) overlaps this person's box there by IoU 0.49",
+        "e.jpg",
+    ),
+    (
+        query_of_nobody_there,
+        "warning",
+        "query box is no gallery box",
+        "query 2, person 7 in f.jpg: its box [0, 0, 10, 20] (xyxy) is not annotated there",
+        "f.jpg",
+    ),
+    (
+        query_in_training,
+        "error",
+        "query photograph not in the gallery",
+        "query 2, person 7 in a.jpg: the gallery does not hold this photograph; add it or drop the query",
+        "a.jpg",
+    ),
+    (
+        query_unlabelled,
+        "error",
+        "query without identity",
+        "query 2, person -1 in d.jpg: nobody can be found by it; give it a person or drop it",
+        "d.jpg",
+    ),
+    (
+        tiny,
+        "warning",
+        "tiny box",
+        "photos/g.jpg: box 1 [3, 3, 4.5, 20] (xyxy) of person 8: a side is shorter than 2 pixels",
+        "g.jpg",
+    ),
+    (
+        whole,
+        "warning",
+        "box over the whole photograph",
+        "photos/g.jpg: box 1 [0, 0, 100, 80] (xyxy) of somebody unlabelled: it covers the 100 x 80 photograph",
+        "g.jpg",
+    ),
+    (
+        no_training,
+        "warning",
+        "split without photographs",
+        "train: there is no photograph in it; see what the dataset's card expects",
+        "",
+    ),
     (no_boxes, "warning", "split without boxes", "train: no photograph has a box", ""),
-    (one_identity, "warning", "fewer than two identities", "train: every labelled box is person 1: there is nobody to"
-     " tell apart", ""),
-    (no_identity, "warning", "fewer than two identities", "train: no box has an identity: there is nobody to tell"
-     " apart", ""),
-    (no_queries, "warning", "no queries", "queries: there is nobody to look for; see what the dataset's card expects",
-     ""),
-    (empty_list, "warning", "query without another photograph", "gallery 50: queries without a true photograph in"
-     " their list, which score 0: 1, the first is query 2", ""),
-    (published, "warning", "count differs from the published one", "gallery boxes: found 6, published 1,007; take a"
-     " complete copy", ""),
+    (
+        one_identity,
+        "warning",
+        "fewer than two identities",
+        "train: every labelled box is person 1: there is nobody to tell apart",
+        "",
+    ),
+    (
+        no_identity,
+        "warning",
+        "fewer than two identities",
+        "train: no box has an identity: there is nobody to tell apart",
+        "",
+    ),
+    (
+        no_queries,
+        "warning",
+        "no queries",
+        "queries: there is nobody to look for; see what the dataset's card expects",
+        "",
+    ),
+    (
+        empty_list,
+        "warning",
+        "query without another photograph",
+        "gallery 50: queries without a true photograph in their list, which score 0: 1, the first is query 2",
+        "",
+    ),
+    (
+        published,
+        "warning",
+        "count differs from the published one",
+        "gallery boxes: found 6, published 1,007; take a complete copy",
+        "",
+    ),
 ]
 
 

@@ -42,17 +42,32 @@ def test_splits_as_counted_by_hand(config):
     assert gallery.image_names == tuple(POOL)  # the order of pool.mat
     assert train.sizes.tolist() == [[60, 80]] * 3
     assert [boxes.tolist() for boxes in train.boxes] == [
-        [[0, 0, 10, 20], [30, 5, 42, 45]], [[1, 2, 11, 22], [20, 2, 30, 22]], [[3, 3, 12, 12]]]
+        [[0, 0, 10, 20], [30, 5, 42, 45]],
+        [[1, 2, 11, 22], [20, 2, 30, 22]],
+        [[3, 3, 12, 12]],
+    ]
     assert [boxes.tolist() for boxes in gallery.boxes] == [
         [[5, 6, 15, 26], [40, 10, 70, 60]],  # 10 + 60 reaches over the border at 60
-        [[10, 10, 30, 40], [60, 40, 70, 55]], [[2, 2, 22, 42]], [[8, 8, 23, 33], [50, 8, 65, 33]], []]
+        [[10, 10, 30, 40], [60, 40, 70, 55]],
+        [[2, 2, 22, 42]],
+        [[8, 8, 23, 33], [50, 8, 65, 33]],
+        [],
+    ]
     # p31 is person 0, p2 person 1; then who is asked for: p70 person 2, p11 person 3, and p99, the query in row 4
     assert [ids.tolist() for ids in train.person_ids] == [[1, 0], [1, 1], [-1]]
     assert [ids.tolist() for ids in gallery.person_ids] == [[2, 3], [2, 6], [3], [3, 3], []]
     assert dataset.report["counts"] == {
-        "train images": 3, "train boxes": 5, "train labelled boxes": 4, "train ids": 2,
-        "gallery images": 5, "gallery boxes": 7, "gallery labelled boxes": 7, "gallery ids": 3,
-        "queries": 5, "query ids": 3}
+        "train images": 3,
+        "train boxes": 5,
+        "train labelled boxes": 4,
+        "train ids": 2,
+        "gallery images": 5,
+        "gallery boxes": 7,
+        "gallery labelled boxes": 7,
+        "gallery ids": 3,
+        "queries": 5,
+        "query ids": 3,
+    }
     assert "tensorflow" not in sys.modules
 
 
@@ -60,7 +75,12 @@ def test_queries_of_the_smallest_list_come_first_then_those_of_the_subsets(confi
     queries = open_dataset(config.data).queries()
     assert queries.image_names == ("s12.jpg", "s7.jpg", "s5.jpg", "s4.jpg", "s4.jpg")
     assert queries.boxes.tolist() == [
-        [5, 6, 15, 26], [2, 2, 22, 42], [50, 8, 65, 33], [10, 10, 30, 40], [60, 40, 70, 55]]
+        [5, 6, 15, 26],
+        [2, 2, 22, 42],
+        [50, 8, 65, 33],
+        [10, 10, 30, 40],
+        [60, 40, 70, 55],
+    ]
     # the third is p11 by its name, the fourth p70 by its box, the fifth nobody else
     assert queries.person_ids.tolist() == [2, 3, 3, 2, 6]
 
@@ -74,10 +94,14 @@ def test_galleries_as_in_the_files(config):
         "low_resolution": {3: ([0], {0: [5, 6, 15, 26]}), 4: ([2, 4], {})},
     }
     found = {
-        name: {query: (images.tolist(), dict(zip(places.tolist(), boxes.tolist(), strict=True)))
-               for query, images, places, boxes in zip(
-                   gallery.queries.tolist(), gallery.images, gallery.truth_places, gallery.truth_boxes, strict=True)}
-        for name, gallery in galleries.items()}
+        name: {
+            query: (images.tolist(), dict(zip(places.tolist(), boxes.tolist(), strict=True)))
+            for query, images, places, boxes in zip(
+                gallery.queries.tolist(), gallery.images, gallery.truth_places, gallery.truth_boxes, strict=True
+            )
+        }
+        for name, gallery in galleries.items()
+    }
     assert found == expected
     assert [list(gallery) for gallery in found.values()] == [[0, 1], [0, 1], [0, 2], [3, 4]]
     assert galleries["50"].images[0].dtype == np.int32 and galleries["50"].truth_boxes[0].dtype == np.float32
@@ -101,8 +125,10 @@ def test_known_dirt_is_known_and_counted(root):
         f"{images} s7.jpg box 2: [30, 2, 20, 0] (x y width height) is left out",
         f"{train_test / 'TestG50.mat'} query 1: 1 of 4 entries repeat a photograph; the evaluation counts them as the"
         " literature does",
-        *(f"{root / 'annotation/test/subset' / name} query {row}: no list before asks for it; it is added"
-          for name, row in (("Occlusion.mat", 1), ("Resolution.mat", 1), ("Resolution.mat", 2))),
+        *(
+            f"{root / 'annotation/test/subset' / name} query {row}: no list before asks for it; it is added"
+            for name, row in (("Occlusion.mat", 1), ("Resolution.mat", 1), ("Resolution.mat", 2))
+        ),
         f"{root / 'Image/SSM/s2.jpg'}: person 1 stands there 2 times",
         f"{root / 'Image/SSM/s5.jpg'}: person 3 stands there 2 times",
         f"{train_test / 'Train.mat'}: names people in 2 of 3 training photographs; in the others everybody is"
@@ -111,8 +137,13 @@ def test_known_dirt_is_known_and_counted(root):
     missing = [finding.where for finding in contents.findings if finding.level == WARNING]
     assert missing == [str(train_test / f"TestG{size}.mat") for size in (500, 1000, 2000, 4000)]
     assert contents.published == {
-        "train images": 11206, "train boxes": 55272, "train ids": 5532, "gallery images": 6978,
-        "gallery boxes": 40871, "queries": 2900 + 3}  # three are asked for by a subset only
+        "train images": 11206,
+        "train boxes": 55272,
+        "train ids": 5532,
+        "gallery images": 6978,
+        "gallery boxes": 40871,
+        "queries": 2900 + 3,
+    }  # three are asked for by a subset only
 
 
 def test_without_the_smallest_list_the_next_one_says_who_is_asked_for(root):
@@ -128,7 +159,8 @@ def test_a_query_that_only_a_larger_list_has_is_added_and_told(root):
     contents = reader.read(root)
     assert contents.galleries["100"].queries.tolist() == [0, 1, 2] and len(contents.queries) == 5
     assert [str(f) for f in contents.findings if f.check == "query of a larger gallery only"] == [
-        f"{cuhk_tree.list_path(root, 'TestG100')} query 3: no list before asks for it; it is added"]
+        f"{cuhk_tree.list_path(root, 'TestG100')} query 3: no list before asks for it; it is added"
+    ]
     assert contents.galleries["low_resolution"].queries.tolist() == [2, 4]  # where it is asked for again
 
 
@@ -143,7 +175,8 @@ def test_two_queries_of_the_same_box_stay_two(root):
     assert contents.gallery[0].person_ids.tolist() == [3, -1]  # the last to claim the box has it
     assert [str(finding) for finding in contents.findings if finding.check == "one box, two people"] == [
         f"{cuhk_tree.list_path(root, 'TestG50')} query 2: box [5, 6, 10, 20] (x y width height) in s12.jpg is person 2"
-        " elsewhere; it becomes person 3"]
+        " elsewhere; it becomes person 3"
+    ]
 
 
 def test_a_copy_is_the_same_dataset_a_changed_one_is_not(config, root, tmp_path):
@@ -169,8 +202,10 @@ def refused(config):
 
 def test_no_folder(config, tmp_path):
     config.data.root = str(tmp_path / "nowhere")
-    assert refused(config) == (f"config.data.root: there is no folder {tmp_path / 'nowhere'}; name the CUHK-SYSU folder"
-                               " that holds Image and annotation")
+    assert refused(config) == (
+        f"config.data.root: there is no folder {tmp_path / 'nowhere'}; name the CUHK-SYSU folder"
+        " that holds Image and annotation"
+    )
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -178,7 +213,8 @@ def test_a_needed_file_is_missing(config, root, name):
     (root / name).unlink()
     assert refused(config) == (
         f"config.data.root: {root / name} is missing; a CUHK-SYSU folder holds Image/SSM, annotation/Images.mat,"
-        " annotation/pool.mat, annotation/test/train_test/Train.mat")
+        " annotation/pool.mat, annotation/test/train_test/Train.mat"
+    )
 
 
 def test_no_list_at_all(config, root):
@@ -186,7 +222,8 @@ def test_no_list_at_all(config, root):
         cuhk_tree.list_path(root, name).unlink()
     assert refused(config) == (
         f"config.data.root: {root / 'annotation/test/train_test'} holds none of TestG50, TestG100, TestG500, TestG1000,"
-        f" TestG2000, TestG4000 (.mat); at least one of them says who is asked for; {RELEASE}")
+        f" TestG2000, TestG4000 (.mat); at least one of them says who is asked for; {RELEASE}"
+    )
 
 
 @pytest.mark.parametrize("name", NEEDED)
@@ -198,11 +235,15 @@ def test_a_broken_file(config, root, name):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(lambda data: data[:-30], "query 3 cannot be read (it ends in the middle of an element)"),
-     (lambda data: b"<html>404</html>",
-      "query 1 cannot be read (it is not a MATLAB 5 file of little-endian order (save it with -v7))"),
-     (lambda data: data[:128], "query 1 cannot be read (it has no variable TestG50, only none)"),
-     (lambda data: data[:200] + bytes(9) + data[209:], "query ")],
+    [
+        (lambda data: data[:-30], "query 3 cannot be read (it ends in the middle of an element)"),
+        (
+            lambda data: b"<html>404</html>",
+            "query 1 cannot be read (it is not a MATLAB 5 file of little-endian order (save it with -v7))",
+        ),
+        (lambda data: data[:128], "query 1 cannot be read (it has no variable TestG50, only none)"),
+        (lambda data: data[:200] + bytes(9) + data[209:], "query "),
+    ],
     ids=["truncated", "no mat", "empty", "overwritten"],
 )
 def test_a_broken_list(config, root, change, message):
@@ -216,11 +257,9 @@ def test_a_broken_list(config, root, change, message):
 def test_other_variables(config, root):
     path = cuhk_tree.list_path(root, "TestG50")
     scipy.io.savemat(path, {"a": np.zeros(3), "b": np.zeros(3)})
-    assert refused(config) == (f"{path}: query 1 cannot be read (it has no variable TestG50, only a, b);"
-                               f" {RELEASE}")
+    assert refused(config) == (f"{path}: query 1 cannot be read (it has no variable TestG50, only a, b); {RELEASE}")
     scipy.io.savemat(root / "annotation" / "pool.mat", {"a": np.zeros(3), "b": np.zeros(3)})
-    assert refused(config) == (f"{root / 'annotation/pool.mat'}: there is no variable pool in it, only a, b;"
-                               f" {RELEASE}")
+    assert refused(config) == (f"{root / 'annotation/pool.mat'}: there is no variable pool in it, only a, b; {RELEASE}")
 
 
 def test_records_without_a_field(config, root):
@@ -255,15 +294,21 @@ def gallery_of(entries):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (gallery_of([("s99.jpg", None), ("s4.jpg", [10, 10, 20, 30]), ("s1.jpg", None)]),
-         "query 1: its gallery names s99.jpg and 1 more, which pool.mat does not hold"),
+        (
+            gallery_of([("s99.jpg", None), ("s4.jpg", [10, 10, 20, 30]), ("s1.jpg", None)]),
+            "query 1: its gallery names s99.jpg and 1 more, which pool.mat does not hold",
+        ),
         (gallery_of([("s4.jpg", [10, 10, 20])]), "query 1: the idlocate of gallery entry 1 is not four numbers"),
         ([("s1.jpg", [0, 0, 10, 20], "p70", [])], "query 1: pool.mat does not hold the query's photograph s1.jpg"),
         ([("s99.jpg", [0, 0, 10, 20], "p70", [])], "query 1: pool.mat does not hold the query's photograph s99.jpg"),
-        ([("s12.jpg", [5, 6, 10, 21], "p70", [])],
-         "query 1: Images.mat has no box [5, 6, 10, 21] (x y width height) in s12.jpg"),
-        ([("s7.jpg", [30, 2, 20, 0], "p70", [])],
-         "query 1: the query's box [30, 2, 20, 0] (x y width height) has no area"),
+        (
+            [("s12.jpg", [5, 6, 10, 21], "p70", [])],
+            "query 1: Images.mat has no box [5, 6, 10, 21] (x y width height) in s12.jpg",
+        ),
+        (
+            [("s7.jpg", [30, 2, 20, 0], "p70", [])],
+            "query 1: the query's box [30, 2, 20, 0] (x y width height) has no area",
+        ),
         ([("s12.jpg", [5, 6], "p70", [])], "query 1: Query's idlocate is not four numbers"),
     ],
     ids=["unknown", "three numbers", "training query", "unknown query", "box", "no area", "two numbers"],
@@ -278,7 +323,8 @@ def test_a_wrong_record_of_a_list(config, root, entries, message):
 
 def test_left_out_entries_leave_the_other_truths_in_place(root):
     entries = gallery_of(
-        [("s99.jpg", None), ("s4.jpg", [10, 10, 20, 30]), ("s1.jpg", None), ("s5.jpg", [8, 8, 15, 25])])
+        [("s99.jpg", None), ("s4.jpg", [10, 10, 20, 30]), ("s1.jpg", None), ("s5.jpg", [8, 8, 15, 25])]
+    )
     cuhk_tree.save_list(root, "TestG50", entries)
     gallery = reader.read(root).galleries["50"]
     assert gallery.images[0].tolist() == [1, 3] and gallery.truth_places[0].tolist() == [0, 1]
@@ -291,7 +337,8 @@ def test_a_truth_that_is_no_box_is_a_warning_and_stays_a_truth(config, root):
     found = [finding for finding in contents.findings if finding.check == "list's box is no box of Images.mat"]
     assert [str(finding) for finding in found] == [
         f"{cuhk_tree.list_path(root, 'TestG50')} query 1: Images.mat has no box [11, 10, 20, 30] (x y width height) in"
-        f" s4.jpg; {RELEASE}"]
+        f" s4.jpg; {RELEASE}"
+    ]
     assert found[0].level == WARNING
     assert open_dataset(config.data).galleries["50"].truth_boxes[0].tolist() == [[11, 10, 31, 40]]
 
@@ -300,8 +347,12 @@ def test_a_box_outside_its_photograph_is_left_out(root):
     cuhk_tree.save_images(root, IMAGES | {"s3.jpg": [[3, 3, 9, 9], [80, 3, 9, 9]]})
     contents = reader.read(root)
     assert [(f.level, str(f)) for f in contents.findings if f.check == "box outside its photograph"] == [
-        ("warning", f"{root / 'annotation/Images.mat'} s3.jpg box 2: the box [80.0, 3.0, 9.0, 9.0] (x y width height)"
-         " lies outside its 80 x 60 photograph; it is left out")]
+        (
+            "warning",
+            f"{root / 'annotation/Images.mat'} s3.jpg box 2: the box [80.0, 3.0, 9.0, 9.0] (x y width height)"
+            " lies outside its 80 x 60 photograph; it is left out",
+        )
+    ]
     scene = next(scene for scene in [*contents.train, *contents.gallery] if scene.name == "s3.jpg")
     assert scene.boxes.tolist() == [[3, 3, 12, 12]]
 
@@ -329,10 +380,13 @@ def test_wrong_names_in_pool_and_train(root):
 
 def test_other_nestings_are_the_same_dataset(config, root, tmp_path):
     dataset = open_dataset(config.data)
-    people = [(id_name, mat5.Struct(("imname", "idlocate"), [(name, [*box]) for name, box in shown]))
-              for id_name, shown in TRAIN]
-    mat5.save(root / "annotation" / "test" / "train_test" / "Train.mat", "People",
-              mat5.Struct(("idname", "scene"), people))  # structs, not cells of structs; a variable of another name
+    people = [
+        (id_name, mat5.Struct(("imname", "idlocate"), [(name, [*box]) for name, box in shown]))
+        for id_name, shown in TRAIN
+    ]
+    mat5.save(
+        root / "annotation" / "test" / "train_test" / "Train.mat", "People", mat5.Struct(("idname", "scene"), people)
+    )  # structs, not cells of structs; a variable of another name
     mat5.save(root / "annotation" / "pool.mat", "pool", mat5.Cell([mat5.Cell([name]) for name in POOL]))
     for name, entries in LISTS.items():
         mat5.save(cuhk_tree.list_path(root, name), "x", mat5.Cell([cell_of(entry) for entry in entries]), False)
@@ -365,14 +419,25 @@ def random_entries(rng, queries):
         box = BOXES[rng.integers(len(BOXES))]
         return NAMES[rng.integers(len(NAMES))], None if box is None else [*box]
 
-    return [(NAMES[rng.integers(len(NAMES))], BOXES[rng.integers(3, len(BOXES))], f"p{i}",
-             [entry() for _ in range(rng.integers(0, 60))]) for i in range(queries)]
+    return [
+        (
+            NAMES[rng.integers(len(NAMES))],
+            BOXES[rng.integers(3, len(BOXES))],
+            f"p{i}",
+            [entry() for _ in range(rng.integers(0, 60))],
+        )
+        for i in range(queries)
+    ]
 
 
 def as_matlab(entries, nothing):
-    rows = [(mat5.Struct((*cuhk_tree.ENTRY, "idname"), [(image, box, [0], id_name)]),
-             mat5.Struct(cuhk_tree.ENTRY, [(name, box or nothing, [0] if box else nothing) for name, box in shown]))
-            for image, box, id_name, shown in entries]
+    rows = [
+        (
+            mat5.Struct((*cuhk_tree.ENTRY, "idname"), [(image, box, [0], id_name)]),
+            mat5.Struct(cuhk_tree.ENTRY, [(name, box or nothing, [0] if box else nothing) for name, box in shown]),
+        )
+        for image, box, id_name, shown in entries
+    ]
     return mat5.Struct(("Query", "Gallery"), rows)
 
 

@@ -52,8 +52,10 @@ def lines(contents, root, level):
 def test_the_set_as_counted_by_hand(root, form):
     contents = read(FORMS[form](root))
     assert contents.errors() == []
-    found = {s.name: (s.boxes.tolist(), s.person_ids.tolist(), s.camera, s.frame, s.height, s.width)
-             for s in [*contents.train, *contents.gallery]}
+    found = {
+        s.name: (s.boxes.tolist(), s.person_ids.tolist(), s.camera, s.frame, s.height, s.width)
+        for s in [*contents.train, *contents.gallery]
+    }
     assert found == {  # Ünal comes behind anna, bob and nobody: people are 0 anna, 1 bob, 2 nobody, 3 Ünal
         "a/1.jpg": ([[5, 6, 15, 26], [30.5, 0, 38.5, 16]], [0, -1], -1, -1, 40, 60),
         "Zoë 2.jpg": ([[50, 10, 60, 35]], [0], -1, -1, 40, 60),
@@ -158,10 +160,13 @@ def test_corners_instead_of_width_and_height_are_suspected(root):
         text = "image,x,y,width,height\n" + "".join(f"a/1.jpg,{','.join(map(str, row))}\n" for row in rows)
         (root / "gallery.csv").write_text(text)
         said[name] = [line for line in lines(read(root), root, "warning") if line.startswith("boxes:")]
-    assert said == {"sizes": [], "corners": [
-        "boxes: 5 of 8 reach over the border by more than half: look whether they are x, y, width, height and not two"
-        " corners"
-    ]}
+    assert said == {
+        "sizes": [],
+        "corners": [
+            "boxes: 5 of 8 reach over the border by more than half: look whether they are x, y, width, height and not two"
+            " corners"
+        ],
+    }
 
 
 def broken_json(root, change, data=GALLERY, name="gallery.json"):
@@ -181,36 +186,63 @@ def annotation_0(**values):
 @pytest.mark.parametrize(
     ("change", "first"),
     [
-        (annotation_0(bbox=[1, 2, 3]), "gallery.json annotation 1: [1, 2, 3] is not four numbers x, y, width, height;"
-                                       " correct it"),
-        (annotation_0(bbox=None), "gallery.json annotation 1: None is not four numbers x, y, width, height; correct"
-                                  " it"),
-        (annotation_0(bbox=[1, 2, float("nan"), 4]), "gallery.json annotation 1: [1, 2, nan, 4] is not four numbers x,"
-                                                     " y, width, height; correct it"),
-        (annotation_0(bbox=[80, 5, 10, 10]), "gallery.json annotation 1: the box [80.0, 5.0, 10.0, 10.0] (x y width"
-                                             " height) lies outside its 80 x 50 photograph; correct or remove it"),
+        (
+            annotation_0(bbox=[1, 2, 3]),
+            "gallery.json annotation 1: [1, 2, 3] is not four numbers x, y, width, height; correct it",
+        ),
+        (
+            annotation_0(bbox=None),
+            "gallery.json annotation 1: None is not four numbers x, y, width, height; correct it",
+        ),
+        (
+            annotation_0(bbox=[1, 2, float("nan"), 4]),
+            "gallery.json annotation 1: [1, 2, nan, 4] is not four numbers x, y, width, height; correct it",
+        ),
+        (
+            annotation_0(bbox=[80, 5, 10, 10]),
+            "gallery.json annotation 1: the box [80.0, 5.0, 10.0, 10.0] (x y width"
+            " height) lies outside its 80 x 50 photograph; correct or remove it",
+        ),
         (annotation_0(image_id=77), "gallery.json annotation 1: there is no image with the image_id 77; correct it"),
         (annotation_0(person_id=[1]), "gallery.json annotation 1: [1] is neither a number nor text; correct it"),
-        (annotation_0(person_id=None, query=True), "gallery.json annotation 1: a query needs a person_id; give it one"
-                                                   " or remove it"),
+        (
+            annotation_0(person_id=None, query=True),
+            "gallery.json annotation 1: a query needs a person_id; give it one or remove it",
+        ),
         (image_0(id="y"), "gallery.json image 'y': another image has the same id, b/3.png; correct it"),
         (image_0(file_name=""), "gallery.json image 'x': it has no file_name; correct it"),
-        (image_0(file_name="a/1.jpg"), "gallery.json image 'x': a/1.jpg is in the lists already, as train.json image 1;"
-                                       " correct it"),
-        (image_0(file_name="b/3\n.png"), "gallery.json image 'x': the file name 'b/3\\n.png' has a line break or"
-                                         " another control character in it; correct it"),
+        (
+            image_0(file_name="a/1.jpg"),
+            "gallery.json image 'x': a/1.jpg is in the lists already, as train.json image 1; correct it",
+        ),
+        (
+            image_0(file_name="b/3\n.png"),
+            "gallery.json image 'x': the file name 'b/3\\n.png' has a line break or"
+            " another control character in it; correct it",
+        ),
         (image_0(frame="soon"), "gallery.json image 'x': 'soon' is not a whole number; correct it"),
-        (image_0(file_name="b/33.png"), "gallery.json image 'x': b/33.png is in none of ROOT, images; restore it, or"
-                                        " name the photographs' folder in config.data.builder.images"),
-        (image_0(width=40, height=25), "gallery.json image 'x': b/3.png is 80 x 50 as stored, the list says 40 x 25, so"
-                                       " its boxes may be in other pixels; take the photograph that was annotated, or"
-                                       " correct width and height"),
-        (image_0(width=50, height=80), "gallery.json image 'x': b/3.png is 80 x 50 as stored, the list says 50 x 80, so"
-                                       " its boxes may be in other pixels; take the photograph that was annotated, or"
-                                       " correct width and height"),
-        (lambda data: data.update(categories=[{"id": 1, "name": "Fußgänger"}, {"id": 2, "name": "car"}]),
-         'gallery.json: none of the categories is called person, there are Fußgänger, car; rename the people\'s to'
-         ' "person"'),
+        (
+            image_0(file_name="b/33.png"),
+            "gallery.json image 'x': b/33.png is in none of ROOT, images; restore it, or"
+            " name the photographs' folder in config.data.builder.images",
+        ),
+        (
+            image_0(width=40, height=25),
+            "gallery.json image 'x': b/3.png is 80 x 50 as stored, the list says 40 x 25, so"
+            " its boxes may be in other pixels; take the photograph that was annotated, or"
+            " correct width and height",
+        ),
+        (
+            image_0(width=50, height=80),
+            "gallery.json image 'x': b/3.png is 80 x 50 as stored, the list says 50 x 80, so"
+            " its boxes may be in other pixels; take the photograph that was annotated, or"
+            " correct width and height",
+        ),
+        (
+            lambda data: data.update(categories=[{"id": 1, "name": "Fußgänger"}, {"id": 2, "name": "car"}]),
+            "gallery.json: none of the categories is called person, there are Fußgänger, car; rename the people's to"
+            ' "person"',
+        ),
     ],
 )
 def test_a_wrong_record_is_named(root, change, first):
@@ -221,14 +253,22 @@ def test_a_wrong_record_is_named(root, change, first):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("0,0,14,22,bob,gallery,2,7,,", "0,zero,14,22,bob,gallery,2,7,,",
-         "['0', 'zero', '14', '22'] is not four numbers x, y, width, height"),
-        ("0,0,14,22,bob,gallery,2,7,,", "0,,14,22,bob,gallery,2,7,,",
-         "['0', '', '14', '22'] is not four numbers x, y, width, height"),
-        ("0,0,14,22,bob,gallery,2,7,,", "0,0,14,22,bob,test,2,7,,",
-         "b/3.png has the split 'test', expected train or gallery"),
-        ("0,0,14,22,bob,gallery,2,7,,", "0,0,14,22,bob,gallery,2,7,perhaps,",
-         "query is 'perhaps', expected 1 or 0"),
+        (
+            "0,0,14,22,bob,gallery,2,7,,",
+            "0,zero,14,22,bob,gallery,2,7,,",
+            "['0', 'zero', '14', '22'] is not four numbers x, y, width, height",
+        ),
+        (
+            "0,0,14,22,bob,gallery,2,7,,",
+            "0,,14,22,bob,gallery,2,7,,",
+            "['0', '', '14', '22'] is not four numbers x, y, width, height",
+        ),
+        (
+            "0,0,14,22,bob,gallery,2,7,,",
+            "0,0,14,22,bob,test,2,7,,",
+            "b/3.png has the split 'test', expected train or gallery",
+        ),
+        ("0,0,14,22,bob,gallery,2,7,,", "0,0,14,22,bob,gallery,2,7,perhaps,", "query is 'perhaps', expected 1 or 0"),
         ("0,0,14,22,bob,gallery,2,7,,", "0,0,14,22,bob,gallery,2,7,,,,8", "it has 13 values for 11 columns"),
         ("b\\3.png,0,0,14,22,bob,gallery,2,7,,", ",0,0,14,22,bob,gallery,2,7,,", "it names no image"),
         ("0,0,14,22,bob,gallery,2,7,,", "0,0,14,22,bob,gallery,2,x,,", "'x' is not a whole number"),
@@ -240,7 +280,7 @@ def test_a_wrong_line_is_named(root, old, new, message):
 
 
 def test_a_quotation_mark_that_is_not_closed(root):
-    contents = read(csv_tree(root, CSV.replace('b\\3.png,0,0', '"b\\3.png,0,0')))
+    contents = read(csv_tree(root, CSV.replace("b\\3.png,0,0", '"b\\3.png,0,0')))
     assert lines(contents, root, "error") == [
         "annotations.csv line 7: the file name 'b\\\\3.png,0,0,14,22,bob,gallery,2,7,,\\n./4.' has a line break or"
         " another control character in it; correct the line"
@@ -258,10 +298,14 @@ def test_lines_that_contradict_each_other(root):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("nobody.jpg,1,2,10,20,bob", "nobody.jpg is not among the gallery's photographs; add it there or remove the"
-                                     " query"),
-        ("a/1.jpg,5,6,10,20,anna", "a/1.jpg is in train, and a query stands in a photograph of the gallery; correct"
-                                   " it"),
+        (
+            "nobody.jpg,1,2,10,20,bob",
+            "nobody.jpg is not among the gallery's photographs; add it there or remove the query",
+        ),
+        (
+            "a/1.jpg,5,6,10,20,anna",
+            "a/1.jpg is in train, and a query stands in a photograph of the gallery; correct it",
+        ),
         ("4.webp,1,2,10,20,", "a query needs a person_id; give it one or remove it"),
         ("4.webp,,,,,bob", "a query needs a box; correct the line"),
     ],
@@ -312,6 +356,7 @@ def spoil(name, content):
     def change(root):
         json_tree(root)
         (root / name).write_bytes(content)
+
     return change
 
 
@@ -329,8 +374,11 @@ def both_kinds(root):
         (spoil("train.json", b'{"images": ['), r"ROOT/train\.json is not JSON \(Expecting value.*\); export it again"),
         (spoil("train.json", b"[]"), r"ROOT/train\.json has no list of records 'images', as COCO's format has"),
         (spoil("train.json", b"\xff\xfe"), r"ROOT/train\.json is not JSON \('utf-8' codec.*\); export it again"),
-        (lambda root: csv_tree(root, "image;x;y;w;h\n"), r"ROOT/annotations\.csv line 1: the header has no column"
-                                                         r" width, height; it has image, x, y, w, h$"),
+        (
+            lambda root: csv_tree(root, "image;x;y;w;h\n"),
+            r"ROOT/annotations\.csv line 1: the header has no column"
+            r" width, height; it has image, x, y, w, h$",
+        ),
         (lambda root: csv_tree(root, ""), r"annotations\.csv line 1: the header has no column image.*; it has none$"),
     ],
 )
@@ -402,6 +450,7 @@ def test_a_gallery_alone_is_built_to_search_in(root, tmp_path):
 def test_names_of_people_are_kept(root, tmp_path):
     assert open_dataset(config_of(json_tree(root), tmp_path)).people == {0: "anna", 1: "bob", 2: "nobody", 3: "Ünal"}
     write_json(root / "train.json", changed(TRAIN, lambda data: data.update(annotations=[])))
-    write_json(root / "gallery.json", changed(GALLERY, lambda data: [a.update(person_id=7) for a in data[
-        "annotations"]]))
+    write_json(
+        root / "gallery.json", changed(GALLERY, lambda data: [a.update(person_id=7) for a in data["annotations"]])
+    )
     assert open_dataset(config_of(root, tmp_path)).people == {}  # ids that are numbers need no names

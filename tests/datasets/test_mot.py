@@ -38,12 +38,18 @@ def ids(scenes):
 def test_the_tree_as_counted_by_hand(tree):
     contents = read(tree)
     assert ids(contents.train) == {
-        f"{OLD}/000001.jpg": [2], f"{OLD}/000002.jpg": [2, -1], f"{OLD}/000003.jpg": [2, -1],
-        f"{NEW}/000001.jpg": [6], f"{NEW}/000002.jpg": [6],
+        f"{OLD}/000001.jpg": [2],
+        f"{OLD}/000002.jpg": [2, -1],
+        f"{OLD}/000003.jpg": [2, -1],
+        f"{NEW}/000001.jpg": [6],
+        f"{NEW}/000002.jpg": [6],
     }
     assert ids(contents.gallery) == {
-        f"{OLD}/000007.jpg": [-1, 3, 1], f"{OLD}/000008.jpg": [3, 4, -1], f"{OLD}/000009.jpg": [0, 1],
-        f"{NEW}/000003.jpg": [7], f"{NEW}/000004.jpg": [7],
+        f"{OLD}/000007.jpg": [-1, 3, 1],
+        f"{OLD}/000008.jpg": [3, 4, -1],
+        f"{OLD}/000009.jpg": [0, 1],
+        f"{NEW}/000003.jpg": [7],
+        f"{NEW}/000004.jpg": [7],
     }
     boxes = {scene.name: scene.boxes.tolist() for scene in [*contents.train, *contents.gallery]}
     assert boxes[f"{OLD}/000001.jpg"] == [[10, 5, 20, 25]]  # 11, 6 counts from 1
@@ -52,11 +58,23 @@ def test_the_tree_as_counted_by_hand(tree):
     assert boxes[f"{OLD}/000009.jpg"] == [[4, 4, 12, 20], [50, 30, 60, 40]]  # cut at the border
     assert boxes[f"{NEW}/000004.jpg"] == [[54, 1, 64, 21]]
     assert [(s.camera, s.frame, s.height, s.width) for s in contents.gallery] == [
-        (1, 7, 40, 60), (1, 8, 40, 60), (1, 9, 40, 60), (2, 3, 50, 80), (2, 4, 48, 64)
+        (1, 7, 40, 60),
+        (1, 8, 40, 60),
+        (1, 9, 40, 60),
+        (2, 3, 50, 80),
+        (2, 4, 48, 64),
     ]
     assert contents.counts() == {
-        "train images": 5, "train boxes": 7, "train labelled boxes": 5, "train ids": 2, "gallery images": 5,
-        "gallery boxes": 10, "gallery labelled boxes": 8, "gallery ids": 5, "queries": 3, "query ids": 3,
+        "train images": 5,
+        "train boxes": 7,
+        "train labelled boxes": 5,
+        "train ids": 2,
+        "gallery images": 5,
+        "gallery boxes": 10,
+        "gallery labelled boxes": 8,
+        "gallery ids": 5,
+        "queries": 3,
+        "query ids": 3,
     }
     assert [query.person_id for query in contents.queries] == [1, 3, 7]  # 0 and 4 are seen once there
     assert contents.people[3] == f"{OLD} track 9" and contents.people[7] == f"{NEW} track 8"
@@ -87,8 +105,12 @@ def test_what_is_said_of_the_tree(tree):
 def test_whole_sequences_as_gallery(tree, names):
     contents = read(tree, test_sequences=names)
     assert ids(contents.train)[f"{OLD}/000009.jpg"] == [0, 1] and len(contents.train) == 6
-    assert ids(contents.gallery) == {f"{NEW}/000001.jpg": [6], f"{NEW}/000002.jpg": [6], f"{NEW}/000003.jpg": [7],
-                                     f"{NEW}/000004.jpg": [7]}
+    assert ids(contents.gallery) == {
+        f"{NEW}/000001.jpg": [6],
+        f"{NEW}/000002.jpg": [6],
+        f"{NEW}/000003.jpg": [7],
+        f"{NEW}/000004.jpg": [7],
+    }
     assert [query.person_id for query in contents.queries] == [6, 7]
 
 
@@ -96,8 +118,10 @@ def test_whole_sequences_as_gallery(tree, names):
 @pytest.mark.parametrize("every", [1, 2])
 def test_no_identity_is_in_both_splits(tree, share, every):
     contents = read(tree, train_share=share, every=every)
-    people = [{p for scene in split for p in scene.person_ids.tolist() if p >= 0}
-              for split in (contents.train, contents.gallery)]
+    people = [
+        {p for scene in split for p in scene.person_ids.tolist() if p >= 0}
+        for split in (contents.train, contents.gallery)
+    ]
     assert not people[0] & people[1] and people[1]
     assert len(contents.train) == round(share * 6 / every) + round(share * 4 / every)
 
@@ -112,7 +136,11 @@ def test_tracks_with_as_many_on_either_side_are_shared_out(tmp_path):
 def test_every_second_photograph(tree):
     contents = read(tree, every=2, train_share=0)
     assert [scene.name for scene in contents.gallery] == [
-        f"{OLD}/000001.jpg", f"{OLD}/000003.jpg", f"{OLD}/000008.jpg", f"{NEW}/000001.jpg", f"{NEW}/000003.jpg"
+        f"{OLD}/000001.jpg",
+        f"{OLD}/000003.jpg",
+        f"{OLD}/000008.jpg",
+        f"{NEW}/000001.jpg",
+        f"{NEW}/000003.jpg",
     ]
     assert contents.people == read(tree).people  # a person keeps the number
 
@@ -122,8 +150,9 @@ def test_least_visibility(tree):
     found = ids([*contents.train, *contents.gallery])
     assert found[f"{NEW}/000002.jpg"] == [] and found[f"{NEW}/000004.jpg"] == [7]
     assert f"{NEW}/gt/gt.txt: 2 boxes with a visibility below 0.5 are left out" in lines(contents, tree, "known")
-    assert (f"{OLD}/gt/gt.txt: has no column of visibilities (9 columns): min_visibility leaves nothing out"
-            in lines(contents, tree, "warning"))
+    assert f"{OLD}/gt/gt.txt: has no column of visibilities (9 columns): min_visibility leaves nothing out" in lines(
+        contents, tree, "warning"
+    )
 
 
 def test_one_sequence_and_a_train_folder_are_roots_too(tree, tmp_path):
@@ -169,12 +198,18 @@ def test_mot17_comes_in_three_copies(tmp_path):
         (None, "is missing"),
         ("imDir=img1", "has no readable [Sequence]"),
         (SEQINFO.format(name="x", length=9, width=60, height=40), "seqLength is 9, there are 6 photographs"),
-        (SEQINFO.format(name="x", length=6, width=6, height=4),
-         "imWidth x imHeight is 6 x 4, 000001.jpg is 60 x 40 (6 of 6 photographs differ)"),
-        (SEQINFO.format(name="x", length=6, width=60, height=40).replace("img1", "images"),
-         "imDir is 'images', which is no folder of the sequence"),
-        (SEQINFO.format(name="x", length=6, width=60, height=40).replace(".jpg", ".png"),
-         "imExt is '.png', the first photograph 000001.jpg"),
+        (
+            SEQINFO.format(name="x", length=6, width=6, height=4),
+            "imWidth x imHeight is 6 x 4, 000001.jpg is 60 x 40 (6 of 6 photographs differ)",
+        ),
+        (
+            SEQINFO.format(name="x", length=6, width=60, height=40).replace("img1", "images"),
+            "imDir is 'images', which is no folder of the sequence",
+        ),
+        (
+            SEQINFO.format(name="x", length=6, width=60, height=40).replace(".jpg", ".png"),
+            "imExt is '.png', the first photograph 000001.jpg",
+        ),
     ],
 )
 def test_the_photographs_win_over_seqinfo(tree, seqinfo, warning):
@@ -194,11 +229,14 @@ def test_another_image_folder_and_format(tmp_path):
     photograph(root / "frames" / "cam_00000003.png", 20, 30)
     photograph(root / "frames" / ".hidden_1.png", 20, 30)
     photograph(root / "frames" / "cover.png", 20, 30)
-    (root / "seqinfo.ini").write_text(SEQINFO.format(name="dance", length=2, width=30, height=20).replace("img1",
-                                                                                                         "frames"))
+    (root / "seqinfo.ini").write_text(
+        SEQINFO.format(name="dance", length=2, width=30, height=20).replace("img1", "frames")
+    )
     contents = read(root)
-    assert [scene.name for scene in [*contents.train, *contents.gallery]] == ["dance/000001.jpg",
-                                                                              "dance/cam_00000003.png"]
+    assert [scene.name for scene in [*contents.train, *contents.gallery]] == [
+        "dance/000001.jpg",
+        "dance/cam_00000003.png",
+    ]
     assert lines(contents, root, "warning") == [
         "frames/cover.png: has no frame number at the end of its name and is left out (1 such)"
     ]
@@ -208,10 +246,14 @@ WRONG_ROWS = [
     ("1,5,11,6,10", "expected 7 to 10 columns (frame,id,x,y,width,height,flag,...), found 5; correct the line"),
     ("1,5,eleven,6,10,20,1,-1,-1,-1", "'eleven' is not a number; correct the line"),
     ("1,5,,6,10,20,1,-1,-1,-1", "'' is not a number; correct the line"),
-    ("1.5,5,11,6,10,20,1", "frame and id are whole numbers and the others finite, found 1.5,5,11,6,10,20,1; correct"
-                           " the line"),
-    ("1,5,nan,6,10,20,1", "frame and id are whole numbers and the others finite, found 1,5,nan,6,10,20,1; correct the"
-                          " line"),
+    (
+        "1.5,5,11,6,10,20,1",
+        "frame and id are whole numbers and the others finite, found 1.5,5,11,6,10,20,1; correct the line",
+    ),
+    (
+        "1,5,nan,6,10,20,1",
+        "frame and id are whole numbers and the others finite, found 1,5,nan,6,10,20,1; correct the line",
+    ),
 ]
 
 
@@ -225,8 +267,10 @@ def test_a_wrong_row_names_its_line(tree, row, what):
 def test_a_box_outside_its_photograph_is_left_out_and_told(tree):
     path = tree / OLD / "gt" / "gt.txt"
     path.write_bytes(OLD_ROWS.encode() + b"\r\n1,5,61,6,10,20,1")
-    assert (f"{OLD}/gt/gt.txt line 17: the box [60.0, 5.0, 10.0, 20.0] (x y width height) lies outside its 60 x 40"
-            " photograph; it is left out") in lines(read(tree), tree, "warning")
+    assert (
+        f"{OLD}/gt/gt.txt line 17: the box [60.0, 5.0, 10.0, 20.0] (x y width height) lies outside its 60 x 40"
+        " photograph; it is left out"
+    ) in lines(read(tree), tree, "warning")
 
 
 def test_a_trailing_comma_is_no_column(tree):
@@ -248,8 +292,10 @@ def test_faults_of_photographs_are_told_all_at_once(tree):
         f"{NEW}/img1/000001.jpg: is not a readable image; restore it",
         "XYZ-test/img1: holds no numbered photographs; restore them",
     ]
-    assert ("XYZ-test/gt/gt.txt: no row is a pedestrian (class 1) that counts (flag not 0): all photographs of the"
-            " sequence are taken to show nobody") in lines(contents, tree, "warning")
+    assert (
+        "XYZ-test/gt/gt.txt: no row is a pedestrian (class 1) that counts (flag not 0): all photographs of the"
+        " sequence are taken to show nobody"
+    ) in lines(contents, tree, "warning")
 
 
 @pytest.mark.parametrize(

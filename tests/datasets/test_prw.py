@@ -254,26 +254,44 @@ def test_worker_processes_read_the_same_batches(config):
 def found(tree, *levels):
     """[(level, check, text below the folder, photograph)] of what the reader notes, but for "part of the release"."""
     noted = reader.read(tree).findings
-    return [(f.level, f.check, str(f).removeprefix(f"{tree}/"), f.image) for f in noted
-            if f.check != "part of the release" and f.level in (levels or ("error", "warning", "known"))]
+    return [
+        (f.level, f.check, str(f).removeprefix(f"{tree}/"), f.image)
+        for f in noted
+        if f.check != "part of the release" and f.level in (levels or ("error", "warning", "known"))
+    ]
 
 
 def test_reading_goes_on_behind_a_fault(config, tree):
     """Every fault is found in one go; a query in a photograph that was left out is not a second fault."""
     (tree / "frames" / "c3s1_000201.jpg").unlink()
-    annotate(tree, "c1s1_000151", "box_new", [[479.5, 5, 6, 10, 20], [np.nan, 1, 1, 5, 5], [7, 70, 0, 8, 16],
-                                              [8, np.inf, 0, 8, 16], [9, 1, 1, 5, 5]])
+    annotate(
+        tree,
+        "c1s1_000151",
+        "box_new",
+        [[479.5, 5, 6, 10, 20], [np.nan, 1, 1, 5, 5], [7, 70, 0, 8, 16], [8, np.inf, 0, 8, 16], [9, 1, 1, 5, 5]],
+    )
     row = "annotations/c1s1_000151.jpg.mat row {} of frame c1s1_000151: {}; correct or remove {}"
     assert found(tree, "error") == [
         ("error", "pid is no whole number", row.format(1, "pid 479.5", "the row"), "c1s1_000151.jpg"),
         ("error", "pid is no whole number", row.format(2, "pid nan", "the row"), "c1s1_000151.jpg"),
-        ("error", "box outside its photograph",
-         row.format(3, "the box [70.0, 0.0, 8.0, 16.0] (x y w h) lies outside its 60 x 40 photograph", "it"),
-         "c1s1_000151.jpg"),
-        ("error", "box outside its photograph",
-         row.format(4, "the box [inf, 0.0, 8.0, 16.0] (x y w h) is not finite", "it"), "c1s1_000151.jpg"),
-        ("error", "missing or unreadable photograph", "frames/c3s1_000201.jpg: missing, though the frame"
-         " lists name it; restore it from the PRW release", "c3s1_000201.jpg"),
+        (
+            "error",
+            "box outside its photograph",
+            row.format(3, "the box [70.0, 0.0, 8.0, 16.0] (x y w h) lies outside its 60 x 40 photograph", "it"),
+            "c1s1_000151.jpg",
+        ),
+        (
+            "error",
+            "box outside its photograph",
+            row.format(4, "the box [inf, 0.0, 8.0, 16.0] (x y w h) is not finite", "it"),
+            "c1s1_000151.jpg",
+        ),
+        (
+            "error",
+            "missing or unreadable photograph",
+            "frames/c3s1_000201.jpg: missing, though the frame lists name it; restore it from the PRW release",
+            "c3s1_000201.jpg",
+        ),
     ]
     assert refused(config).endswith(" (and 4 more: scripts/validate_dataset.py lists all)")
     contents = reader.read(tree)
@@ -282,24 +300,59 @@ def test_reading_goes_on_behind_a_fault(config, tree):
 
 
 def test_known_dirt_is_noted_as_known(tree):
-    annotate(tree, "c3s1_000201", "box_new", [[900, 1, 2, 10, 20], [-2, 5, 5, 8, 0], [12, 1, 1, 20, 30],
-                                              [12, 1, 1, 20, 30]])
+    annotate(
+        tree, "c3s1_000201", "box_new", [[900, 1, 2, 10, 20], [-2, 5, 5, 8, 0], [12, 1, 1, 20, 30], [12, 1, 1, 20, 30]]
+    )
     note = "annotations/{}.jpg.mat{}: {}"
     assert found(tree) == [
-        ("known", "box without area", note.format("c2s1_000176", " row 2 of frame c2s1_000176",
-         "the box [8.0, 8.0, 0.0, 20.0] (x y w h) has no area; dropped"), "c2s1_000176.jpg"),
-        ("known", "negative x or y", note.format("c6s2_042326", " row 1 of frame c6s2_042326",
-         "the box [-4.0, -2.0, 14.0, 22.0] (x y w h) begins at 0 instead, its width and height stay"),
-         "c6s2_042326.jpg"),
-        ("known", "person twice in a photograph", note.format("c6s2_042326", "",
-         "pid 12 stands there 2 times; the first box counts"), "c6s2_042326.jpg"),
-        ("known", "box without area", note.format("c3s1_000201", " row 2 of frame c3s1_000201",
-         "the box [5.0, 5.0, 8.0, 0.0] (x y w h) has no area; dropped"), "c3s1_000201.jpg"),
-        ("known", "person twice in a photograph", note.format("c3s1_000201", "",
-         "pid 12 stands there 2 times; the first box counts"), "c3s1_000201.jpg"),
-        ("known", "same box twice", note.format("c3s1_000201", "",
-         "boxes 2 and 3 of pid 12 are the same; both are kept"),
-         "c3s1_000201.jpg"),
+        (
+            "known",
+            "box without area",
+            note.format(
+                "c2s1_000176",
+                " row 2 of frame c2s1_000176",
+                "the box [8.0, 8.0, 0.0, 20.0] (x y w h) has no area; dropped",
+            ),
+            "c2s1_000176.jpg",
+        ),
+        (
+            "known",
+            "negative x or y",
+            note.format(
+                "c6s2_042326",
+                " row 1 of frame c6s2_042326",
+                "the box [-4.0, -2.0, 14.0, 22.0] (x y w h) begins at 0 instead, its width and height stay",
+            ),
+            "c6s2_042326.jpg",
+        ),
+        (
+            "known",
+            "person twice in a photograph",
+            note.format("c6s2_042326", "", "pid 12 stands there 2 times; the first box counts"),
+            "c6s2_042326.jpg",
+        ),
+        (
+            "known",
+            "box without area",
+            note.format(
+                "c3s1_000201",
+                " row 2 of frame c3s1_000201",
+                "the box [5.0, 5.0, 8.0, 0.0] (x y w h) has no area; dropped",
+            ),
+            "c3s1_000201.jpg",
+        ),
+        (
+            "known",
+            "person twice in a photograph",
+            note.format("c3s1_000201", "", "pid 12 stands there 2 times; the first box counts"),
+            "c3s1_000201.jpg",
+        ),
+        (
+            "known",
+            "same box twice",
+            note.format("c3s1_000201", "", "boxes 2 and 3 of pid 12 are the same; both are kept"),
+            "c3s1_000201.jpg",
+        ),
     ]
 
 
@@ -326,10 +379,19 @@ def test_the_lists_of_identities(tree):
     scipy.io.savemat(tree / "ID_train.mat", {"ID_train": [[479]]})
     scipy.io.savemat(tree / "ID_test.mat", {"ID_test2": [[12, 77, 900]]})
     assert [f for f in found(tree) if "ID_" in f[1]] == [
-        ("known", "pids not in ID_train.mat", "ID_train.mat: pids 932 are annotated in train frames and not listed;"
-         " they count as identities: 2 identities as annotated, 1 as listed", ""),
-        ("warning", "pids of ID_test.mat not annotated", "ID_test.mat: pids 77 are listed, and no gallery frame shows"
-         " them: 2 identities as annotated, 3 as listed", ""),
+        (
+            "known",
+            "pids not in ID_train.mat",
+            "ID_train.mat: pids 932 are annotated in train frames and not listed;"
+            " they count as identities: 2 identities as annotated, 1 as listed",
+            "",
+        ),
+        (
+            "warning",
+            "pids of ID_test.mat not annotated",
+            "ID_test.mat: pids 77 are listed, and no gallery frame shows them: 2 identities as annotated, 3 as listed",
+            "",
+        ),
     ]
     assert reader.read(tree).counts()["train ids"] == 2
     (tree / "ID_train.mat").write_bytes(b"x")

@@ -83,8 +83,11 @@ def test_repeat_truths_is_even_and_shuffled():
     masks = rng.uniform(size=(100, 7)) < rng.uniform(size=(100, 1))
     masks[0], masks[1] = False, True
     for slots in (5, 20):
-        index = np.asarray(jax.vmap(partial(repeat_truths, slots=slots))(
-            jax.random.split(jax.random.key(slots), 100), jnp.asarray(masks)))
+        index = np.asarray(
+            jax.vmap(partial(repeat_truths, slots=slots))(
+                jax.random.split(jax.random.key(slots), 100), jnp.asarray(masks)
+            )
+        )
         assert index.shape == (100, slots) and index.min() >= 0 and index.max() < 7
         for mask, chosen in zip(masks[1:], index[1:], strict=True):
             if mask.any():

@@ -3,7 +3,6 @@
 The tables of numbers that they run on have tests of their own: test_solvers.py.
 """
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,8 +43,13 @@ def row(table, step):
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 20])
 def test_ddim_is_diffusers(eta, steps):
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
-    scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2",
-                                        prediction_type="sample", clip_sample=False, set_alpha_to_one=True)
+    scheduler = diffusers.DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
     # In float32 theirs takes the root of a negative number at T: it runs in float64, on the same signal powers.
     scheduler.alphas_cumprod = torch.tensor(cosine_alpha_bar(1000)[1:])
     scheduler.set_timesteps(steps)
@@ -68,7 +72,7 @@ def test_times_may_differ_by_image():
     x, x0, noise = (random_state(seed) for seed in range(3))
     both = ddim_step(DIFFUSION, x, x0, jnp.int32([900, 300]), jnp.int32([200, 299]), noise, 1.0)
     for image, (t, following) in enumerate([(900, 200), (300, 299)]):
-        own = [jax.tree.map(lambda v, i=image: v[i:i + 1], state) for state in (x, x0, noise)]
+        own = [jax.tree.map(lambda v, i=image: v[i : i + 1], state) for state in (x, x0, noise)]
         alone = ddim_step(DIFFUSION, *own[:2], jnp.int32([t]), jnp.int32([following]), own[2], 1.0)
         np.testing.assert_allclose(both.box[image], alone.box[0], rtol=1e-6)
 
@@ -78,7 +82,8 @@ def run(denoise, spec, steps, images=2, pin=None, keys=None, diffusion=DIFFUSION
     # Compiling is what takes the time here, and optimising most of that.
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     return jax.jit(lambda keys, pin: sample(denoise, diffusion, spec, keys, steps, pin), compiler_options=options)(
-        keys, pin)
+        keys, pin
+    )
 
 
 @EVERY_SOLVER
@@ -110,8 +115,9 @@ def test_one_step_of_all_samplers_agrees():
         np.testing.assert_array_equal(row(table, 0).combine[:, :2], [[0, 1]] * table.order)
 
 
-@pytest.mark.parametrize("solver", [SOLVERS[1], *(s for s in SOLVERS if s.get("order", 1) > 1)],
-                         ids=lambda v: "-".join(map(str, v.values())))
+@pytest.mark.parametrize(
+    "solver", [SOLVERS[1], *(s for s in SOLVERS if s.get("order", 1) > 1)], ids=lambda v: "-".join(map(str, v.values()))
+)
 def test_sampling_follows_the_table_and_renewed_slots_begin_anew(solver):
     """Each state that the scan met is the table's combination of what went before, over the slot's own path only."""
     steps, slots, threshold = 8, 40, 0.45
@@ -157,8 +163,7 @@ def test_a_short_path_looks_at_nothing_older(order):
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_a_perfect_denoiser_recovers_the_truth_along_the_forward_process(eta, steps):
-    """States that a perfect denoiser meets are those of Eq. 10: the same noise all along (eta 0), the same law (eta 1).
-    """
+    """States that a perfect denoiser meets are those of Eq. 10: the same noise all along (eta 0), the same law (eta 1)."""
     slots = 600
     truth = State(jnp.full((2, slots, 4), 1.5), jnp.full((2, slots, 5), -0.7))
 
@@ -223,6 +228,7 @@ def test_a_result_does_not_depend_on_the_batch(solver):
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 def test_noise_is_fresh_in_every_step(threshold):
     """Estimates of zero leave nothing but noise, of which DDIM (eta 1) keeps a known share from step to step."""
+
     def denoise(x, t):
         return jax.tree.map(jnp.zeros_like, x), jnp.zeros(x.box.shape[:2]), x
 
@@ -274,6 +280,7 @@ def test_pinned_boxes_stay_put_and_are_never_renewed():
 @pytest.mark.parametrize("solver", ["dpm", "dpm++"])
 def test_higher_orders_hold_pinned_boxes_in_state_and_estimate(solver):
     """The path of a pinned slot's embedding is that of the free one: the box held beside it takes no part in it."""
+
     def halve(x, t):
         x0 = State(*(0.5 * v for v in x))
         return x0, jnp.ones(x.box.shape[:2]), x

@@ -88,8 +88,13 @@ def test_the_last_step_is_the_estimate_and_a_path_begins_as_ddim(solver, order, 
         assert not table.combine[:, 0, 2:].any()
         # Clean data stay clean: x = sqrt(abar) x0 + sqrt(1 - abar) eps with the same x0 and eps all along.
         for x0, noise in ((1, 0), (0, 1)):
-            known = np.stack([np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * noise, np.full(steps + 1, x0),
-                              *[np.full(steps + 1, noise if solver == "dpm" else x0)] * (order - 1)])
+            known = np.stack(
+                [
+                    np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * noise,
+                    np.full(steps + 1, x0),
+                    *[np.full(steps + 1, noise if solver == "dpm" else x0)] * (order - 1),
+                ]
+            )
             got = np.einsum("koc,ck->ko", table.combine, known[:, :-1])
             np.testing.assert_allclose(got, np.tile(known[0, 1:, None], order), atol=1e-10)
 
@@ -161,6 +166,7 @@ def flow_error(solver, order, steps, doubled_curvature=False):
 def test_orders_of_convergence(solver):
     """Halving the steps divides the error by 2^order. The published order 3 has half of the curvature: a smaller error
     than order 2, but one that goes down at its rate. With the other half it is of order 3."""
+
     def rate(order, **options):
         coarse, fine = (flow_error(solver, order, steps, **options) for steps in (80, 160))
         return np.log2(coarse / fine)

@@ -134,8 +134,9 @@ def rerank(met, q, gallery, query, queries, threshold, weighted, k1, k2, settle)
             sims[column] = value
 
 
-def plain_search(gallery, query, annotations, queries, galleries, threshold, only=None, truths=None, option="",
-                 settle=None):
+def plain_search(
+    gallery, query, annotations, queries, galleries, threshold, only=None, truths=None, option="", settle=None
+):
     """Per query {"ap", "first_rank", "truths", "found"}; `galleries[q]` lists photograph names, repeats allowed.
 
     truths: `truths[q]` gives a box or None for each place of the gallery; without it the annotations do. option: "",

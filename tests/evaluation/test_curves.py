@@ -120,8 +120,9 @@ def plain_curve(rankings):
 def truths_of(case, names, person):
     """For each photograph the first box of the person, or None."""
     boxes = {}
-    for name, own, ids in zip(case.annotations.image_names, case.annotations.boxes, case.annotations.person_ids,
-                              strict=True):
+    for name, own, ids in zip(
+        case.annotations.image_names, case.annotations.boxes, case.annotations.person_ids, strict=True
+    ):
         for box, who in zip(own, ids, strict=True):
             if who == person:
                 boxes.setdefault(name, [float(v) for v in box])
@@ -195,7 +196,9 @@ def test_what_is_drawn_and_at_which_threshold(make):
     low, high = ({"1": 0.0, "2": t} for t in (0.0, 0.7))
     curves = make_curves({1: pair, 2: pair}, case.annotations, case.queries, protocols, search_threshold=high)
     assert {p: {s: list(by) for s, by in sizes.items()} for p, sizes in curves["search"].items()} == {
-        "sized": {"all": ["1", "2"]}, "whole": {"all": ["2"]}}
+        "sized": {"all": ["1", "2"]},
+        "whole": {"all": ["2"]},
+    }
     assert list(curves["similarities"]) == ["sized"] and list(curves["detection"]) == ["1", "2"]
     by_steps = curves["similarities"]["sized"]["all"]
     assert sum(by_steps["2"]["others"]) < sum(by_steps["1"]["others"])

@@ -120,8 +120,10 @@ def test_pooling_keeps_a_slots_numbers_together():
     steps, images, slots = 3, 2, 4
     number = np.arange(steps * images * slots).reshape(steps, images, slots)
     pooled = pool(Estimate(np.stack([number] * 4, -1), number, np.stack([number] * 8, -1)))
-    assert pooled.logits.tolist() == [[*range(16, 20), *range(8, 12), *range(4)], [*range(20, 24), *range(12, 16),
-                                                                                  *range(4, 8)]]
+    assert pooled.logits.tolist() == [
+        [*range(16, 20), *range(8, 12), *range(4)],
+        [*range(20, 24), *range(12, 16), *range(4, 8)],
+    ]
     np.testing.assert_array_equal(pooled.boxes[..., 3], pooled.logits)
     np.testing.assert_array_equal(pooled.embeddings[..., 7], pooled.logits)
 
@@ -131,6 +133,7 @@ def test_features_are_computed_once(tiny, batch, monkeypatch):
     original = PSDiff.features
     monkeypatch.setattr(PSDiff, "features", lambda self, *a: calls.append(1) or original(self, *a))
     fresh = Predictor(tiny.graphdef, SamplerSpec(slots=10), nms_threshold=0.4)
-    jax.eval_shape(partial(fresh, steps=(1, 4)), tiny.params, tiny.rest, jax.tree.map(jnp.asarray, batch),
-                   jax.random.key(1))
+    jax.eval_shape(
+        partial(fresh, steps=(1, 4)), tiny.params, tiny.rest, jax.tree.map(jnp.asarray, batch), jax.random.key(1)
+    )
     assert len(calls) == 1

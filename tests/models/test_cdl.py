@@ -27,10 +27,14 @@ VARIANTS = {
 }
 # Parameters that a variant has and the paper's preset does not, or the other way round (with a minus).
 PARTS = {
-    "paper": set(), "no_self_attention": {"-self_attention", "-self_norm"},
-    "no_dynamic_conv": {"-dynamic_conv", "-dynamic_norm"}, "no_cross_attention": {"-cross_attention", "-cross_norm"},
+    "paper": set(),
+    "no_self_attention": {"-self_attention", "-self_norm"},
+    "no_dynamic_conv": {"-dynamic_conv", "-dynamic_norm"},
+    "no_cross_attention": {"-cross_attention", "-cross_norm"},
     "nothing": {"-self_attention", "-self_norm", "-dynamic_conv", "-dynamic_norm", "-cross_attention", "-cross_norm"},
-    "residual": {"skip"}, "parallel": {"skip"}, "flatten": {"flatten"},
+    "residual": {"skip"},
+    "parallel": {"skip"},
+    "flatten": {"flatten"},
     "slot_attention": {"slot_attention", "slot_norm"},
 }
 
@@ -77,8 +81,9 @@ def inputs(seed=0):
 def weights(logits=1.0, deltas=1.0, embeddings=1.0):
     rng = np.random.default_rng(9)
     shapes = ((IMAGES, SLOTS), (IMAGES, SLOTS, 4), (IMAGES, SLOTS, SPEC.embedding_dim))
-    return tuple(np.float32(on * rng.normal(size=shape)) for on, shape in zip((logits, deltas, embeddings), shapes,
-                                                                             strict=True))
+    return tuple(
+        np.float32(on * rng.normal(size=shape)) for on, shape in zip((logits, deltas, embeddings), shapes, strict=True)
+    )
 
 
 def outputs(name, *args, state=None):
@@ -114,8 +119,9 @@ def test_switches_add_and_remove_parts_and_all_parts_learn(name):
 def test_permuting_slots_permutes_the_output(name):
     cells, embedding, t = inputs()
     order = np.array([2, 0, 3, 1])
-    for got, want in zip(outputs(name, cells[:, order], embedding[:, order], t), outputs(name, cells, embedding, t),
-                         strict=True):
+    for got, want in zip(
+        outputs(name, cells[:, order], embedding[:, order], t), outputs(name, cells, embedding, t), strict=True
+    ):
         np.testing.assert_allclose(got, want[:, order], atol=2e-5)
 
 
@@ -142,15 +148,17 @@ def test_every_input_matters_to_every_output(name):
     assert np.abs(late.deltas[1] - base.deltas[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize(("switch", "influenced"), [
-    ("no_dynamic_conv", False), ("no_cross_attention", True), ("nothing", False), ("paper", True)])
+@pytest.mark.parametrize(
+    ("switch", "influenced"),
+    [("no_dynamic_conv", False), ("no_cross_attention", True), ("nothing", False), ("paper", True)],
+)
 def test_the_embedding_enters_the_detection_half_by_the_dynamic_convolution(switch, influenced):
     """F_c = [pooled F_d', F_r']: the first half depends on the embedding exactly where F_r makes dynamic kernels."""
     graphdef, state = make(CDL, dataclasses.replace(SPEC, **VARIANTS[switch]))
     layer = nnx.merge(graphdef, state)
     cells, query = jnp.asarray(inputs()[0]), jnp.asarray(np.random.default_rng(2).normal(size=(2, SLOTS, SPEC.dim)))
     interact = jax.jit(layer.interact)
-    first, second = (interact(cells, q)[..., :SPEC.dim] for q in (query, query[::-1]))
+    first, second = (interact(cells, q)[..., : SPEC.dim] for q in (query, query[::-1]))
     assert np.allclose(first, second, atol=1e-6) != influenced
 
 
@@ -202,8 +210,9 @@ def test_reading_with_one_query_is_attention_with_one_query():
     dim, heads = 12, 3
     graphdef, state = make(cdl.Attention, dim, heads)
     rng = np.random.default_rng(0)
-    query, memory, upstream = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 5, dim), (2, 5, 7, dim),
-                                                                                      (2, 5, dim)))
+    query, memory, upstream = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((2, 5, dim), (2, 5, 7, dim), (2, 5, dim))
+    )
 
     def plain(layer, query, memory):
         return layer(query[..., None, :], memory)[..., 0, :]
@@ -235,7 +244,7 @@ def test_dynamic_convolution_in_float64_numpy():
     want = np.zeros_like(cells)
     for n in range(4):  # each box has kernels of its own
         kernels = query[n] @ np.float64(layer.kernels.kernel[...]) + np.float64(layer.kernels.bias[...])
-        first, second = kernels[:dim * width].reshape(dim, width), kernels[dim * width:].reshape(width, dim)
+        first, second = kernels[: dim * width].reshape(dim, width), kernels[dim * width :].reshape(width, dim)
         want[n] = norm(norm(cells[n] @ first, layer.norm1) @ second, layer.norm2)
     np.testing.assert_allclose(layer(jnp.float32(cells), jnp.float32(query)), want, atol=2e-4)
 
@@ -258,7 +267,8 @@ def test_a_new_layer_starts_where_it_should():
     rng = np.random.default_rng(0)
     cells, embedding = rng.normal(size=(2, 6, 4, 32)), rng.normal(size=(2, 6, 32))
     out = jax.jit(lambda *args: CDL(spec, rngs=nnx.Rngs(0))(*args))(
-        np.float32(cells), np.float32(embedding), np.int32([5, 700]))
+        np.float32(cells), np.float32(embedding), np.int32([5, 700])
+    )
     assert np.allclose(jax.nn.sigmoid(out.logits), 0.01, rtol=0.8)
     assert np.abs(out.deltas).max() < 0.05
     assert np.linalg.norm(out.embeddings, axis=-1).max() < 2

@@ -10,10 +10,13 @@ from psdiff_jax.models.fpn import FPN
 CHANNELS, DIM = (3, 4, 5, 6), 7
 
 
-@pytest.mark.parametrize("sizes", [
-    ((25, 34), (13, 17), (7, 9), (4, 5)),  # what stride-2 convolutions make of 100 x 136
-    ((16, 24), (8, 12), (4, 6), (2, 3)),
-])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ((25, 34), (13, 17), (7, 9), (4, 5)),  # what stride-2 convolutions make of 100 x 136
+        ((16, 24), (8, 12), (4, 6), (2, 3)),
+    ],
+)
 def test_against_torch(sizes):
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional

@@ -23,8 +23,11 @@ def run(model, params, image, image_size, box, embedding, t):
 
 def random_states(images, slots=6, seed=0):
     rng = np.random.default_rng(seed)
-    return (rng.normal(size=(images, slots, 4)).astype(np.float32),
-            3 * rng.normal(size=(images, slots, 8)).astype(np.float32), rng.integers(1, 1001, images).astype(np.int32))
+    return (
+        rng.normal(size=(images, slots, 4)).astype(np.float32),
+        3 * rng.normal(size=(images, slots, 8)).astype(np.float32),
+        rng.integers(1, 1001, images).astype(np.int32),
+    )
 
 
 @pytest.fixture(scope="module")

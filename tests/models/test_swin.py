@@ -88,7 +88,8 @@ def test_bfloat16_stays_bfloat16():
     state = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, jnp.bfloat16), state)
     image = jax.ShapeDtypeStruct((1, 40, 50, 3), jnp.float32)
     jaxpr, outputs = jax.make_jaxpr(lambda s, x: nnx.merge(graphdef, s)(x, dtype=jnp.bfloat16), return_shape=True)(
-        state, image)
+        state, image
+    )
     assert all(output.dtype == jnp.bfloat16 for output in outputs)
     text = str(jaxpr)
     assert "dot_general" in text and "preferred_element_type=float32" in text

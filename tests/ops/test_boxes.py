@@ -82,7 +82,8 @@ def test_clip_takes_height_and_width_in_this_order():
     boxes = jnp.float32([[[-5, -6, 300, 300], [10, 20, 30, 40]], [[-5, 250, 90, 260], [10, 20, 30, 40]]])
     clipped = box_ops.clip(boxes, jnp.int32([[100, 200], [240, 80]]))
     np.testing.assert_array_equal(
-        clipped, [[[0, 0, 200, 100], [10, 20, 30, 40]], [[0, 240, 80, 240], [10, 20, 30, 40]]])
+        clipped, [[[0, 0, 200, 100], [10, 20, 30, 40]], [[0, 240, 80, 240], [10, 20, 30, 40]]]
+    )
 
 
 def test_formats_areas_and_clipping_in_float64():

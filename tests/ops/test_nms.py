@@ -67,8 +67,14 @@ def test_adversarial_boxes():
     }
     for name, boxes in cases.items():
         boxes = boxes.astype(np.float32)
-        for scores in (rng.permutation(24) / 24, np.ones(24), np.linspace(1, 0, 24), np.linspace(0, 1, 24),
-                       np.where(np.arange(24) % 2, -np.inf, 0.5), np.full(24, -np.inf)):
+        for scores in (
+            rng.permutation(24) / 24,
+            np.ones(24),
+            np.linspace(1, 0, 24),
+            np.linspace(0, 1, 24),
+            np.where(np.arange(24) % 2, -np.inf, 0.5),
+            np.full(24, -np.inf),
+        ):
             for threshold in (0.0, 0.5, 1.0):
                 want = plain_nms(boxes.astype(np.float64), scores.astype(np.float32), threshold)
                 got = run(boxes, scores.astype(np.float32), threshold)

@@ -26,11 +26,26 @@ def onnx_roi_align(features, boxes, stride, ratio=2):
     onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     tensor = onnx.helper.make_tensor_value_info
     node = onnx.helper.make_node(
-        "RoiAlign", ["x", "rois", "index"], ["y"], mode="avg", output_height=SIDE, output_width=SIDE,
-        sampling_ratio=ratio, spatial_scale=1.0 / stride, coordinate_transformation_mode="half_pixel")
+        "RoiAlign",
+        ["x", "rois", "index"],
+        ["y"],
+        mode="avg",
+        output_height=SIDE,
+        output_width=SIDE,
+        sampling_ratio=ratio,
+        spatial_scale=1.0 / stride,
+        coordinate_transformation_mode="half_pixel",
+    )
     graph = onnx.helper.make_graph(
-        [node], "g", [tensor("x", onnx.TensorProto.FLOAT, None), tensor("rois", onnx.TensorProto.FLOAT, None),
-                      tensor("index", onnx.TensorProto.INT64, None)], [tensor("y", onnx.TensorProto.FLOAT, None)])
+        [node],
+        "g",
+        [
+            tensor("x", onnx.TensorProto.FLOAT, None),
+            tensor("rois", onnx.TensorProto.FLOAT, None),
+            tensor("index", onnx.TensorProto.INT64, None),
+        ],
+        [tensor("y", onnx.TensorProto.FLOAT, None)],
+    )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 16)], ir_version=8)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -66,9 +81,19 @@ def case_boxes(rng, count):
     size = np.exp(rng.uniform(np.log(3), np.log(120), (count, 2)))
     low = rng.uniform(-0.2, 1, (count, 2)) * [WIDTH, HEIGHT]
     special = [
-        [0, 0, 10, 10], [WIDTH - 20, HEIGHT - 40, WIDTH, HEIGHT], [-30, -30, 20, 20], [150, 80, 200, 130],
-        [-80, 5, -40, 60], [WIDTH + 50, 10, WIDTH + 90, 60], [20, 300, 60, 400], [-4, -4, 12, 12],
-        [30, 30, 30, 30], [0, 0, 0, 0], [40, 20, 40, 60], [0, 0, WIDTH, HEIGHT], [-50, -50, 300, 200],
+        [0, 0, 10, 10],
+        [WIDTH - 20, HEIGHT - 40, WIDTH, HEIGHT],
+        [-30, -30, 20, 20],
+        [150, 80, 200, 130],
+        [-80, 5, -40, 60],
+        [WIDTH + 50, 10, WIDTH + 90, 60],
+        [20, 300, 60, 400],
+        [-4, -4, 12, 12],
+        [30, 30, 30, 30],
+        [0, 0, 0, 0],
+        [40, 20, 40, 60],
+        [0, 0, WIDTH, HEIGHT],
+        [-50, -50, 300, 200],
         [WIDTH - 1, HEIGHT - 1, WIDTH + 6, HEIGHT + 6],
     ]
     return np.concatenate([np.concatenate([low, low + size], -1), special]).astype(np.float32)
@@ -83,8 +108,12 @@ def case():
 
 @pytest.fixture(scope="module")
 def values(case):
-    return {b: np.asarray(jax.jit(partial(roi_align, strides=STRIDES, side=SIDE, canonical_size=CANONICAL, backend=b))
-                          (*case)) for b in BACKENDS}
+    return {
+        b: np.asarray(
+            jax.jit(partial(roi_align, strides=STRIDES, side=SIDE, canonical_size=CANONICAL, backend=b))(*case)
+        )
+        for b in BACKENDS
+    }
 
 
 def onnx_multilevel(pyramid, boxes, ratio=2):
@@ -120,18 +149,20 @@ def test_the_border_is_the_images_own_and_padding_is_never_read(backend):
 
     @jax.jit
     def run(pyramid, boxes, sizes):
-        out, pull = jax.vjp(lambda p: roi_align(p, boxes, canonical_size=CANONICAL, backend=backend, image_size=sizes),
-                            pyramid)
+        out, pull = jax.vjp(
+            lambda p: roi_align(p, boxes, canonical_size=CANONICAL, backend=backend, image_size=sizes), pyramid
+        )
         return out, pull(jnp.ones_like(out))[0]
 
     boxes = np.stack([case_boxes(rng, 30) * ([97 / WIDTH, 61 / HEIGHT] * 2), case_boxes(rng, 30)]).astype(np.float32)
     alone = [[rng.normal(size=(-(-h // s), -(-w // s), 5)).astype(np.float32) for s in STRIDES] for h, w in sizes]
     for height, width in ((96, 97), (128, 200)):
-        pyramid = tuple(1e3 * rng.normal(size=(2, -(-height // s), -(-width // s), 5)).astype(np.float32)
-                        for s in STRIDES)
+        pyramid = tuple(
+            1e3 * rng.normal(size=(2, -(-height // s), -(-width // s), 5)).astype(np.float32) for s in STRIDES
+        )
         for image, levels in enumerate(alone):
             for padded, level in zip(pyramid, levels, strict=True):
-                padded[image, :level.shape[0], :level.shape[1]] = level
+                padded[image, : level.shape[0], : level.shape[1]] = level
         got, gradients = run(pyramid, boxes, sizes)
         for image, levels in enumerate(alone):
             np.testing.assert_allclose(got[image], onnx_multilevel(levels, boxes[image]), atol=1e-5)
@@ -160,8 +191,9 @@ def test_bfloat16_features(case, values, backend):
     exact = read(case[0])[1]
     for gradient, want in zip(gradients, exact, strict=True):
         # Dozens of boxes add up in one cell: the sum must not be kept in 8 bits by the gather backend.
-        np.testing.assert_allclose(gradient.astype(np.float32), want, rtol=0.01 if backend == "gather" else 0.05,
-                                   atol=0.02)
+        np.testing.assert_allclose(
+            gradient.astype(np.float32), want, rtol=0.01 if backend == "gather" else 0.05, atol=0.02
+        )
 
 
 def test_backends_agree_and_outside_is_zero(case, values):
@@ -184,8 +216,9 @@ def test_other_sides_and_ratios_and_gradients_against_a_float64_loop(backend):
     rng = np.random.default_rng(1)
     sizes, strides, side, ratio = ((9, 13), (5, 7)), (4, 8), 2, 3  # odd sizes, as pyramids of odd photographs have
     pyramid = tuple(jnp.float32(rng.normal(size=(1, *size, 3))) for size in sizes)
-    boxes = np.float32([[[2, 3, 17, 30], [-6, -6, 5, 9], [5, 5, 49, 35], [30, 1, 56, 33], [80, 80, 90, 90],
-                         [10, 10, 10, 10]]])
+    boxes = np.float32(
+        [[[2, 3, 17, 30], [-6, -6, 5, 9], [5, 5, 49, 35], [30, 1, 56, 33], [80, 80, 90, 90], [10, 10, 10, 10]]]
+    )
     levels = numpy_levels(boxes, 2, 16.0)[0]
     assert set(levels) == {0, 1}
     upstream = rng.normal(size=(1, 6, side, side, 3))
@@ -196,12 +229,14 @@ def test_other_sides_and_ratios_and_gradients_against_a_float64_loop(backend):
         gradients[level] += np.einsum("ijhw,ijc->hwc", weights, upstream[0, n])
 
     def f(pyramid, boxes):
-        out = roi_align(pyramid, boxes, strides=strides, side=side, sampling_ratio=ratio, canonical_size=16.0,
-                        backend=backend)
+        out = roi_align(
+            pyramid, boxes, strides=strides, side=side, sampling_ratio=ratio, canonical_size=16.0, backend=backend
+        )
         return (out * upstream).sum(), out
 
     (_, out), (of_pyramid, of_boxes) = jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(
-        pyramid, jnp.asarray(boxes))
+        pyramid, jnp.asarray(boxes)
+    )
     np.testing.assert_allclose(out[0], want, atol=1e-5)
     for got, gradient in zip(of_pyramid, gradients, strict=True):
         np.testing.assert_allclose(got[0], gradient, atol=1e-5)

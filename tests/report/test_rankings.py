@@ -178,8 +178,10 @@ def test_steps_panels_hold_the_numbers(result):
     assert lines["top-1, whole gallery"].y == [result["search"]["whole"]["all"][k]["top-1"] for k in ("1", "4")]
     assert "mAP, sized galleries, all photographs" not in lines  # the whole gallery again
     assert [line.y[0] for line in detection.series] == [
-        result["detection"]["1"]["all"]["recall"], result["detection"]["1"]["coco"]["AP50"],
-        result["detection"]["1"]["all"]["AP"]]
+        result["detection"]["1"]["all"]["recall"],
+        result["detection"]["1"]["coco"]["AP50"],
+        result["detection"]["1"]["all"]["AP"],
+    ]
     assert "mAP, whole gallery: from" in search.description
 
 
@@ -213,8 +215,12 @@ def test_panels_are_pictures(tmp_path, result):
 
 def test_odd_labels_and_empty_histograms_are_drawn():
     lines = [Line(label, [1, 2], [0.5, 0.7]) for label in ("_hidden", "a $x^2 cost", "ä" * 200)]
-    figure = draw([Panel("$5 & <b>", "x", "y", lines, log="x"),
-                   Panel("none", "x", "y", [Histogram("right", [0, 0.5, 1], [0, 0])], log="y", marks=[(0.4, "at")])])
+    figure = draw(
+        [
+            Panel("$5 & <b>", "x", "y", lines, log="x"),
+            Panel("none", "x", "y", [Histogram("right", [0, 0.5, 1], [0, 0])], log="y", marks=[(0.4, "at")]),
+        ]
+    )
     figure.canvas.draw()
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels[0] == " _hidden" and len(labels) == 3 and len(labels[2]) < 70
@@ -222,8 +228,14 @@ def test_odd_labels_and_empty_histograms_are_drawn():
 
 def test_histograms_and_thresholds_of_curves():
     found = {"edges": [0.0, 0.5, 1.0], "right": [1, 3], "wrong": [5, 0]}
-    curves = {"scores": {"4": found}, "similarities": {"whole": {"all": {"4": {
-        "edges": [-1.0, -0.5, 0.0, 0.5, 1.0], "right": [0, 0, 1, 3], "others": [0, 8, 2, 0]}}}}}
+    curves = {
+        "scores": {"4": found},
+        "similarities": {
+            "whole": {
+                "all": {"4": {"edges": [-1.0, -0.5, 0.0, 0.5, 1.0], "right": [0, 0, 1, 3], "others": [0, 8, 2, 0]}}
+            }
+        },
+    }
     (scores,) = score_panels(curves, {"4": 0.3})
     assert [s.counts for s in scores.series] == [[1, 3], [5, 0]] and scores.marks == [(0.3, "search threshold 0.3")]
     (similar,) = similarity_panels(curves)

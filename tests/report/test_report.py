@@ -41,8 +41,15 @@ def protocols(case):
 
 def result_of(case, protocols, threshold=0.3, **settings):
     pair = case.gallery, case.query
-    return evaluate({1: pair, 4: pair}, case.annotations, case.queries, protocols, reranking=["cws"],
-                    search_threshold={1: 0.1, 4: threshold}, settings={"dataset": EVIL, "seed": 0, **settings})
+    return evaluate(
+        {1: pair, 4: pair},
+        case.annotations,
+        case.queries,
+        protocols,
+        reranking=["cws"],
+        search_threshold={1: 0.1, 4: threshold},
+        settings={"dataset": EVIL, "seed": 0, **settings},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +79,16 @@ def test_the_page_is_one_sound_file_and_the_figures_lie_beside_it(written):
     page = Page(html)
     assert path.name == "index.html"
     assert sorted(p.name for p in path.parent.iterdir()) == [
-        "calibration.png", "curves.json", "gallery_sizes.png", "index.html", "precision_recall.png", "ranking.png",
-        "scores.png", "similarities.png", "steps.png"]
+        "calibration.png",
+        "curves.json",
+        "gallery_sizes.png",
+        "index.html",
+        "precision_recall.png",
+        "ranking.png",
+        "scores.png",
+        "similarities.png",
+        "steps.png",
+    ]
     assert json.loads((path.parent / "curves.json").read_text()) == curves
     with Image.open(path.parent / "steps.png") as picture:
         assert picture.size[0] > 1000
@@ -82,9 +97,21 @@ def test_the_page_is_one_sound_file_and_the_figures_lie_beside_it(written):
     for kind, (_, src) in zip(kinds, page.images, strict=True):
         if kind.endswith("svg+xml"):
             assert ElementTree.fromstring(base64.b64decode(src.partition(",")[2])).tag.endswith("svg")
-    assert page.links == [re.sub(r"\W", "-", name.lower()) for name in (
-        "What made these numbers", "Search", "Gallery size", "Denoising steps", "Detection", "Precision and recall",
-        "Scores", "Similarities", "Choice of the threshold", "Rankings")]
+    assert page.links == [
+        re.sub(r"\W", "-", name.lower())
+        for name in (
+            "What made these numbers",
+            "Search",
+            "Gallery size",
+            "Denoising steps",
+            "Detection",
+            "Precision and recall",
+            "Scores",
+            "Similarities",
+            "Choice of the threshold",
+            "Rankings",
+        )
+    ]
 
 
 def test_every_number_is_there(written, result):
@@ -96,8 +123,11 @@ def test_every_number_is_there(written, result):
             assert (f"{leaf[key]:.10g}", wanted) in cells
         for key in ("gallery_images_mean", "queries", "queries_without_truth", "queries_without_hit"):
             assert f"{leaf[key]:.10g}" in [exact for exact, _ in cells]
-    assert any(f"{leaf['mAP_all_queries']:.10g}" in [exact for exact, _ in cells] for leaf in leaves
-               if "mAP_all_queries" in leaf)
+    assert any(
+        f"{leaf['mAP_all_queries']:.10g}" in [exact for exact, _ in cells]
+        for leaf in leaves
+        if "mAP_all_queries" in leaf
+    )
     for kinds in result["detection"].values():
         for leaf in kinds.values():
             for key, value in leaf.items():
@@ -161,8 +191,12 @@ def test_best_are_those_that_show_the_highest_number():
     cells = [Cell("50.0", 0.50001), Cell("49.9", 0.499), Cell("50.0", 0.49999), Cell("–")]
     assert [cell.best for cell in mark_best(cells)] == [True, False, True, False]
     assert not any(cell.best for cell in mark_best([Cell("50.0", 0.5), Cell("50.0", 0.50004)]))
-    table = Table(["", "a"], [[Cell("x"), Cell("1", 0.1)], [Cell("y"), Cell("2", 0.2)], [Cell("z"), Cell("1", 0.1)]],
-                  1, ["one", "one", "two"])
+    table = Table(
+        ["", "a"],
+        [[Cell("x"), Cell("1", 0.1)], [Cell("y"), Cell("2", 0.2)], [Cell("z"), Cell("1", 0.1)]],
+        1,
+        ["one", "one", "two"],
+    )
     assert [row[1].best for row in mark_columns(table, [1]).rows] == [False, True, False]
 
 
@@ -180,6 +214,10 @@ def test_numbers_in_words():
 
 
 def test_text_tables_line_up():
-    text = as_text(Table(["", "one", "b"], [[Cell("x"), Cell("1.0", 1, True), Cell("2")],
-                                            [Cell("long"), Cell("11.0", 0.1), Cell("–")]]))
+    text = as_text(
+        Table(
+            ["", "one", "b"],
+            [[Cell("x"), Cell("1.0", 1, True), Cell("2")], [Cell("long"), Cell("11.0", 0.1), Cell("–")]],
+        )
+    )
     assert text.splitlines() == ["       one   b", "----  -----  -", "x      1.0*  2", "long  11.0   –"]

@@ -35,8 +35,9 @@ def config(tmp_path):
 
 
 def options(file, workdir, **changes):
-    return argparse.Namespace(**{"config": file, "workdir": str(workdir), "sweeps": ["cascade"], "seeds": [0],
-                                 "measure": "", **changes})
+    return argparse.Namespace(
+        **{"config": file, "workdir": str(workdir), "sweeps": ["cascade"], "seeds": [0], "measure": "", **changes}
+    )
 
 
 def test_every_key_of_every_sweep_exists_and_the_base_setting_is_a_row_of_the_paper_tables(ablate, config):
@@ -51,10 +52,14 @@ def test_every_key_of_every_sweep_exists_and_the_base_setting_is_a_row_of_the_pa
 
 
 def test_runs_are_shared_resumed_and_tabled(ablate, config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ablate, "SWEEPS", {
-        "cascade": ablate.Sweep("Cascade", {"residual": {"model.cascade": "residual"}}, {"residual": "1 / 2"}),
-        "query": ablate.Sweep("Query", {"match": {"evaluate.query": "match"}}, {}, trained=False),
-    })
+    monkeypatch.setattr(
+        ablate,
+        "SWEEPS",
+        {
+            "cascade": ablate.Sweep("Cascade", {"residual": {"model.cascade": "residual"}}, {"residual": "1 / 2"}),
+            "query": ablate.Sweep("Query", {"match": {"evaluate.query": "match"}}, {}, trained=False),
+        },
+    )
     workdir = tmp_path / "sweep"
     arguments = options(config, workdir, sweeps=["cascade", "query"], measure="sized/4")
     given = ["--config.train.steps=2"]
@@ -93,11 +98,14 @@ def test_spread_is_mean_and_sample_deviation(ablate):
     assert ablate.spread([3.14]) == "3.1" and ablate.spread([]) == ""
 
 
-@pytest.mark.parametrize(("arguments", "given", "message"), [
-    ({"config": "nowhere.py"}, [], "--config nowhere.py: no such file"),
-    ({}, ["--config.train.stepz=1"], "config.train.stepz: no such key"),
-    ({}, ["--seed", "3"], "--seed: unknown option"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "given", "message"),
+    [
+        ({"config": "nowhere.py"}, [], "--config nowhere.py: no such file"),
+        ({}, ["--config.train.stepz=1"], "config.train.stepz: no such key"),
+        ({}, ["--seed", "3"], "--seed: unknown option"),
+    ],
+)
 def test_wrong_options_are_named(ablate, config, tmp_path, arguments, given, message):
     with pytest.raises(InputError, match=message):
         ablate.sweep_all(options(config, tmp_path / "sweep", **arguments), given)

@@ -13,13 +13,24 @@ from psdiff_jax.report.runs import read_runs
 from ..report.html_check import Page
 from .loading import load_script
 
-LEAF = {"mAP": 0.5, "top-1": 0.6, "top-5": 0.7, "top-10": 0.8, "queries": 9, "queries_total": 9,
-        "queries_without_truth": 0, "queries_without_hit": 1, "recall": 0.9, "gallery_images_mean": 30.0}
+LEAF = {
+    "mAP": 0.5,
+    "top-1": 0.6,
+    "top-5": 0.7,
+    "top-10": 0.8,
+    "queries": 9,
+    "queries_total": 9,
+    "queries_without_truth": 0,
+    "queries_without_hit": 1,
+    "recall": 0.9,
+    "gallery_images_mean": 30.0,
+}
 SIZED = "true ones and random others (seed 0)"
 
 
 def evaluation(mAP=0.5, AP=0.7, dataset="street", steps=("1", "4"), images=31, rule=SIZED, **settings):
     """evaluation.json of a run: `mAP` at the last step, 0.1 less before; the same for detection AP."""
+
     def leaf(k, images_mean):
         return {**LEAF, "mAP": mAP - 0.1 * (k != steps[-1]), "gallery_images_mean": images_mean}
 
@@ -27,17 +38,29 @@ def evaluation(mAP=0.5, AP=0.7, dataset="street", steps=("1", "4"), images=31, r
     whole = {"all": {k: leaf(k, images - 1.0) for k in steps}}
     sized = {size: {k: leaf(k, float(size)) for k in steps} for size in ("5", "20")}
     found = {"recall": 0.8, "truths": 60, "detections": 99}
-    detection = {k: {"all": {"AP": AP - 0.1 * (k != steps[-1]), **found}, "labelled": {"AP": AP, **found},
-                     "coco": {"AP": 0.3, "AP50": 0.6, "AP75": 0.2}} for k in steps}
-    return {"settings": {"dataset": dataset, "seed": 0, "search_threshold": 0.3, **settings}, "counts": counts,
-            "protocols": {"whole": "all others", "sized": rule}, "steps": list(steps), "detection": detection,
-            "search": {"whole": whole, "sized": sized}}
+    detection = {
+        k: {
+            "all": {"AP": AP - 0.1 * (k != steps[-1]), **found},
+            "labelled": {"AP": AP, **found},
+            "coco": {"AP": 0.3, "AP50": 0.6, "AP75": 0.2},
+        }
+        for k in steps
+    }
+    return {
+        "settings": {"dataset": dataset, "seed": 0, "search_threshold": 0.3, **settings},
+        "counts": counts,
+        "protocols": {"whole": "all others", "sized": rule},
+        "steps": list(steps),
+        "detection": detection,
+        "search": {"whole": whole, "sized": sized},
+    }
 
 
 CURVES = {
     "detection": {"4": {"recall": [0.1, 0.8], "precision": [1.0, 0.4], "score": [0.9, 0.1]}},
     "search": {"whole": {"all": {"4": {"recall": [0, 0.5, 1], "precision": [0.9, 0.6, 0.1], "queries": 9}}}},
-    "scores": {}, "similarities": {},
+    "scores": {},
+    "similarities": {},
 }
 
 
@@ -82,7 +105,7 @@ def test_the_best_of_each_row_is_marked_and_differences_are_to_the_first(write):
 def test_only_settings_that_differ_are_shown(write):
     configs = [{"model": {"dim": 64, "heads": 8}, "seed": 0}, {"model": {"dim": 128, "heads": 8}, "seed": 0}]
     runs = [write("a", evaluation(), configs[0]), write("b", evaluation(training_step=7), configs[1])]
-    (_, _, table), = compare(read_runs(runs))[0].tables
+    ((_, _, table),) = compare(read_runs(runs))[0].tables
     assert rows_of(table) == [["training_step", "–", "7"], ["config.model.dim", "64", "128"]]
     same = compare(read_runs([runs[0], write("c", evaluation(), configs[0])]))[0]
     assert not same.tables and same.remarks == ["Nothing differs in their settings."]
@@ -107,9 +130,13 @@ def test_a_protocol_with_another_rule_has_a_table_of_its_own_and_is_not_drawn(wr
     runs = read_runs([write("a"), write("b", evaluation(0.9, rule="true ones and random others (seed 1)"))])
     search, _, curves = compare(runs)[1:]
     assert [(name, table.heads[3:]) for name, _, table in search.tables] == [
-        ("Whole gallery", ["b"]), ("Sized galleries", ["a"]), ("Sized galleries", ["b"])]
-    assert search.remarks == ["The rule of sized galleries is not the same in all runs; each stands in a table of its "
-                              "own."]
+        ("Whole gallery", ["b"]),
+        ("Sized galleries", ["a"]),
+        ("Sized galleries", ["b"]),
+    ]
+    assert search.remarks == [
+        "The rule of sized galleries is not the same in all runs; each stands in a table of its own."
+    ]
     assert not any("sized" in panel.title for panel in curves.panels)
 
 
@@ -121,7 +148,8 @@ def test_what_a_run_lacks_is_a_dash(write):
     search = compare(read_runs([write("less", less), write("more", more)]))[1]
     whole, sized = (table for *_, table in search.tables)
     assert ["CWS", "4", "mAP", "–", "50.0"] in rows_of(whole) and ["none", "4", "mAP", "60.0*", "50.0 (-10.0)"] in (
-        rows_of(whole))
+        rows_of(whole)
+    )
     assert all(row[3] == "–" for row in rows_of(sized))
 
 
@@ -181,14 +209,21 @@ def test_wrong_inputs_are_one_line(write, tmp_path):
 
     assert complaint([tmp_path / "none"]).endswith("none: no such run; name a workdir or its evaluation.json")
     assert complaint([tmp_path / "empty"]).endswith(
-        "empty has no evaluation.json: evaluate it first with --mode evaluate")
+        "empty has no evaluation.json: evaluate it first with --mode evaluate"
+    )
     assert "is given twice" in complaint([run, run / "evaluation.json"])
     for names in (["a"], ["a", "a"], ["a", ""]):
         assert "--names" in complaint([run, write("-".join(names))], names)
-    for i, damage in enumerate((lambda r: r.pop("steps"), lambda r: r.update(steps=[]), lambda r: r.update(search=3),
-                                lambda r: r["search"]["whole"]["all"].pop("4"),
-                                lambda r: r["search"]["whole"]["all"]["4"].update(mAP=None),
-                                lambda r: r["detection"]["1"]["coco"].pop("AP50"))):
+    for i, damage in enumerate(
+        (
+            lambda r: r.pop("steps"),
+            lambda r: r.update(steps=[]),
+            lambda r: r.update(search=3),
+            lambda r: r["search"]["whole"]["all"].pop("4"),
+            lambda r: r["search"]["whole"]["all"]["4"].update(mAP=None),
+            lambda r: r["detection"]["1"]["coco"].pop("AP50"),
+        )
+    ):
         result = evaluation()
         damage(result)
         message = complaint([write(f"damaged {i}", result)])

@@ -35,8 +35,14 @@ def test_products_by_hand():
     assert attention == 2 * (2 * 4 * 3 * 6 * 5)
 
     def conv(x, kernel, stride, groups=1):
-        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), ((1, 1), (1, 1)), feature_group_count=groups,
-                                            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            ((1, 1), (1, 1)),
+            feature_group_count=groups,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
 
     # 9 x 13 -> 5 x 7 cells, each 3 x 3 x 4 inputs and 8 outputs.
     assert products(lambda x, k: conv(x, k, 2), (2, 9, 13, 4), (3, 3, 4, 8)) == 2 * 2 * 5 * 7 * 9 * 4 * 8
@@ -110,8 +116,24 @@ def run(monkeypatch, *options):
 def test_the_script_prints_a_table_and_writes_json(monkeypatch, capsys, tmp_path):
     config, out = tmp_path / "small.py", tmp_path / "stats.json"
     config.write_text(SMALL)
-    run(monkeypatch, "--config", config, "--size", 64, 96, "--slots", 6, "--steps", 1, 2, "--json", out, "--time",
-        "--repeats", 1)
+    run(
+        monkeypatch,
+        "--config",
+        config,
+        "--size",
+        64,
+        96,
+        "--slots",
+        6,
+        "--steps",
+        1,
+        2,
+        "--json",
+        out,
+        "--time",
+        "--repeats",
+        1,
+    )
     printed, stats = capsys.readouterr().out, json.loads(out.read_text())
     assert {"parameters", "flops", "parameters_by_module", "step_flops", "compiler_flops", "seconds"} <= stats.keys()
     assert stats["flops"].keys() == stats["seconds"].keys() == {"1", "2"}

@@ -34,10 +34,16 @@ ODD = "<b>&\"'ü"  # a frame's name that HTML must escape
 def tree(tmp_path):
     """A clean part of PRW: every query is found in two gallery photographs, nothing is worse than known dirt."""
     root = write_prw(tmp_path / "prw é")
-    train = {"c2s1_000176": [[479, 50, 10, 20, 25], [3, 8, 8, 0, 20]], "c1s1_000151": [[479, 5, 6, 10, 20],
-                                                                                       [480, 30.5, 0, 8, 16]]}
-    test = {"c6s2_042326": [[12, -4, -2, 14, 22]], "c3s1_000201": [[900, 1, 2, 10, 20]],
-            "c3s3_000001": [[900, 20, 5, 10, 20], [-2, 40, 1, 9, 9]], "odd name": [[12, 1, 2, 10, 20]]}
+    train = {
+        "c2s1_000176": [[479, 50, 10, 20, 25], [3, 8, 8, 0, 20]],
+        "c1s1_000151": [[479, 5, 6, 10, 20], [480, 30.5, 0, 8, 16]],
+    }
+    test = {
+        "c6s2_042326": [[12, -4, -2, 14, 22]],
+        "c3s1_000201": [[900, 1, 2, 10, 20]],
+        "c3s3_000001": [[900, 20, 5, 10, 20], [-2, 40, 1, 9, 9]],
+        "odd name": [[12, 1, 2, 10, 20]],
+    }
     for name, rows in {**train, **test}.items():
         annotate(root, name, "box_new", rows)
     (root / "query_info.txt").write_text("900 1 2 10 20 c3s1_000201\r\n12 -4 -2 14 22 c6s2_042326\r\n")
@@ -60,15 +66,19 @@ def run(monkeypatch, capsys):
 def test_known_dirt_is_fine(run, tree):
     status, out, err = run("--name", "prw", "--root", tree)
     assert status == 0
-    assert re.fullmatch(
-        r"fine: no errors, no warnings, known dirt only  \[\d+\.\d s, 6 photographs decoded\]", out[-1])
+    assert re.fullmatch(r"fine: no errors, no warnings, known dirt only  \[\d+\.\d s, 6 photographs decoded\]", out[-1])
     assert f"{'gallery boxes':24}{5:10}" in out and not any("published  " in line for line in out)
     kinds = [line.split(maxsplit=2) for line in out if line.startswith(("error", "warning", "known"))]
-    assert kinds == [["known", "1", "box without area"], ["known", "1", "negative x or y"],
-                     ["known", "1", "part of the release"]]
+    assert kinds == [
+        ["known", "1", "box without area"],
+        ["known", "1", "negative x or y"],
+        ["known", "1", "part of the release"],
+    ]
     note = out[out.index("known        1  box without area") + 1]
-    assert note == (f"                {tree}/annotations/c2s1_000176.jpg.mat row 2 of frame c2s1_000176: the box"
-                    " [8.0, 8.0, 0.0, 20.0] (x y w h) has no area; dropped")
+    assert note == (
+        f"                {tree}/annotations/c2s1_000176.jpg.mat row 2 of frame c2s1_000176: the box"
+        " [8.0, 8.0, 0.0, 20.0] (x y w h) has no area; dropped"
+    )
     assert re.fullmatch(r"decoding: 6 of 6 photographs, \d+ a second, ETA 0 s", err[-1])
 
 
@@ -87,8 +97,11 @@ def test_three_examples_or_all(run, tree):
     for name in [*TRAIN, *TEST[2:]]:
         (tree / "frames" / f"{name}.jpg").unlink()
     status, out, _ = run("--name", "prw", "--root", tree, "--quick")
-    assert status == 1 and out.index("error        4  missing or unreadable photograph") == out.index(
-        "                and 1 more; --all lists them") - 4
+    assert (
+        status == 1
+        and out.index("error        4  missing or unreadable photograph")
+        == out.index("                and 1 more; --all lists them") - 4
+    )
     _, everything, _ = run("--name", "prw", "--root", tree, "--quick", "--all")
     assert sum("missing, though the frame lists name it" in line for line in everything) == 4
     assert not any("more; --all" in line for line in everything)
@@ -100,8 +113,15 @@ def test_counts_that_are_not_the_published_ones(run, tree, tmp_path, monkeypatch
         cv2.imwrite(str(tree / "frames" / f"{name}.jpg"), np.zeros((40, 60, 3), np.uint8))
         annotate(tree, name, "box_new", [[479, 5, 6, 10, 20]])
     scipy.io.savemat(tree / "frame_train.mat", {"img_index_train": index_of([*TRAIN, "c4s1_000001", "c5s1_000001"])})
-    counts = {"train images": 4, "train boxes": 5, "train ids": 2, "gallery images": 4, "gallery boxes": 5,
-              "gallery ids": 2, "queries": 2}
+    counts = {
+        "train images": 4,
+        "train boxes": 5,
+        "train ids": 2,
+        "gallery images": 4,
+        "gallery boxes": 5,
+        "gallery ids": 2,
+        "queries": 2,
+    }
     monkeypatch.setattr(release, "PUBLISHED", counts)
     status, out, _ = run("--name", "prw", "--root", tree, "--quick")
     assert status == 0 and "train boxes                      5           5  ok" in out
@@ -115,13 +135,16 @@ def test_counts_that_are_not_the_published_ones(run, tree, tmp_path, monkeypatch
     assert stored["counts"]["train ids"]["verdict"] == "ok" and stored["counts"]["query ids"]["published"] is None
     assert stored["status"] == 1 and stored["decoded"] is None
     assert {"level": "known", "check": "box without area", "image": "c2s1_000176.jpg"}.items() <= next(
-        f for f in stored["findings"] if f["check"] == "box without area").items()
+        f for f in stored["findings"] if f["check"] == "box without area"
+    ).items()
 
 
 def test_a_config_file_names_the_dataset(run, tree, tmp_path):
     config = tmp_path / "mine.py"
-    config.write_text("from psdiff_jax.configs.base import get_config as base\n\ndef get_config(variant=''):\n"
-                      f"    config = base()\n    config.data.root = {str(tree)!r}\n    return config\n")
+    config.write_text(
+        "from psdiff_jax.configs.base import get_config as base\n\ndef get_config(variant=''):\n"
+        f"    config = base()\n    config.data.root = {str(tree)!r}\n    return config\n"
+    )
     assert run("--config", config, "--quick")[0] == 0
     status, _, err = run("--config", config, "--root", tmp_path / "nowhere")
     assert status == 2 and f"there is no folder {tmp_path / 'nowhere'}" in err[0]
@@ -189,10 +212,16 @@ def test_options_reach_the_reader(run, tmp_path):
 
 def test_options_are_read_as_values():
     assert script.options_of(["gap=25", "share=0.5", "images=a b", "test=('x','y')", "path=a=b"]) == {
-        "gap": 25, "share": 0.5, "images": "a b", "test": ("x", "y"), "path": "a=b"}
+        "gap": 25,
+        "share": 0.5,
+        "images": "a b",
+        "test": ("x", "y"),
+        "path": "a=b",
+    }
 
 
 # --- damaged photographs
+
 
 def fault_of(path, data, size=(48, 64)):
     path.write_bytes(data)
@@ -244,9 +273,14 @@ def test_corrupt_data_that_libjpeg_conceals(tmp_path, capfd):
     """The photographs decode and have an end; what libjpeg says of them is taken apart by photograph."""
     data = jpeg()
     middle = len(data) // 2
-    files = {"whole": data, "cut": data[:middle] + data[middle + 2000 :], "half": data[:middle] + data[-2:],
-             "broken": data[: middle], "other": jpeg(cv2.IMWRITE_JPEG_QUALITY, 50),
-             "extra": data[:-2] + b"\0" * 9 + data[-2:]}  # bytes before the end marker: libjpeg mentions them only
+    files = {
+        "whole": data,
+        "cut": data[:middle] + data[middle + 2000 :],
+        "half": data[:middle] + data[-2:],
+        "broken": data[:middle],
+        "other": jpeg(cv2.IMWRITE_JPEG_QUALITY, 50),
+        "extra": data[:-2] + b"\0" * 9 + data[-2:],
+    }  # bytes before the end marker: libjpeg mentions them only
     scenes = []
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
@@ -256,10 +290,15 @@ def test_corrupt_data_that_libjpeg_conceals(tmp_path, capfd):
     contents = Contents(gallery=scenes)
     decoding.decode_all(contents, lambda *_: print("progress", file=sys.stderr))
     assert {(f.check, f.image) for f in contents.findings} == {
-        ("corrupt photograph", "cut"), ("corrupt photograph", "half"), ("missing or unreadable photograph", "broken")}
+        ("corrupt photograph", "cut"),
+        ("corrupt photograph", "half"),
+        ("missing or unreadable photograph", "broken"),
+    }
     corrupt = next(f for f in contents.findings if f.image == "half")
-    assert str(corrupt) == (f"{tmp_path / 'half'}: Corrupt JPEG data: premature end of data segment; a part of the"
-                            " picture is made up; replace it")
+    assert str(corrupt) == (
+        f"{tmp_path / 'half'}: Corrupt JPEG data: premature end of data segment; a part of the"
+        " picture is made up; replace it"
+    )
     assert set(capfd.readouterr().err.split()) == {"progress"}  # C's notes are kept from the user, Python's are not
     contents = Contents(gallery=[scenes[0], scenes[4]])
     decoding.decode_all(contents)
@@ -270,8 +309,10 @@ def test_every_photograph_is_decoded_once(tmp_path):
     for i in range(20):
         cv2.imwrite(str(tmp_path / f"{i}.jpg"), np.full((48, 64, 3), i, np.uint8))
     (tmp_path / "7.jpg").write_bytes(b"")
-    scenes = [Scene(f"{i}.jpg", tmp_path / f"{i}.jpg", 48, 64, np.zeros((0, 4), np.float32), np.zeros(0, int))
-              for i in range(20)]
+    scenes = [
+        Scene(f"{i}.jpg", tmp_path / f"{i}.jpg", 48, 64, np.zeros((0, 4), np.float32), np.zeros(0, int))
+        for i in range(20)
+    ]
     contents, told = Contents(train=scenes[:12], gallery=scenes[10:]), []
     assert decoding.decode_all(contents, lambda done, total, seconds: told.append((done, total))) == 20
     assert told == [(i, 20) for i in range(1, 21)]
@@ -279,6 +320,7 @@ def test_every_photograph_is_decoded_once(tmp_path):
 
 
 # --- the page
+
 
 class Page(HTMLParser):
     """Refuses tags that are not closed in order; keeps tags, attributes and text."""
@@ -336,8 +378,14 @@ def test_the_page_holds_everything_and_needs_nothing(run, spoiled, tmp_path):
     # every kind of finding about a photograph that can be shown, samples of both splits and queries
     headings = re.findall(r"<h3>(.*?)</h3>", source)
     assert [re.sub("<.*?>", "", heading) for heading in headings] == [
-        "warning query box is no gallery box", "known box without area", "known person twice in a photograph",
-        "known negative x or y", "Samples of train", "Samples of gallery", "Samples of the queries"]
+        "warning query box is no gallery box",
+        "known box without area",
+        "known person twice in a photograph",
+        "known negative x or y",
+        "Samples of train",
+        "Samples of gallery",
+        "Samples of the queries",
+    ]
     pictures = [a for tag, a in page.tags if tag == "img"]
     assert len(pictures) == 1 + 1 + 1 + 1 + 3 + 4 + 3 and {a["alt"] for a in pictures} >= {f"{ODD}.jpg"}
     for attributes in pictures:

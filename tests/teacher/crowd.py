@@ -1,6 +1,6 @@
 """A crowd in memory and its targets, for tests and for the processes that they start and kill.
 
-    python crowd.py FOLDER PAUSE
+python crowd.py FOLDER PAUSE
 """
 
 import sys

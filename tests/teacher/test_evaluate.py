@@ -24,8 +24,10 @@ class Dataset:
     def __init__(self, cameras=3):
         self.galleries = {}
         rng = np.random.default_rng(0)
-        self.ids = {split: [rng.choice(PEOPLE, 2, replace=False) + start for _ in range(IMAGES)]
-                    for split, start in (("train", 0), ("gallery", 100))}
+        self.ids = {
+            split: [rng.choice(PEOPLE, 2, replace=False) + start for _ in range(IMAGES)]
+            for split, start in (("train", 0), ("gallery", 100))
+        }
         self.cameras = np.arange(IMAGES, dtype=np.int32) % cameras
         self.asked = [0, 4, 7, 11, 18]
 
@@ -141,8 +143,10 @@ def test_a_teacher_is_trained_on_the_train_set_with_the_runs_writer_and_mesh(tmp
 
     def open_targets(options, given, folder, splits, *, embedding_dim, train_set, teacher, workers):
         assert given is dataset and train_set is seen["given"] and teacher.dim == 16
-        rows = {"gallery": np.concatenate(dataset.ids["gallery"]),
-                "query": np.asarray([dataset.ids["gallery"][i][0] for i in dataset.asked])}
+        rows = {
+            "gallery": np.concatenate(dataset.ids["gallery"]),
+            "query": np.asarray([dataset.ids["gallery"][i][0] for i in dataset.asked]),
+        }
         vectors = np.eye(16, dtype=np.float32)
         return SimpleNamespace(dim=16, source="one-hot", all=lambda split: vectors[rows[split] - 100])
 

@@ -57,6 +57,7 @@ class Dataset:
 
 def colour_teacher(path, crop_size=(24, 12), *rest) -> CropTeacher:
     """Three numbers a crop: what `load_teacher` and `load_onnx` give."""
+
     def embed(crops):
         x = crops.reshape(len(crops), -1, 3).mean(1) + 1.0
         return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
@@ -100,15 +101,23 @@ def test_teachers_brought_along_are_loaded_by_their_kind(kind, size, rest, monke
 def test_embeddings_of_a_file_are_projected_too_and_are_no_network(tmp_path):
     dataset, rng = Dataset(), np.random.default_rng(1)
     names = [f"{split}{i}.png" for split in ("train", "gallery") for i in range(8)]
-    np.savez(tmp_path / "t.npz", image_name=names, box_xywh=np.tile(np.float32([0, 0, 10, 20]), (16, 1)),
-             embedding=rng.normal(size=(16, 6)))
+    np.savez(
+        tmp_path / "t.npz",
+        image_name=names,
+        box_xywh=np.tile(np.float32([0, 0, 10, 20]), (16, 1)),
+        embedding=rng.normal(size=(16, 6)),
+    )
     config = {"kind": "file", "file": str(tmp_path / "t.npz")}
     assert open_targets(config, dataset, tmp_path, ("gallery",), embedding_dim=6).dim == 6
     targets = open_targets(config, dataset, tmp_path, ("gallery",), embedding_dim=4)
     assert targets.dim == 4 and targets.lookup("gallery", 3).shape == (1, 4)
     np.testing.assert_allclose(np.linalg.norm(targets.all("gallery"), axis=1), 1, atol=1e-5)
-    np.savez(tmp_path / "t.npz", image_name=names[8:], box_xywh=np.tile(np.float32([0, 0, 10, 20]), (8, 1)),
-             embedding=rng.normal(size=(8, 6)))
+    np.savez(
+        tmp_path / "t.npz",
+        image_name=names[8:],
+        box_xywh=np.tile(np.float32([0, 0, 10, 20]), (8, 1)),
+        embedding=rng.normal(size=(8, 6)),
+    )
     with pytest.raises(InputError, match=r"no embedding for train0\.png .*PCA to 4-d is fitted on the train split.*=6"):
         open_targets(config, dataset, tmp_path, ("gallery",), embedding_dim=4)
     with pytest.raises(InputError, match=r"kind=file: .*t\.npz holds embeddings, not a network"):

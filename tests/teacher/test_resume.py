@@ -38,6 +38,7 @@ def undisturbed(tmp_path_factory):
 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(undisturbed, tmp_path, capsys):
     """Weights, statistics, Adam's moments, memory, negatives and their cursor, bit for bit."""
+
     def killed(step, _):
         raise MemoryError
 

@@ -131,8 +131,10 @@ def test_a_missing_box_is_named(tmp_path):
         ({"image_name": np.arange(5)}, r"array 'image_name' is of type int64; it must hold text"),
         ({"image_name": np.asarray("train0.jpg")}, r"do not fit together \(image_name \(\), box_xywh"),
         ({"image_name": np.asarray([[row[0]] for row in ROWS])}, r"do not fit together \(image_name \(5, 1\), box"),
-        ({"box_xywh": np.asarray([ROWS[0][1], [np.nan] * 4, *(row[1] for row in ROWS[2:])])},
-         r"row 1, a box of train0\.jpg, is \[nan, nan, nan, nan\]: not finite"),
+        (
+            {"box_xywh": np.asarray([ROWS[0][1], [np.nan] * 4, *(row[1] for row in ROWS[2:])])},
+            r"row 1, a box of train0\.jpg, is \[nan, nan, nan, nan\]: not finite",
+        ),
     ],
 )
 def test_bad_files_are_refused(tmp_path, changes, message):

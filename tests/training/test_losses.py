@@ -40,7 +40,9 @@ def scene():
     """One photograph 200 wide and 100 high, two truths and a padded one; slots 0 and 2 lie on the truths."""
     truths = np.float32([[[20, 20, 60, 80], [120, 10, 160, 90], [0, 0, 0, 0]]])
     batch = {
-        "boxes": truths, "boxes_mask": np.array([[True, True, False]]), "image_size": np.int32([[100, 200]]),
+        "boxes": truths,
+        "boxes_mask": np.array([[True, True, False]]),
+        "image_size": np.int32([[100, 200]]),
         "embeddings": np.float32([[[1, 0, 0], [0, 1, 0], [0, 0, 0]]]),
     }
     boxes = np.float32([[[120, 10, 160, 70], [90, 40, 110, 60], [20, 20, 70, 80], [0, 0, 10, 10]]])
@@ -51,12 +53,15 @@ def scene():
 @pytest.fixture(scope="module")
 def loss():
     """Terms and the gradient of their sum, jitted for each rule."""
+
     def total(estimate, batch, spec):
         terms = set_loss(estimate, batch, spec)
         return sum(terms.values()), terms
 
-    compiled = {rule: jax.jit(jax.value_and_grad(partial(total, spec=dataclasses.replace(SPEC, rule=rule)),
-                                                 has_aux=True)) for rule in ("simota", "hungarian")}
+    compiled = {
+        rule: jax.jit(jax.value_and_grad(partial(total, spec=dataclasses.replace(SPEC, rule=rule)), has_aux=True))
+        for rule in ("simota", "hungarian")
+    }
 
     def run(estimate, batch, rule="simota"):
         (_, terms), gradient = compiled[rule](estimate, {k: jnp.asarray(v) for k, v in batch.items()})
@@ -138,7 +143,8 @@ def made_up(images: int, slots: int, truths: int, dim: int = 8, seed: int = 0) -
     embeddings[:, 0] *= rng.uniform(size=(images, 1)) < 0.7  # some without an embedding
     batch = {"boxes": boxes, "embeddings": embeddings, "image_size": np.full((images, 2), (100, 120))}
     batch = {k: v.astype(np.float32) for k, v in batch.items()} | {
-        "boxes_mask": np.arange(truths) < np.arange(images)[:, None] * (truths + 1) // images}
+        "boxes_mask": np.arange(truths) < np.arange(images)[:, None] * (truths + 1) // images
+    }
     batch["image_size"] = batch["image_size"].astype(np.int32)
     estimate = Estimate(near, 2 * rng.normal(size=(images, slots)) - 1, rng.normal(size=(images, slots, dim)))
     return Estimate(*(v.astype(np.float32) for v in estimate)), batch
@@ -152,7 +158,8 @@ def torch_loss(torch, estimate, batch, matched, truth):
     height, width = (torch.tensor(batch["image_size"][image, axis], dtype=torch.float64) for axis in (0, 1))
     scale = torch.stack([width, height, width, height], -1)
     entropy = torch.nn.functional.binary_cross_entropy_with_logits(
-        estimate.logits, torch.tensor(matched, dtype=torch.float64), reduction="none")
+        estimate.logits, torch.tensor(matched, dtype=torch.float64), reduction="none"
+    )
     focal = torch.where(torch.tensor(matched), 0.25, 0.75) * (1 - torch.exp(-entropy)) ** 2 * entropy
     area = lambda v: (v[:, 2:] - v[:, :2]).clamp(min=0).prod(-1)  # noqa: E731
     meet = torch.cat([torch.maximum(boxes[:, :2], wanted[:, :2]), torch.minimum(boxes[:, 2:], wanted[:, 2:])], -1)
@@ -162,9 +169,12 @@ def torch_loss(torch, estimate, batch, matched, truth):
     vector = torch.tensor(batch["embeddings"][image, target], dtype=torch.float64)
     known = vector.abs().sum(-1) > 0
     distance = torch.linalg.vector_norm(estimate.embeddings[image, slot] - vector, dim=-1)[known]
-    return {"cls": 2 * focal.sum() / len(slot), "giou": 2 * (1 - giou).sum() / len(slot),
-            "l1": 5 * torch.nn.functional.l1_loss(boxes / scale, wanted / scale, reduction="sum") / len(slot),
-            "reid": 3 * distance.sum() / known.sum()}
+    return {
+        "cls": 2 * focal.sum() / len(slot),
+        "giou": 2 * (1 - giou).sum() / len(slot),
+        "l1": 5 * torch.nn.functional.l1_loss(boxes / scale, wanted / scale, reduction="sum") / len(slot),
+        "reid": 3 * distance.sum() / known.sum(),
+    }
 
 
 @pytest.mark.parametrize("rule", ["simota", "hungarian"])
@@ -174,12 +184,22 @@ def test_terms_and_gradients_are_torchs(loss, rule):
 
     def matches(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, size):
         spec = dataclasses.replace(SPEC, rule=rule)
-        return match(*cost_matrix(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, size, spec), mask,
-                     spec)
+        return match(
+            *cost_matrix(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, size, spec), mask, spec
+        )
 
-    matched, truth = (np.asarray(v) for v in jax.jit(jax.vmap(matches))(
-        estimate.logits, estimate.boxes, estimate.embeddings, batch["boxes"], batch["embeddings"],
-        batch["boxes_mask"], batch["image_size"]))
+    matched, truth = (
+        np.asarray(v)
+        for v in jax.jit(jax.vmap(matches))(
+            estimate.logits,
+            estimate.boxes,
+            estimate.embeddings,
+            batch["boxes"],
+            batch["embeddings"],
+            batch["boxes_mask"],
+            batch["image_size"],
+        )
+    )
     assert matched.any(1).tolist() == [False, *[True] * 5]  # the first image has no person
     tensors = Estimate(*(torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in estimate))
     want = torch_loss(torch, tensors, batch, matched, truth)
@@ -204,13 +224,15 @@ def test_eight_devices_lose_what_one_does(tmp_path):
     """Both rules, images sharded so that the first devices see no one and the last see crowds."""
     out = tmp_path / "sharded.npz"
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, __file__, str(out)], capture_output=True, text=True, timeout=600,
-                          env=environment)
+    done = subprocess.run(
+        [sys.executable, __file__, str(out)], capture_output=True, text=True, timeout=600, env=environment
+    )
     assert done.returncode == 0, done.stderr
     with np.load(out) as numbers:
         for name in (name for name in numbers if name.endswith(".one")):
-            np.testing.assert_allclose(numbers[name.replace(".one", ".eight")], numbers[name], rtol=1e-5, atol=1e-7,
-                                       err_msg=name)
+            np.testing.assert_allclose(
+                numbers[name.replace(".one", ".eight")], numbers[name], rtol=1e-5, atol=1e-7, err_msg=name
+            )
         assert {name.split(".")[0] for name in numbers} == {"simota", "hungarian"}
         assert len(numbers.files) == 2 * 2 * (len(TERMS) + 3)
 
@@ -236,9 +258,20 @@ def test_stacked_layers_are_each_supervised(tiny, make_batch, monkeypatch):
     monkeypatch.setattr(PSDiff, "features", lambda _, images, size: Condition(pyramid, size))
     monkeypatch.setattr(step, "set_loss", stand_in)
     noise = NoiseSpec(slots=8, random_fraction=0.0, rollout_probability=0.0, exact_slots=0)
-    (total, terms), gradients = jax.jit(jax.value_and_grad(partial(
-        step.loss_fn, graphdef=model.graphdef, key=jax.random.key(0), batch=make_batch(2), matching=SPEC, noise=noise,
-        sampler=SamplerSpec(slots=8)), has_aux=True))(model.params, model.rest)
+    (total, terms), gradients = jax.jit(
+        jax.value_and_grad(
+            partial(
+                step.loss_fn,
+                graphdef=model.graphdef,
+                key=jax.random.key(0),
+                batch=make_batch(2),
+                matching=SPEC,
+                noise=noise,
+                sampler=SamplerSpec(slots=8),
+            ),
+            has_aux=True,
+        )
+    )(model.params, model.rest)
     assert asked == [SPEC, SPEC] and float(total) == pytest.approx(7 + 49) and float(terms["some"]) == pytest.approx(49)
     for layer in (0, 1):
         for part in ("tower", "embedding_head", "delta", "score"):

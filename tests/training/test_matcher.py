@@ -83,8 +83,11 @@ def test_hungarian_at_other_sizes_and_with_ties(slots, truths, cases):
     run = jax.jit(jax.vmap(hungarian))
     rng = np.random.default_rng(1)
     mask = rng.uniform(size=(cases, truths)) < np.linspace(0, 1, cases)[:, None]
-    for cost in (rng.uniform(-2, 10, (cases, slots, truths)), rng.integers(0, 4, (cases, slots, truths)),
-                 np.zeros((cases, slots, truths))):
+    for cost in (
+        rng.uniform(-2, 10, (cases, slots, truths)),
+        rng.integers(0, 4, (cases, slots, truths)),
+        np.zeros((cases, slots, truths)),
+    ):
         check_against_scipy(cost.astype(np.float32), mask, run(cost.astype(np.float32), mask), 1e-4)
 
 
@@ -149,8 +152,15 @@ def random_scene(slots=20, truths=5, seed=0):
         return e / np.linalg.norm(e, axis=-1, keepdims=True)
 
     mask = np.array([True, True, False, True, False])[:truths]
-    return (3 * rng.normal(size=slots), boxes(slots), 2 * unit(slots), boxes(truths), unit(truths), mask,
-            np.int32([height, width]))
+    return (
+        3 * rng.normal(size=slots),
+        boxes(slots),
+        2 * unit(slots),
+        boxes(truths),
+        unit(truths),
+        mask,
+        np.int32([height, width]),
+    )
 
 
 def plain_iou_giou(a, b):
@@ -198,7 +208,10 @@ def test_extreme_scores_cost_something_finite():
 def test_the_rule_of_the_spec_is_used():
     cost, ious, mask = (jnp.asarray(v[2]) for v in random_costs(12, 5, seed=3))
     run = jax.jit(match, static_argnums=3)
-    np.testing.assert_array_equal(owners(run(cost, ious, mask, MatchSpec("hungarian"))),
-                                  owners(jax.jit(hungarian)(cost, mask)))
-    np.testing.assert_array_equal(owners(run(cost, ious, mask, MatchSpec(candidates=3))),
-                                  plain_simota(np.asarray(cost), np.asarray(ious), np.asarray(mask), 3))
+    np.testing.assert_array_equal(
+        owners(run(cost, ious, mask, MatchSpec("hungarian"))), owners(jax.jit(hungarian)(cost, mask))
+    )
+    np.testing.assert_array_equal(
+        owners(run(cost, ious, mask, MatchSpec(candidates=3))),
+        plain_simota(np.asarray(cost), np.asarray(ious), np.asarray(mask), 3),
+    )

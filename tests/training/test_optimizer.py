@@ -31,8 +31,10 @@ def test_other_schedules():
     assert 0 < rate(cosine, 5)[0] < 1e-3
 
 
-PARAMS = {"backbone": {"conv": jnp.full((3, 3), 2.0), "bias": jnp.full(3, 2.0)},
-          "head": {"kernel": jnp.full((3, 2), 2.0), "scale": jnp.full(2, 2.0)}}
+PARAMS = {
+    "backbone": {"conv": jnp.full((3, 3), 2.0), "bias": jnp.full(3, 2.0)},
+    "head": {"kernel": jnp.full((3, 2), 2.0), "scale": jnp.full(2, 2.0)},
+}
 
 
 def zeros():

@@ -27,8 +27,10 @@ def truths():
     embeddings = rng.normal(size=(4, 3, 8))
     embeddings /= np.linalg.norm(embeddings, axis=-1, keepdims=True)
     batch = {
-        "boxes": np.float32(np.concatenate([low, high], -1) * [96, 64, 96, 64]), "embeddings": np.float32(embeddings),
-        "boxes_mask": np.arange(3) < np.array([3, 2, 1, 0])[:, None], "image_size": np.tile(np.int32([64, 96]), (4, 1)),
+        "boxes": np.float32(np.concatenate([low, high], -1) * [96, 64, 96, 64]),
+        "embeddings": np.float32(embeddings),
+        "boxes_mask": np.arange(3) < np.array([3, 2, 1, 0])[:, None],
+        "image_size": np.tile(np.int32([64, 96]), (4, 1)),
     }
     return (unit * 2 - 1) * 2, embeddings * 3, {k: jnp.asarray(v) for k, v in batch.items()}
 
@@ -36,8 +38,10 @@ def truths():
 def which(state, truths, t):
     """The truth nearest to each slot's box, in distances [B,N] of box and embedding from sqrt(abar) x_0."""
     a = np.sqrt(np.asarray(DIFFUSION.alpha_bar(t), np.float64))[:, None, None, None]
-    distances = [np.linalg.norm(np.asarray(half)[:, :, None] - a * truth[:, None], axis=-1)
-                 for half, truth in zip(state, truths[:2], strict=True)]
+    distances = [
+        np.linalg.norm(np.asarray(half)[:, :, None] - a * truth[:, None], axis=-1)
+        for half, truth in zip(state, truths[:2], strict=True)
+    ]
     index = np.argmin(distances[1], -1)
     return index, *(np.take_along_axis(d, index[..., None], -1)[..., 0] for d in distances)
 
@@ -57,7 +61,8 @@ def test_noise_has_the_law_of_eq_10(truths):
     t, spec = jnp.int32([200, 500, 800, 1000]), NoiseSpec(SLOTS)
     batch = truths[2] | {"boxes_mask": jnp.tile(jnp.array([True, False, False]), (4, 1))}
     draws = jax.vmap(lambda key: noised_truths(key, DIFFUSION, batch, t, spec))(
-        jax.random.split(jax.random.key(1), 300))
+        jax.random.split(jax.random.key(1), 300)
+    )
     abar = np.asarray(DIFFUSION.alpha_bar(t), np.float64)[:, None]
     for half, truth in zip(draws, truths[:2], strict=True):
         half = np.asarray(half, np.float64)  # [300, image, slot, numbers]
@@ -76,8 +81,9 @@ def test_a_fraction_of_the_slots_is_pure_noise(truths, fraction):
 
 def test_exact_slots_hold_a_truth_without_noise_and_an_embedding_of_noise(truths):
     t = jnp.full(4, 900)
-    exact, plain = (noised_truths(jax.random.key(3), DIFFUSION, truths[2], t, NoiseSpec(SLOTS, exact_slots=n))
-                    for n in (2, 0))
+    exact, plain = (
+        noised_truths(jax.random.key(3), DIFFUSION, truths[2], t, NoiseSpec(SLOTS, exact_slots=n)) for n in (2, 0)
+    )
     for image in range(3):
         boxes = truths[0][image, : 3 - image]
         distance = np.abs(np.asarray(exact.box)[image, :, None] - boxes).max(-1).min(-1)
@@ -87,7 +93,8 @@ def test_exact_slots_hold_a_truth_without_noise_and_an_embedding_of_noise(truths
         np.testing.assert_array_equal(a[:, 2:], b[:, 2:])
         np.testing.assert_array_equal(a[3], b[3])
     many = jax.vmap(lambda key: noised_truths(key, DIFFUSION, truths[2], t, NoiseSpec(1, exact_slots=1)))(
-        jax.random.split(jax.random.key(4), 400))
+        jax.random.split(jax.random.key(4), 400)
+    )
     noise = np.asarray(many.embedding)[:, :3]
     assert np.abs(noise.mean(0)).max() < 0.25 and np.abs(noise.std(0) - 1).max() < 0.2
 
@@ -108,7 +115,8 @@ def rolled(truths):
 
 def test_times_are_uniform_in_1_to_T_and_states_follow_the_key(rolled):
     times = jax.jit(jax.vmap(lambda key: rolled(NoiseSpec(SLOTS), key, 1.0)[1]))(
-        jax.random.split(jax.random.key(0), 1000))
+        jax.random.split(jax.random.key(0), 1000)
+    )
     times = np.asarray(times).ravel()
     assert times.min() >= 1 and times.max() == 1000 and times.min() <= 5
     assert abs(times.mean() - 500.5) < 5 * 289 / np.sqrt(4000)
@@ -122,7 +130,8 @@ def test_no_rollout_asks_nothing_of_the_model(truths):
         raise AssertionError("the model was asked")
 
     state, t = jax.jit(lambda key: training_states(key, DIFFUSION, truths[2], refuse, NoiseSpec(SLOTS), SAMPLER))(
-        jax.random.key(7))
+        jax.random.key(7)
+    )
     distance = which(state, truths, t)[2][:3] / np.sqrt(1 - np.asarray(DIFFUSION.alpha_bar(t)))[:3, None]
     assert distance.max() < 6  # the norm of 8 standard normal numbers: Eq. 10 at the times returned
 
@@ -162,7 +171,8 @@ def test_rollouts_mix_by_image_and_are_the_samplers(rolled):
     spec = NoiseSpec(SLOTS, rollout_probability=0.5)
     keys = jax.random.split(jax.random.key(0), 200)
     (plain, t), (mixed, same_t) = (
-        jax.jit(jax.vmap(lambda k, s=s: rolled(s, k, 0.0, sampler)))(keys) for s in (NoiseSpec(SLOTS), spec))
+        jax.jit(jax.vmap(lambda k, s=s: rolled(s, k, 0.0, sampler)))(keys) for s in (NoiseSpec(SLOTS), spec)
+    )
     np.testing.assert_array_equal(t, same_t)
     changed = np.abs(np.asarray(plain.embedding) - mixed.embedding).reshape(200, 4, -1).max(-1) > 1e-5
     whole = np.abs(np.asarray(plain.box) - mixed.box).reshape(200, 4, -1).max(-1) > 1e-5

@@ -17,16 +17,29 @@ OPTIMIZER = OptimizerSpec(learning_rate=3e-3, steps=1000, warmup=1, schedule="co
 
 # One step of the tiny model of tests/conftest.py (weights from NumPy) on its batch. When a change is meant to alter
 # numbers, print `metrics` in test_golden_step and put the new ones here, saying in the commit why they moved.
-GOLDEN = {"loss": 14.35666, "cls": 0.729090, "l1": 2.763248, "giou": 1.995241, "reid": 8.869078,
-          "gradient_norm": 35.56850}
+GOLDEN = {
+    "loss": 14.35666,
+    "cls": 0.729090,
+    "l1": 2.763248,
+    "giou": 1.995241,
+    "reid": 8.869078,
+    "gradient_norm": 35.56850,
+}
 
 
 @pytest.fixture(scope="module")
 def training(tiny):
     """(step, function that makes a fresh state): steps give their state's memory away."""
     optimizer = make_optimizer(OPTIMIZER)
-    step = make_train_step(tiny.graphdef, optimizer, NOISE, MatchSpec(), SamplerSpec(slots=12), ema_decay=0.9,
-                           schedule=learning_rate(OPTIMIZER))
+    step = make_train_step(
+        tiny.graphdef,
+        optimizer,
+        NOISE,
+        MatchSpec(),
+        SamplerSpec(slots=12),
+        ema_decay=0.9,
+        schedule=learning_rate(OPTIMIZER),
+    )
 
     def fresh(seed=0):
         params, rest = (jax.tree.map(jnp.array, tree) for tree in (tiny.params, tiny.rest))
@@ -78,16 +91,19 @@ def test_what_a_step_changes(training, batch):
 
 def _at(tree, path):
     wanted = jax.tree_util.keystr(path)
-    return next(np.asarray(v) for p, v in jax.tree_util.tree_flatten_with_path(tree)[0]
-                if jax.tree_util.keystr(p) == wanted)
+    return next(
+        np.asarray(v) for p, v in jax.tree_util.tree_flatten_with_path(tree)[0] if jax.tree_util.keystr(p) == wanted
+    )
 
 
 def test_frozen_modules_are_no_parameters(tiny):
     model = nnx.merge(tiny.graphdef, tiny.params, tiny.rest)
     whole = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(nnx.state(model))[0]}
     _, state = create_state(model, make_optimizer(OPTIMIZER), jax.random.key(0), ema=True, frozen=("backbone", "fpn"))
-    split = [{jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
-             for tree in (state.params, state.rest)]
+    split = [
+        {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
+        for tree in (state.params, state.rest)
+    ]
     assert all(name.startswith("['cdl']") for name in split[0]) and not any("['cdl']" in name for name in split[1])
     assert split[0] | split[1] == whole and not split[0] & split[1]
 
@@ -103,8 +119,11 @@ def test_steps_follow_from_the_state_alone(training, batch):
 
 def test_a_photograph_without_people_is_harmless(training, batch):
     step, fresh = training
-    empty = batch | {"boxes_mask": jnp.zeros_like(batch["boxes_mask"]), "boxes": 0 * batch["boxes"],
-                     "embeddings": 0 * batch["embeddings"]}
+    empty = batch | {
+        "boxes_mask": jnp.zeros_like(batch["boxes_mask"]),
+        "boxes": 0 * batch["boxes"],
+        "embeddings": 0 * batch["embeddings"],
+    }
     state, metrics = step(fresh(), empty)
     metrics = numbers(metrics)
     assert metrics["l1"] == metrics["giou"] == metrics["reid"] == 0 and 0 < metrics["gradient_norm"] < np.inf
