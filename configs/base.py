@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 PRESETS = {
     "default": {},  # the paper's but for the cascade, which measured better so (docs/results.md)
     "paper": {"cascade": "paper"},  # 31 M parameters with ResNet-50
-    "wide": {"dynamic_width": 64, "pool": "flatten", "slot_attention": True},  # for accuracy beyond the paper
+    "wide": {"dynamic_width": 64, "pool": "flatten", "proposal_attention": True},  # for accuracy beyond the paper
 }
 
 
@@ -51,7 +51,7 @@ def get_config(preset: str = "default") -> ConfigDict:
             "steps": 20_000,
             "embedding_dim": 256,
             "people": 16,
-            "crops_per_person": 16,
+            "crops_per_identity": 16,
             "unlabelled": 32,
             "negatives": 1024,
             "learning_rate": 3.5e-4,
@@ -90,7 +90,7 @@ def get_config(preset: str = "default") -> ConfigDict:
             "cross_attention": True,
             "cascade": "residual",  # paper, residual, parallel
             "pool": "mean",  # mean, flatten
-            "slot_attention": False,
+            "proposal_attention": False,
             "time_dim": 768,
             "towers": 1,
             "num_cdl": 1,
@@ -102,14 +102,14 @@ def get_config(preset: str = "default") -> ConfigDict:
         | PRESETS[preset]
     )
 
-    config.diffusion = ConfigDict({"timesteps": 1000, "box_scale": 2.0, "embedding_scale": 3.0})
+    config.diffusion = ConfigDict({"timesteps": 1000, "box_snr_scale": 2.0, "embedding_snr_scale": 3.0})
 
     config.noise = ConfigDict(
         {
             "slots": 300,  # N_train
             "random_fraction": 0.25,
             "rollout_probability": 0.5,
-            "exact_slots": 1,
+            "gt_box_proposals": 1,
             "one_step": False,  # no diffusion: the plain distillation of Table VI, evaluated in one step
         }
     )

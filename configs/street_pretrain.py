@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
             "crop_size": (96, 48),
             "steps": 1500,
             "people": 32,
-            "crops_per_person": 4,
+            "crops_per_identity": 4,
             "learning_rate": 2e-3,
             "weight_decay": 1e-4,
             "schedule": "cosine",

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from psdiff_jax.diffusion.noise import Diffusion
-from psdiff_jax.diffusion.samplers import SamplerSpec
+from psdiff_jax.diffusion.samplers import SamplerOptions
 from psdiff_jax.diffusion.solvers import SOLVERS
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.protocols import parse_protocol
 from psdiff_jax.evaluation.reranking import parse_rerankings
 from psdiff_jax.models.backbones import SPECS
-from psdiff_jax.models.cdl import CDLSpec
+from psdiff_jax.models.cdl import CDLOptions
 from psdiff_jax.models.psdiff import PSDiffSpec
 from psdiff_jax.teacher.options import TeacherOptions
-from psdiff_jax.training.matcher import MatchSpec
-from psdiff_jax.training.optimizer import OptimizerSpec
-from psdiff_jax.training.states import NoiseSpec
+from psdiff_jax.training.matcher import MatchOptions
+from psdiff_jax.training.optimizer import OptimizerOptions
+from psdiff_jax.training.states import NoiseOptions
 
 CHOICES = {
     "model.backbone": tuple(SPECS),
@@ -60,7 +60,7 @@ AT_LEAST_ONE = (
 NOT_NEGATIVE = (
     "train.steps",
     "train.warmup",
-    "noise.exact_slots",
+    "noise.gt_box_proposals",
     "evaluate.strips",
     "cpu_devices",
     "train.weight_decay",
@@ -163,7 +163,7 @@ def validate(config: Mapping[str, Any]) -> None:
         need(look_up(config, key) >= 0, key, "must not be negative")
     for key in SHARES:
         need(0 <= look_up(config, key) <= 1, key, "must lie within 0 and 1")
-    for key in ("train.learning_rate", "train.clip_norm", "diffusion.box_scale", "diffusion.embedding_scale"):
+    for key in ("train.learning_rate", "train.clip_norm", "diffusion.box_snr_scale", "diffusion.embedding_snr_scale"):
         need(look_up(config, key) > 0, key, "must be above 0")
     need(config["sampler"]["time_power"] >= 1, "sampler.time_power", "must be 1 (evenly spaced times) or more")
     need(
@@ -173,8 +173,8 @@ def validate(config: Mapping[str, Any]) -> None:
     )
     need(config["model"]["dim"] % config["model"]["heads"] == 0, "model.heads", "must divide config.model.dim")
     need(
-        config["noise"]["exact_slots"] < config["noise"]["slots"],
-        "noise.exact_slots",
+        config["noise"]["gt_box_proposals"] < config["noise"]["slots"],
+        "noise.gt_box_proposals",
         "must be below config.noise.slots",
     )
     need(
@@ -261,24 +261,24 @@ def model_spec(config: Mapping[str, Any]) -> PSDiffSpec:
     rest = {key: value for key, value in _fields(PSDiffSpec, model).items() if key != "backbone"}
     diffusion = Diffusion(**config["diffusion"], embedding_dim=model["embedding_dim"])
     return PSDiffSpec(
-        backbone=SPECS[model["backbone"]], cdl=CDLSpec(**_fields(CDLSpec, model)), diffusion=diffusion, **rest
+        backbone=SPECS[model["backbone"]], cdl=CDLOptions(**_fields(CDLOptions, model)), diffusion=diffusion, **rest
     )
 
 
-def noise_spec(config: Mapping[str, Any]) -> NoiseSpec:
-    return NoiseSpec(**config["noise"])
+def noise_spec(config: Mapping[str, Any]) -> NoiseOptions:
+    return NoiseOptions(**config["noise"])
 
 
-def match_spec(config: Mapping[str, Any]) -> MatchSpec:
-    return MatchSpec(**config["matching"])
+def match_spec(config: Mapping[str, Any]) -> MatchOptions:
+    return MatchOptions(**config["matching"])
 
 
-def sampler_spec(config: Mapping[str, Any]) -> SamplerSpec:
-    return SamplerSpec(**_fields(SamplerSpec, config["sampler"]))
+def sampler_spec(config: Mapping[str, Any]) -> SamplerOptions:
+    return SamplerOptions(**_fields(SamplerOptions, config["sampler"]))
 
 
-def optimizer_spec(config: Mapping[str, Any]) -> OptimizerSpec:
-    return OptimizerSpec(**_fields(OptimizerSpec, config["train"]))
+def optimizer_spec(config: Mapping[str, Any]) -> OptimizerOptions:
+    return OptimizerOptions(**_fields(OptimizerOptions, config["train"]))
 
 
 def override_error(argv: list[str], config: Any, error: Exception) -> str:

@@ -14,7 +14,7 @@ from psdiff_jax import parallel
 from psdiff_jax.data.detections import Detections, load_embeddings, save_embeddings
 from psdiff_jax.data.held_out import HeldOut
 from psdiff_jax.data.records import PreparedDataset
-from psdiff_jax.data.scenes import photograph_batch
+from psdiff_jax.data.scenes import image_batch
 from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.calibration import choose_threshold
@@ -283,6 +283,6 @@ def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.nda
 def embed_box(config: Any, workdir: Path, image: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Unit embedding [D] of the person in `box` (xyxy pixels of `image`), pinned, in the exported number of steps."""
     embedder, _ = trained_embedder(config, workdir)
-    batch = photograph_batch(image, box, tuple(config.data.image_size), copies=embedder.mesh.size)
+    batch = image_batch(image, box, tuple(config.data.image_size), copies=embedder.mesh.size)
     people = embedder.predict(batch, (exported_steps(config),), pinned=True)[exported_steps(config)]
     return people.embeddings[0, 0]

@@ -45,7 +45,7 @@ class Sweep:
 
 def _scales(box: Sequence[float], embedding: Sequence[float]) -> dict[str, Overrides]:
     return {
-        f"s1 = {a:g}, s2 = {b:g}": {"diffusion.box_scale": a, "diffusion.embedding_scale": b}
+        f"s1 = {a:g}, s2 = {b:g}": {"diffusion.box_snr_scale": a, "diffusion.embedding_snr_scale": b}
         for a, b in itertools.product(box, embedding)
     }
 

@@ -25,12 +25,12 @@ from psdiff_jax import parallel
 from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.data.records import open_dataset
 from psdiff_jax.diffusion.noise import State, normalize
-from psdiff_jax.diffusion.samplers import Pin, SamplerSpec, sample
+from psdiff_jax.diffusion.samplers import Pin, SamplerOptions, sample
 from psdiff_jax.diffusion.schedule import sampling_times
 from psdiff_jax.models.psdiff import Condition, PSDiff
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.teacher.train import open_targets
-from psdiff_jax.training.states import NoiseSpec, noised_truths
+from psdiff_jax.training.states import NoiseOptions, noised_gt
 from psdiff_jax.training.step import to_clean
 from psdiff_jax.training.train import load_trained, teacher_folder
 
@@ -50,7 +50,7 @@ def quality(boxes: jax.Array, embeddings: jax.Array, batch: dict[str, jax.Array]
     return jnp.concatenate([pick(ious), pick(cosine)], axis=-1)
 
 
-def diagnose(model: PSDiff, batch: dict[str, jax.Array], key: jax.Array, steps: int, sampler: SamplerSpec) -> Any:
+def diagnose(model: PSDiff, batch: dict[str, jax.Array], key: jax.Array, steps: int, sampler: SamplerOptions) -> Any:
     """{"truth"|"sampler": [steps, 2 (in, out), B, M, 2], "pinned": [steps, B] cosine of the first truth}."""
     diffusion = model.spec.diffusion
     condition: Condition = model.features(batch["image"], batch["image_size"])
@@ -66,7 +66,7 @@ def diagnose(model: PSDiff, batch: dict[str, jax.Array], key: jax.Array, steps: 
     truth = []
     for i, time in enumerate(times):
         t = jnp.full((images,), time)
-        state = noised_truths(jax.random.fold_in(key, i), diffusion, batch, t, NoiseSpec(slots=sampler.slots))
+        state = noised_gt(jax.random.fold_in(key, i), diffusion, batch, t, NoiseOptions(slots=sampler.slots))
         truth.append(look(state, t)[1])
 
     def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array, jax.Array]:

@@ -48,12 +48,12 @@ def numpy_weights(state, scale: float = 1.0):
 def tiny():
     """A tiny PSDiff, weights from NumPy: .spec, .graphdef, .params (trained ones), .rest, .make(spec) for others."""
     from psdiff_jax.diffusion.noise import Diffusion
-    from psdiff_jax.models.cdl import CDLSpec
+    from psdiff_jax.models.cdl import CDLOptions
     from psdiff_jax.models.psdiff import PSDiff, PSDiffSpec
     from psdiff_jax.models.resnet import SPECS
     from psdiff_jax.training.step import is_trained
 
-    cdl = CDLSpec(dim=16, side=3, heads=2, dynamic_width=4, embedding_dim=8, time_dim=16)
+    cdl = CDLOptions(dim=16, side=3, heads=2, dynamic_width=4, embedding_dim=8, time_dim=16)
     spec = PSDiffSpec(SPECS["tiny"], cdl, Diffusion(embedding_dim=8), canonical_size=24.0)
 
     def make(spec):

@@ -112,7 +112,7 @@ def test_unknown_key_suggests_the_nearest():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("noise.exact_slots", 300, "config.noise.exact_slots"),
+        ("noise.gt_box_proposals", 300, "config.noise.gt_box_proposals"),
         ("noise.slots", 5, "config.noise.slots"),
         ("evaluate.steps", (0,), "config.evaluate.steps"),
         ("evaluate.protocols", ("whoole",), "whoole"),

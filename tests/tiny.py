@@ -28,7 +28,7 @@ def tiny_config(prepared_dir: Path) -> ConfigDict:
             "crop_size": (48, 24),
             "steps": 2,
             "people": 2,
-            "crops_per_person": 2,
+            "crops_per_identity": 2,
             "warmup_steps": 1,
             "embedding_dim": 32,
         }

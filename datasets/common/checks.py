@@ -197,7 +197,7 @@ def _check_query(contents: Contents, where: str, query: Query, scene: Scene, sho
 def _check_galleries(contents: Contents) -> None:
     for name, gallery in contents.galleries.items():
         empty = [
-            int(query) for query, places in zip(gallery.queries, gallery.truth_places, strict=True) if not len(places)
+            int(query) for query, places in zip(gallery.queries, gallery.gt_places, strict=True) if not len(places)
         ]
         if empty:
             contents.note(

@@ -36,7 +36,7 @@ class RawList:
 
     query_images, id_names: P texts; query_boxes: float64 [P, 4] x, y, w, h, NaN where the file gives no box.
     images: P times int32 [G], places in the names that the reader was given, -1 for any other name (see `unknown`).
-    truth_places, truth_boxes: P times int32 [T] and float64 [T, 4] x, y, w, h.
+    gt_places, gt_boxes: P times int32 [T] and float64 [T, 4] x, y, w, h.
     unknown: rows of the list -> (the first name, how many) in their galleries that nobody knows.
     damaged: (row, entry) of an idlocate that is neither empty nor four numbers.
     """
@@ -46,8 +46,8 @@ class RawList:
     query_boxes: list[np.ndarray] = field(default_factory=list)
     id_names: list[str] = field(default_factory=list)
     images: list[np.ndarray] = field(default_factory=list)
-    truth_places: list[np.ndarray] = field(default_factory=list)
-    truth_boxes: list[np.ndarray] = field(default_factory=list)
+    gt_places: list[np.ndarray] = field(default_factory=list)
+    gt_boxes: list[np.ndarray] = field(default_factory=list)
     unknown: dict[int, tuple[str, int]] = field(default_factory=dict)
     damaged: list[tuple[int, int]] = field(default_factory=list)
 
@@ -105,8 +105,8 @@ def _read_gallery(found: RawList, gallery: matlab.Matrix, place_of: _Places) -> 
     kept = {entry: box for entry, box in boxes.items() if len(box) == 4 and np.isfinite(box).all()}
     found.damaged.extend((row, entry) for entry in boxes if entry not in kept)
     found.images.append(images)
-    found.truth_places.append(np.asarray(list(kept), np.int32))
-    found.truth_boxes.append(np.asarray(list(kept.values()), np.float64).reshape(-1, 4))
+    found.gt_places.append(np.asarray(list(kept), np.int32))
+    found.gt_boxes.append(np.asarray(list(kept.values()), np.float64).reshape(-1, 4))
 
 
 def _by_record(gallery: matlab.Matrix, place_of: _Places) -> Columns:

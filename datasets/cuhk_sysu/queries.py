@@ -104,7 +104,7 @@ class Asked:
         return row
 
     def _label(self, raw: RawList, i: int, person_id: int) -> None:
-        shown = zip(raw.images[i][raw.truth_places[i]].tolist(), raw.truth_boxes[i], strict=True)
+        shown = zip(raw.images[i][raw.gt_places[i]].tolist(), raw.gt_boxes[i], strict=True)
         named = [(self.pool[image], rectangle, WARNING) for image, rectangle in shown if image >= 0]
         for name, rectangle, level in [(raw.query_images[i], raw.query_boxes[i], ERROR), *named]:
             claim = (*_key(name, rectangle), person_id)
@@ -157,8 +157,8 @@ def gallery_list(raw: RawList, queries: np.ndarray, scene_of: np.ndarray) -> Gal
 
 
 def _kept(raw: RawList, row: int, scene_of: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(images, truth_places, truth_boxes) of a query, without the entries whose photograph there is not."""
-    images, places, boxes = scene_of[raw.images[row]], raw.truth_places[row], raw.truth_boxes[row]
+    """(images, gt_places, gt_boxes) of a query, without the entries whose photograph there is not."""
+    images, places, boxes = scene_of[raw.images[row]], raw.gt_places[row], raw.gt_boxes[row]
     kept = images >= 0
     shown = kept[places]
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).astype(np.float32)

@@ -24,14 +24,14 @@ class GalleryList:
     queries: int64 [P], numbers into the dataset's `Queries`, rising.
     images: P times int32 [G], indices into the gallery's `Annotations`, in the order of the list; one may stand there
       twice.
-    truth_places: P times int32 [T], the places in `images` that show the person, rising.
-    truth_boxes: P times float32 [T, 4] xyxy pixels, where he stands by the list.
+    gt_places: P times int32 [T], the places in `images` that show the person, rising.
+    gt_boxes: P times float32 [T, 4] xyxy pixels, where he stands by the list.
     """
 
     queries: np.ndarray
     images: tuple[np.ndarray, ...]
-    truth_places: tuple[np.ndarray, ...]
-    truth_boxes: tuple[np.ndarray, ...]
+    gt_places: tuple[np.ndarray, ...]
+    gt_boxes: tuple[np.ndarray, ...]
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -44,8 +44,8 @@ def save_galleries(path: Path, galleries: Mapping[str, GalleryList]) -> None:
         arrays[f"{i}_queries"] = np.asarray(gallery.queries, np.int64)
         for field, dtype, shape in (
             ("images", np.int32, (0,)),
-            ("truth_places", np.int32, (0,)),
-            ("truth_boxes", np.float32, (0, 4)),
+            ("gt_places", np.int32, (0,)),
+            ("gt_boxes", np.float32, (0, 4)),
         ):
             rows = getattr(gallery, field)
             arrays[f"{i}_{field}"] = np.concatenate([np.zeros(shape, dtype), *rows]).astype(dtype)
@@ -77,4 +77,4 @@ def _read(stored: Mapping[str, np.ndarray], i: int) -> GalleryList:
         ends = np.cumsum(stored[f"{i}_{field}_counts"])[:-1]
         return tuple(np.split(stored[f"{i}_{field}"], ends)) if len(queries) else ()
 
-    return GalleryList(queries, rows("images"), rows("truth_places"), rows("truth_boxes"))
+    return GalleryList(queries, rows("images"), rows("gt_places"), rows("gt_boxes"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from psdiff_jax.data.prepared import PreparedDataset, Source
-from psdiff_jax.data.schema import Annotations, Queries, images_of_people
+from psdiff_jax.data.schema import Annotations, Queries, images_of_identities
 from psdiff_jax.errors import InputError
 
 MOST_QUERIES = 300  # thinned evenly beyond: a threshold needs no more
@@ -29,7 +29,7 @@ def held_out_people(annotations: Annotations, share: float) -> tuple[np.ndarray,
     Raises:
       InputError: not even one person fits, or nobody stands in two photographs.
     """
-    shown = {person: set(positions.tolist()) for person, positions in images_of_people(annotations).items()}
+    shown = {person: set(positions.tolist()) for person, positions in images_of_identities(annotations).items()}
     order = sorted((person for person, where in shown.items() if len(where) > 1), key=_drawn)
     limit, held, people = share * len(annotations), set(), []
     for person in order:

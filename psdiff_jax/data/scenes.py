@@ -152,7 +152,7 @@ def _image_size(config_data: Any) -> tuple[int, int]:
     return size
 
 
-def photograph_batch(image: np.ndarray, box: np.ndarray, image_size: tuple[int, int], copies: int = 1) -> Batch:
+def image_batch(image: np.ndarray, box: np.ndarray, image_size: tuple[int, int], copies: int = 1) -> Batch:
     """One photograph of the user's as a batch of equal rows (one a device), its box [4] (xyxy pixels) in slot 0."""
     scale = transforms.fit_scale(image.shape[:2], image_size)
     small = transforms.resize(image, scale)

@@ -51,7 +51,7 @@ class Queries:
         return len(self.image_names)
 
 
-def images_of_people(annotations: Annotations) -> dict[int, np.ndarray]:
+def images_of_identities(annotations: Annotations) -> dict[int, np.ndarray]:
     """Labelled person id -> int64 rising indices of the photographs that show the person."""
     counts = [len(ids) for ids in annotations.person_ids]
     people = np.concatenate([np.zeros(0, np.int64), *annotations.person_ids])

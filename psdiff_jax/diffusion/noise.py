@@ -29,8 +29,8 @@ class Diffusion:
     """Constants of the process: T, the signal scales s1 and s2, and the width of an embedding."""
 
     timesteps: int = 1000
-    box_scale: float = 2.0
-    embedding_scale: float = 3.0
+    box_snr_scale: float = 2.0
+    embedding_snr_scale: float = 3.0
     embedding_dim: int = 256
 
     def alpha_bar(self, t: jax.Array) -> jax.Array:
@@ -42,21 +42,21 @@ class Diffusion:
         """xyxy pixels [B,N,4], image_size [B,2] (h, w) -> diffused form in [-s1, s1]."""
         wh = image_size[:, ::-1].astype(jnp.float32)
         unit = box_ops.to_cxcywh(boxes / jnp.concatenate([wh, wh], axis=-1)[:, None])
-        return (unit * 2 - 1) * self.box_scale
+        return (unit * 2 - 1) * self.box_snr_scale
 
     def decode_boxes(self, box_state: jax.Array, image_size: jax.Array) -> jax.Array:
         """Diffused form [B,N,4] (clamped to +-s1) -> xyxy pixels."""
         wh = image_size[:, ::-1].astype(jnp.float32)
-        unit = (jnp.clip(box_state, -self.box_scale, self.box_scale) / self.box_scale + 1) / 2
+        unit = (jnp.clip(box_state, -self.box_snr_scale, self.box_snr_scale) / self.box_snr_scale + 1) / 2
         return box_ops.to_xyxy(unit) * jnp.concatenate([wh, wh], axis=-1)[:, None]
 
     def encode_embeddings(self, embeddings: jax.Array) -> jax.Array:
         """[...,D] -> s2 Norm(e)."""
-        return normalize(embeddings) * self.embedding_scale
+        return normalize(embeddings) * self.embedding_snr_scale
 
     def clean(self, boxes: jax.Array, embeddings: jax.Array, image_size: jax.Array) -> State:
         """The clean state of boxes (xyxy pixels) and embeddings; boxes clamped, embeddings renormalised."""
-        box = jnp.clip(self.encode_boxes(boxes, image_size), -self.box_scale, self.box_scale)
+        box = jnp.clip(self.encode_boxes(boxes, image_size), -self.box_snr_scale, self.box_snr_scale)
         return State(box, self.encode_embeddings(embeddings))
 
     def add_noise(self, state: State, noise: State, t: jax.Array) -> State:
@@ -77,7 +77,7 @@ def normalize(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
-def repeat_truths(key: jax.Array, mask: jax.Array, slots: int) -> jax.Array:
+def repeat_gt(key: jax.Array, mask: jax.Array, slots: int) -> jax.Array:
     """Which truth each slot starts from: int32 [N] into the M truths of one image.
 
     The valid truths (mask [M]) are shuffled and repeated evenly: their counts differ by at most one. An image

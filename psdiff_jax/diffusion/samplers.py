@@ -16,7 +16,7 @@ from psdiff_jax.diffusion.solvers import Table, ddim_coefficients, solver_table
 
 
 @dataclass(frozen=True)
-class SamplerSpec:
+class SamplerOptions:
     """How to sample.
 
     slots: N_test. eta: DDIM's randomness (1 = DDPM-like, 0 = deterministic).
@@ -112,7 +112,7 @@ def hold(x: State, pin: Pin | None) -> State:
 def sample(
     denoise: Callable[[State, jax.Array], tuple[State, jax.Array, object]],
     diffusion: Diffusion,
-    spec: SamplerSpec,
+    spec: SamplerOptions,
     keys: jax.Array,
     steps: int,
     pin: Pin | None = None,

@@ -82,16 +82,16 @@ def stand_by_list(gallery: GalleryList, boxes_K4: np.ndarray, rows: Rows) -> dic
     place decides."""
     kept = [
         [t for t, place in enumerate(places.tolist()) if images[place] not in images[:place]]
-        for images, places in zip(gallery.images, gallery.truth_places, strict=True)
+        for images, places in zip(gallery.images, gallery.gt_places, strict=True)
     ]
     owners = np.repeat(gallery.queries, [len(rows) for rows in kept])
     images = np.concatenate(
-        [np.zeros(0, np.int64), *(i[p[k]] for i, p, k in zip(gallery.images, gallery.truth_places, kept, strict=True))]
+        [np.zeros(0, np.int64), *(i[p[k]] for i, p, k in zip(gallery.images, gallery.gt_places, kept, strict=True))]
     )
-    boxes = np.concatenate([np.zeros((0, 4)), *(b[k] for b, k in zip(gallery.truth_boxes, kept, strict=True))])
+    boxes = np.concatenate([np.zeros((0, 4)), *(b[k] for b, k in zip(gallery.gt_boxes, kept, strict=True))])
     order = np.lexsort((images, owners))
     found = _standings(gallery.queries, owners[order], images[order], boxes[order], boxes_K4, rows)
-    places = zip(gallery.queries.tolist(), map(len, gallery.truth_places), strict=True)
+    places = zip(gallery.queries.tolist(), map(len, gallery.gt_places), strict=True)
     return {query: dataclasses.replace(found[query], places=count) for query, count in places}
 
 

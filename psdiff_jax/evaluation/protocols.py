@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from psdiff_jax.data.galleries import GalleryList
-from psdiff_jax.data.schema import images_of_people
+from psdiff_jax.data.schema import images_of_identities
 from psdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _sized(
 ) -> list[Protocol]:
     """All true photographs of the person and, up to the size, random others; a smaller gallery is part of every
     larger one."""
-    images, shown = len(annotations.image_names), images_of_people(annotations)
+    images, shown = len(annotations.image_names), images_of_identities(annotations)
 
     @functools.lru_cache(maxsize=4)  # the sizes of one query are asked for one after the other
     def order(q: int) -> tuple[np.ndarray, int]:

@@ -13,7 +13,7 @@ from einops import rearrange
 from flax import nnx
 
 from psdiff_jax.diffusion.noise import State, normalize
-from psdiff_jax.diffusion.samplers import Pin, SamplerSpec, sample
+from psdiff_jax.diffusion.samplers import Pin, SamplerOptions, sample
 from psdiff_jax.models.psdiff import Estimate, merge
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.nms import nms
@@ -43,7 +43,7 @@ class Predictor:
     """The model with a sampler. Make one, then call it with the parameters: each number of steps compiles once."""
 
     graphdef: nnx.GraphDef
-    sampler: SamplerSpec
+    sampler: SamplerOptions
     nms_threshold: float = 0.5
 
     @partial(jax.jit, static_argnums=(0, 5))

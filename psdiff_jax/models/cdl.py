@@ -14,7 +14,7 @@ from flax import nnx
 
 
 @dataclass(frozen=True)
-class CDLSpec:
+class CDLOptions:
     """Switches of the layer; the defaults are the `paper` preset (`configs/base.py` names the presets).
 
     Attributes:
@@ -25,7 +25,7 @@ class CDLSpec:
       self_attention, dynamic_conv, cross_attention: Table IV b.
       cascade: "paper" (F_o = e0_hat), "residual" (F_o = e0_hat + W F_c) or "parallel" (F_o from F_c): Table IV c.
       pool: "mean" over the cells, or "flatten" through a linear layer (keeps where in the box a feature stood).
-      slot_attention: self-attention across the boxes of an image (preset `wide`).
+      proposal_attention: self-attention across the boxes of an image (preset `wide`).
       embedding_dim: D.
       time_dim: width of the time MLP.
       towers: hidden layers of the box tower.
@@ -40,7 +40,7 @@ class CDLSpec:
     cross_attention: bool = True
     cascade: str = "paper"
     pool: str = "mean"
-    slot_attention: bool = False
+    proposal_attention: bool = False
     embedding_dim: int = 256
     time_dim: int = 768
     towers: int = 1
@@ -132,7 +132,7 @@ class CDL(nnx.Module):
     Call: cells [B,N,K,C] (F_d from RoIAlign), embedding state e_t / s2 [B,N,D], t int [B] -> Prediction.
     """
 
-    def __init__(self, spec: CDLSpec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: CDLOptions, *, rngs: nnx.Rngs):
         self.spec = spec
         c, d = spec.dim, spec.embedding_dim
         norm = lambda width: nnx.LayerNorm(width, rngs=rngs)  # noqa: E731
@@ -148,8 +148,8 @@ class CDL(nnx.Module):
         self.cross_norm = norm(c) if spec.cross_attention else None
         self.flatten = linear(spec.side**2 * c, c, rngs=rngs) if spec.pool == "flatten" else None
         self.pool_norm = norm(c)
-        self.slot_attention = Attention(2 * c, spec.heads, rngs=rngs) if spec.slot_attention else None
-        self.slot_norm = norm(2 * c) if spec.slot_attention else None
+        self.proposal_attention = Attention(2 * c, spec.heads, rngs=rngs) if spec.proposal_attention else None
+        self.proposal_norm = norm(2 * c) if spec.proposal_attention else None
         self.time1, self.time2 = linear(256, spec.time_dim, rngs=rngs), linear(spec.time_dim, spec.time_dim, rngs=rngs)
         self.collaborate_time = ScaleShift(spec.time_dim, 2 * c, rngs=rngs)
         self.embedding_hidden = linear(2 * c, 2 * c, rngs=rngs)
@@ -186,8 +186,8 @@ class CDL(nnx.Module):
         time = self.time2(nnx.silu(self.time1(sinusoid(t)))).astype(dtype)
         query = self.embed_norm(self.embed(embedding.astype(dtype)))
         joint = self.interact(cells, query)
-        if self.slot_attention is not None:
-            joint = self.slot_norm(joint + self.slot_attention(joint, joint))
+        if self.proposal_attention is not None:
+            joint = self.proposal_norm(joint + self.proposal_attention(joint, joint))
         joint = self.collaborate_time(joint, time)
 
         hidden = nnx.relu(self.embedding_norm(self.embedding_hidden(joint)))

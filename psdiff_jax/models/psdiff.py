@@ -13,7 +13,7 @@ from flax import nnx
 
 from psdiff_jax.diffusion.noise import Diffusion, State
 from psdiff_jax.models.backbones import ResNetSpec, SwinSpec, make_backbone
-from psdiff_jax.models.cdl import CDL, CDLSpec
+from psdiff_jax.models.cdl import CDL, CDLOptions
 from psdiff_jax.models.fpn import FPN, STRIDES
 from psdiff_jax.models.resnet import fold_batch_norm
 from psdiff_jax.ops import boxes as box_ops
@@ -43,7 +43,7 @@ class PSDiffSpec:
     """Sizes of the model. `canonical_size` is RoIAlign's level rule (224 pixels belong to P4)."""
 
     backbone: ResNetSpec | SwinSpec
-    cdl: CDLSpec = field(default_factory=CDLSpec)
+    cdl: CDLOptions = field(default_factory=CDLOptions)
     diffusion: Diffusion = field(default_factory=Diffusion)
     num_cdl: int = 1
     sampling_ratio: int = 2
@@ -106,7 +106,7 @@ class PSDiff(nnx.Module):
         """
         spec = self.spec
         boxes = spec.diffusion.decode_boxes(state.box, condition.image_size)
-        embedding = state.embedding / spec.diffusion.embedding_scale
+        embedding = state.embedding / spec.diffusion.embedding_snr_scale
         estimates = []
         for layer in self.cdl:
             cells = roi_align(

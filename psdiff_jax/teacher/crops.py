@@ -202,7 +202,7 @@ class BalancedBatches:
     """
 
     def __init__(
-        self, crops: CropSet, people: int, crops_per_person: int, *, unlabelled: int = 0,
+        self, crops: CropSet, people: int, crops_per_identity: int, *, unlabelled: int = 0,
         augment: Augment | None = None, seed: int = 0,
     ):  # fmt: skip
         self.crops, self.augment, self.seed = crops, augment or Augment(), seed
@@ -215,13 +215,13 @@ class BalancedBatches:
             )
         self.labels = np.where(known, np.searchsorted(ids, crops.person_ids), -1).astype(np.int32)
         self.people = len(ids)
-        self.people_per_batch, self.crops_per_person = min(people, self.people), crops_per_person
+        self.people_per_batch, self.crops_per_identity = min(people, self.people), crops_per_identity
         order = np.argsort(self.labels, kind="stable")
         self._members = np.split(order, np.searchsorted(self.labels[order], np.arange(self.people)))
         self._unlabelled, self._members = self._members[0], self._members[1:]
         self.unlabelled = unlabelled if len(self._unlabelled) else 0
         self.steps_per_epoch = self.people // self.people_per_batch
-        self.size = self.people_per_batch * crops_per_person + self.unlabelled
+        self.size = self.people_per_batch * crops_per_identity + self.unlabelled
 
     def rows(self, step: int) -> np.ndarray:
         """int [B], which crops batch `step` shows: K of the first person, K of the second, ..., the unlabelled."""
@@ -229,7 +229,7 @@ class BalancedBatches:
         chosen = np.random.default_rng([self.seed, 1, epoch]).permutation(self.people)
         chosen = chosen[place * self.people_per_batch :][: self.people_per_batch]
         rng = np.random.default_rng([self.seed, 2, step])
-        rows = [_draw(rng, self._members[person], self.crops_per_person) for person in chosen]
+        rows = [_draw(rng, self._members[person], self.crops_per_identity) for person in chosen]
         return np.concatenate([*rows, _draw(rng, self._unlabelled, self.unlabelled)])
 
     def batch(self, step: int) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ KINDS = ("trained", *FILES)
 SCHEDULES = ("cosine", "step", "constant")
 # The smallest and the largest value of numbers.
 LIMITS = {
-    **dict.fromkeys(("embedding_dim", "crops_per_person", "log_every"), (1, math.inf)),
+    **dict.fromkeys(("embedding_dim", "crops_per_identity", "log_every"), (1, math.inf)),
     **dict.fromkeys(("steps", "unlabelled", "negatives", "warmup_steps", "checkpoint_every"), (0, math.inf)),
     **dict.fromkeys(("weight_decay", "jitter"), (0, math.inf)),
     **dict.fromkeys(("momentum", "hard_weight", "erase"), (0, 1)),
@@ -55,7 +55,7 @@ class TeacherOptions:
       init_from: a teacher to go on from (`.npz`), or a backbone's weights (see `convert.backbone`); "" starts from
         random weights.
       steps: 0 takes the teacher of `init_from` as it is. A backbone alone needs `embedding_dim` = its last width then.
-      people, crops_per_person, unlabelled: P, K and U of a batch of P x K + U crops.
+      people, crops_per_identity, unlabelled: P, K and U of a batch of P x K + U crops.
       learning_rate, warmup_steps: Adam's, and over how many steps it rises from zero (HHCL: none).
       schedule: after that "cosine" to zero, "step" (a tenth at each share in `decay_at` of the steps), or "constant".
       decay_at: HHCL's epochs 20 and 40 of 50 (of 400 steps), its default; its published runs have 60 (of 200).
@@ -81,7 +81,7 @@ class TeacherOptions:
     init_from: str = ""
     steps: int = 2000
     people: int = 16
-    crops_per_person: int = 4
+    crops_per_identity: int = 4
     unlabelled: int = 0
     learning_rate: float = 3.5e-4
     warmup_steps: int = 100

@@ -122,13 +122,13 @@ def train_teacher(
 def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit: Callable[..., TeacherState]) -> Any:
     """The trained state, on the host; its checkpoints are in `folder`."""
     batches = BalancedBatches(
-        crops, options.people, options.crops_per_person, augment=options.augment(), seed=seed,
+        crops, options.people, options.crops_per_identity, augment=options.augment(), seed=seed,
         unlabelled=options.unlabelled if options.negatives else 0,
     )  # fmt: skip
     if batches.size % jax.device_count():
         raise InputError(
-            f"config.teacher: batches of {batches.size} crops (people x crops_per_person + unlabelled, here"
-            f" {batches.people_per_batch} x {batches.crops_per_person} + {batches.unlabelled}) do not divide by"
+            f"config.teacher: batches of {batches.size} crops (people x crops_per_identity + unlabelled, here"
+            f" {batches.people_per_batch} x {batches.crops_per_identity} + {batches.unlabelled}) do not divide by"
             f" {jax.device_count()} devices"
         )
     count, index = jax.process_count(), jax.process_index()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from psdiff_jax.models.psdiff import Estimate
 from psdiff_jax.ops import boxes as box_ops
-from psdiff_jax.training.matcher import MatchSpec, cost_matrix, match
+from psdiff_jax.training.matcher import MatchOptions, cost_matrix, match
 
 
 def sigmoid_focal(logits: jax.Array, targets: jax.Array, alpha: float = 0.25, gamma: float = 2.0) -> jax.Array:
@@ -20,7 +20,7 @@ def sigmoid_focal(logits: jax.Array, targets: jax.Array, alpha: float = 0.25, ga
     return alpha_t * (1 - p_t) ** gamma * cross_entropy
 
 
-def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchSpec) -> dict[str, jax.Array]:
+def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions) -> dict[str, jax.Array]:
     """Loss terms of one layer, each weighted as in Eq. 13; their sum is the loss.
 
     batch: boxes [B,M,4] xyxy pixels, boxes_mask [B,M], embeddings [B,M,D] unit norm, image_size [B,2].
@@ -29,8 +29,8 @@ def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchSpec) -
     the embedding term.
     """
 
-    def one(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, image_size):
-        cost, ious = cost_matrix(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, image_size, spec)
+    def one(logits, boxes, embeddings, gt_boxes, gt_embeddings, mask, image_size):
+        cost, ious = cost_matrix(logits, boxes, embeddings, gt_boxes, gt_embeddings, mask, image_size, spec)
         return match(cost, ious, mask, spec)
 
     frozen = jax.lax.stop_gradient(estimate)

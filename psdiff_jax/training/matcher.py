@@ -18,7 +18,7 @@ FORBIDDEN = 1e6  # padding
 
 
 @dataclass(frozen=True)
-class MatchSpec:
+class MatchOptions:
     """Weights of the cost (paper Eq. 13) and the rule.
 
     rule: "simota" or "hungarian"; candidates: how many IoUs are summed to a truth's number of matches;
@@ -55,26 +55,26 @@ def cost_matrix(
     logits: jax.Array,
     boxes: jax.Array,
     embeddings: jax.Array,
-    truth_boxes: jax.Array,
-    truth_embeddings: jax.Array,
+    gt_boxes: jax.Array,
+    gt_embeddings: jax.Array,
     mask: jax.Array,
     image_size: jax.Array,
-    spec: MatchSpec,
+    spec: MatchOptions,
 ) -> tuple[jax.Array, jax.Array]:
     """Cost [N,M] and IoU [N,M] of every pair; padded truths cost FORBIDDEN and have IoU 0.
 
-    boxes, truth_boxes: xyxy pixels; image_size: [2] (h, w); embeddings as predicted; truth_embeddings unit norm.
+    boxes, gt_boxes: xyxy pixels; image_size: [2] (h, w); embeddings as predicted; gt_embeddings unit norm.
     """
     wh = jnp.concatenate([image_size[::-1]] * 2).astype(jnp.float32)
-    ious = box_ops.pairwise(box_ops.iou, boxes, truth_boxes) * mask
+    ious = box_ops.pairwise(box_ops.iou, boxes, gt_boxes) * mask
     cost = spec.cls * focal_cost(logits, spec.alpha, spec.gamma)[:, None]
-    cost += spec.l1 * jnp.abs(boxes[:, None] / wh - truth_boxes[None] / wh).sum(-1)
-    cost -= spec.giou * box_ops.pairwise(box_ops.giou, boxes, truth_boxes)
-    squared = jnp.sum((embeddings[:, None] - truth_embeddings[None]) ** 2, axis=-1)
+    cost += spec.l1 * jnp.abs(boxes[:, None] / wh - gt_boxes[None] / wh).sum(-1)
+    cost -= spec.giou * box_ops.pairwise(box_ops.giou, boxes, gt_boxes)
+    squared = jnp.sum((embeddings[:, None] - gt_embeddings[None]) ** 2, axis=-1)
     cost += spec.reid * jnp.sqrt(squared + 1e-12)
 
     centre = box_ops.to_cxcywh(boxes)[:, None, :2]
-    truth = box_ops.to_cxcywh(truth_boxes)[None]
+    truth = box_ops.to_cxcywh(gt_boxes)[None]
     offset = jnp.abs(centre - truth[..., :2])
     in_box = jnp.all(offset < truth[..., 2:] / 2, axis=-1) & mask
     in_centre = jnp.all(offset < truth[..., 2:] * spec.centre_radius, axis=-1) & mask
@@ -135,7 +135,7 @@ def hungarian(cost: jax.Array, mask: jax.Array) -> Match:
     return Match(matched, truth)
 
 
-def match(cost: jax.Array, ious: jax.Array, mask: jax.Array, spec: MatchSpec) -> Match:
+def match(cost: jax.Array, ious: jax.Array, mask: jax.Array, spec: MatchOptions) -> Match:
     """Matches one image: cost and ious [N,M], mask [M] of real truths -> Match."""
     if spec.rule == "hungarian":
         return hungarian(cost, mask)

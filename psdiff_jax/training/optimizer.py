@@ -10,7 +10,7 @@ PAPER_DECAY = (70 / 90, 84 / 90)  # section V-A3: divided by 10 at 70K and 84K o
 
 
 @dataclass(frozen=True)
-class OptimizerSpec:
+class OptimizerOptions:
     """steps: length of the run; warmup: steps of linear warm-up; schedule: "step", "cosine" or "constant"."""
 
     learning_rate: float = 2.5e-5
@@ -22,7 +22,7 @@ class OptimizerSpec:
     backbone_scale: float = 1.0
 
 
-def learning_rate(spec: OptimizerSpec) -> optax.Schedule:
+def learning_rate(spec: OptimizerOptions) -> optax.Schedule:
     """Learning rate as a function of the step."""
     if spec.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
@@ -33,7 +33,7 @@ def learning_rate(spec: OptimizerSpec) -> optax.Schedule:
     return lambda step: decay(step) * jnp.minimum(1.0, (step + 1) / max(spec.warmup, 1))
 
 
-def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformation:
+def make_optimizer(spec: OptimizerOptions) -> optax.GradientTransformation:
     """Clip by global norm, AdamW (no decay on biases and scales), backbone updates scaled by `backbone_scale`."""
 
     def is_matrix(params):

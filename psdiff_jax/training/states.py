@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from psdiff_jax.diffusion.noise import Diffusion, State, repeat_truths
-from psdiff_jax.diffusion.samplers import SamplerSpec, ddim_step, renew
+from psdiff_jax.diffusion.noise import Diffusion, State, repeat_gt
+from psdiff_jax.diffusion.samplers import SamplerOptions, ddim_step, renew
 
 
 @dataclass(frozen=True)
-class NoiseSpec:
+class NoiseOptions:
     """slots: N_train. random_fraction, rollout_probability: see above; 0 and 0 is the paper's Algorithm 1.
 
-    exact_slots: how many slots hold a truth box without noise and an embedding of pure noise, as a pinned query has.
+    gt_box_proposals: how many slots hold a truth box without noise and an embedding of pure noise, as a pinned query has.
     one_step: no diffusion: t is T alone, where states hold nothing but noise, and people are regressed from random
       boxes in one step; the plain distillation of Table VI with the same network.
     """
@@ -31,18 +31,18 @@ class NoiseSpec:
     slots: int = 300
     random_fraction: float = 0.0
     rollout_probability: float = 0.0
-    exact_slots: int = 0
+    gt_box_proposals: int = 0
     one_step: bool = False
 
 
-def noised_truths(
-    key: jax.Array, diffusion: Diffusion, batch: dict[str, jax.Array], t: jax.Array, spec: NoiseSpec
+def noised_gt(
+    key: jax.Array, diffusion: Diffusion, batch: dict[str, jax.Array], t: jax.Array, spec: NoiseOptions
 ) -> State:
     """Repeats truths to N slots and noises them to t [B] (Eq. 10)."""
     clean = diffusion.clean(batch["boxes"], batch["embeddings"], batch["image_size"])
     keys = jax.random.split(key, t.shape[0])
     noise = jax.vmap(lambda k: diffusion.gaussian(jax.random.fold_in(k, 0), spec.slots))(keys)
-    index = jax.vmap(lambda k, m: repeat_truths(jax.random.fold_in(k, 1), m, spec.slots))(keys, batch["boxes_mask"])
+    index = jax.vmap(lambda k, m: repeat_gt(jax.random.fold_in(k, 1), m, spec.slots))(keys, batch["boxes_mask"])
     repeated = State(*(jnp.take_along_axis(v, index[..., None], axis=1) for v in clean))
     noisy = diffusion.add_noise(repeated, noise, t)
 
@@ -50,7 +50,7 @@ def noised_truths(
     is_random = slot >= spec.slots - round(spec.random_fraction * spec.slots)
     is_random = is_random | ~batch["boxes_mask"].any(axis=1, keepdims=True)
     noisy = State(*(jnp.where(is_random[..., None], n, x) for x, n in zip(noisy, noise, strict=True)))
-    exact = ((slot < spec.exact_slots) & ~is_random)[..., None]
+    exact = ((slot < spec.gt_box_proposals) & ~is_random)[..., None]
     return State(jnp.where(exact, repeated.box, noisy.box), jnp.where(exact, noise.embedding, noisy.embedding))
 
 
@@ -59,8 +59,8 @@ def training_states(
     diffusion: Diffusion,
     batch: dict[str, jax.Array],
     denoise: Callable[[State, jax.Array], tuple[State, jax.Array]],
-    spec: NoiseSpec,
-    sampler: SamplerSpec,
+    spec: NoiseOptions,
+    sampler: SamplerOptions,
 ) -> tuple[State, jax.Array]:
     """Noisy states and their times: State with [B,N,...], t int32 [B] in 1..T.
 
@@ -69,14 +69,14 @@ def training_states(
     images = batch["boxes"].shape[0]
     keys = jax.random.split(key, 6)
     t = jax.random.randint(keys[0], (images,), diffusion.timesteps if spec.one_step else 1, diffusion.timesteps + 1)
-    state = noised_truths(keys[1], diffusion, batch, t, spec)
+    state = noised_gt(keys[1], diffusion, batch, t, spec)
     if spec.rollout_probability == 0 or spec.one_step:
         return state, t
 
     # Half of the rollouts start at T, as the sampler does; the others anywhere after t.
     late = jax.random.uniform(keys[2], (2, images))
     later = t + jnp.ceil((diffusion.timesteps - t) * jnp.where(late[0] < 0.5, 1.0, late[1])).astype(jnp.int32)
-    before = noised_truths(keys[3], diffusion, batch, later, spec)
+    before = noised_gt(keys[3], diffusion, batch, later, spec)
     x0, scores = jax.lax.stop_gradient(denoise(before, later))
     image_keys = jax.random.split(keys[4], images)
     fresh, restart = (

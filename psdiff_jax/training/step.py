@@ -10,12 +10,12 @@ import optax
 from flax import nnx
 
 from psdiff_jax.diffusion.noise import State
-from psdiff_jax.diffusion.samplers import SamplerSpec
+from psdiff_jax.diffusion.samplers import SamplerOptions
 from psdiff_jax.models.psdiff import Condition, Estimate, PSDiff, merge
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.training.losses import set_loss
-from psdiff_jax.training.matcher import MatchSpec
-from psdiff_jax.training.states import NoiseSpec, training_states
+from psdiff_jax.training.matcher import MatchOptions
+from psdiff_jax.training.states import NoiseOptions, training_states
 
 
 class TrainState(NamedTuple):
@@ -53,9 +53,9 @@ def loss_fn(
     graphdef: nnx.GraphDef,
     key: jax.Array,
     batch: dict[str, jax.Array],
-    noise: NoiseSpec,
-    matching: MatchSpec,
-    sampler: SamplerSpec,
+    noise: NoiseOptions,
+    matching: MatchOptions,
+    sampler: SamplerOptions,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss (Eq. 13, summed over the stacked layers) and its terms, those of the last layer by name."""
     model = merge(graphdef, params, rest)
@@ -74,9 +74,9 @@ def loss_fn(
 def make_train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
-    noise: NoiseSpec,
-    matching: MatchSpec,
-    sampler: SamplerSpec,
+    noise: NoiseOptions,
+    matching: MatchOptions,
+    sampler: SamplerOptions,
     ema_decay: float = 0.0,
     schedule: optax.Schedule | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:

@@ -97,14 +97,14 @@ def test_galleries_as_in_the_files(config):
         name: {
             query: (images.tolist(), dict(zip(places.tolist(), boxes.tolist(), strict=True)))
             for query, images, places, boxes in zip(
-                gallery.queries.tolist(), gallery.images, gallery.truth_places, gallery.truth_boxes, strict=True
+                gallery.queries.tolist(), gallery.images, gallery.gt_places, gallery.gt_boxes, strict=True
             )
         }
         for name, gallery in galleries.items()
     }
     assert found == expected
     assert [list(gallery) for gallery in found.values()] == [[0, 1], [0, 1], [0, 2], [3, 4]]
-    assert galleries["50"].images[0].dtype == np.int32 and galleries["50"].truth_boxes[0].dtype == np.float32
+    assert galleries["50"].images[0].dtype == np.int32 and galleries["50"].gt_boxes[0].dtype == np.float32
 
 
 def test_known_dirt_is_known_and_counted(root):
@@ -283,7 +283,7 @@ def test_missing_and_unreadable_photographs(config, root):
     contents = reader.read(root)  # what is left fits together: s4.jpg, the second of the pool, is gone
     assert [scene.name for scene in contents.gallery] == ["s12.jpg", "s7.jpg", "s5.jpg", "s6.jpg"]
     assert [images.tolist() for images in contents.galleries["50"].images] == [[2, 2, 3], [0, 2]]
-    assert [places.tolist() for places in contents.galleries["50"].truth_places] == [[], [0, 1]]
+    assert [places.tolist() for places in contents.galleries["50"].gt_places] == [[], [0, 1]]
     assert len(contents.galleries["low_resolution"]) == 0 and len(contents.queries) == 3
 
 
@@ -327,8 +327,8 @@ def test_left_out_entries_leave_the_other_truths_in_place(root):
     )
     cuhk_tree.save_list(root, "TestG50", entries)
     gallery = reader.read(root).galleries["50"]
-    assert gallery.images[0].tolist() == [1, 3] and gallery.truth_places[0].tolist() == [0, 1]
-    assert gallery.truth_boxes[0].tolist() == [[10, 10, 30, 40], [8, 8, 23, 33]]
+    assert gallery.images[0].tolist() == [1, 3] and gallery.gt_places[0].tolist() == [0, 1]
+    assert gallery.gt_boxes[0].tolist() == [[10, 10, 30, 40], [8, 8, 23, 33]]
 
 
 def test_a_truth_that_is_no_box_is_a_warning_and_stays_a_truth(config, root):
@@ -340,7 +340,7 @@ def test_a_truth_that_is_no_box_is_a_warning_and_stays_a_truth(config, root):
         f" s4.jpg; {RELEASE}"
     ]
     assert found[0].level == WARNING
-    assert open_dataset(config.data).galleries["50"].truth_boxes[0].tolist() == [[11, 10, 31, 40]]
+    assert open_dataset(config.data).galleries["50"].gt_boxes[0].tolist() == [[11, 10, 31, 40]]
 
 
 def test_a_box_outside_its_photograph_is_left_out(root):
@@ -397,7 +397,7 @@ def test_other_nestings_are_the_same_dataset(config, root, tmp_path):
         one, other = dataset.annotations(split), again.annotations(split)
         assert [ids.tolist() for ids in one.person_ids] == [ids.tolist() for ids in other.person_ids]
     for name, gallery in dataset.galleries.items():
-        for field in ("images", "truth_places", "truth_boxes"):
+        for field in ("images", "gt_places", "gt_boxes"):
             for one, other in zip(getattr(gallery, field), getattr(again.galleries[name], field), strict=True):
                 assert one.tolist() == other.tolist()
 
@@ -463,8 +463,8 @@ def test_lists_are_read_as_scipy_reads_them(tmp_path, storage):
             assert found.query_boxes[i].tolist() == query["idlocate"].astype(float).ravel().tolist()
             assert found.images[i].tolist() == [places.get(name, -1) for name in names]
             assert found.unknown.get(i) == (("x", names.count("x")) if "x" in names else None)
-            assert found.truth_places[i].tolist() == [place for place, box in enumerate(boxes) if box]
-            assert found.truth_boxes[i].tolist() == [box for box in boxes if box]
+            assert found.gt_places[i].tolist() == [place for place, box in enumerate(boxes) if box]
+            assert found.gt_boxes[i].tolist() == [box for box in boxes if box]
 
 
 def test_a_cut_list_is_never_taken_for_a_whole_one(tmp_path):

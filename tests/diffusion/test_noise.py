@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from psdiff_jax.diffusion.noise import Diffusion, State, normalize, repeat_truths
+from psdiff_jax.diffusion.noise import Diffusion, State, normalize, repeat_gt
 
 DIFFUSION = Diffusion(embedding_dim=6)
 
@@ -84,9 +84,7 @@ def test_repeat_truths_is_even_and_shuffled():
     masks[0], masks[1] = False, True
     for slots in (5, 20):
         index = np.asarray(
-            jax.vmap(partial(repeat_truths, slots=slots))(
-                jax.random.split(jax.random.key(slots), 100), jnp.asarray(masks)
-            )
+            jax.vmap(partial(repeat_gt, slots=slots))(jax.random.split(jax.random.key(slots), 100), jnp.asarray(masks))
         )
         assert index.shape == (100, slots) and index.min() >= 0 and index.max() < 7
         for mask, chosen in zip(masks[1:], index[1:], strict=True):
@@ -94,6 +92,6 @@ def test_repeat_truths_is_even_and_shuffled():
                 counts = np.bincount(chosen, minlength=7)
                 assert counts[~mask].sum() == 0 and np.ptp(counts[mask]) <= 1
     # Which truths get the slots that are left over, and where they stand, is drawn anew each time.
-    orders = jax.vmap(lambda k: repeat_truths(k, jnp.ones(4, bool), 6))(jax.random.split(jax.random.key(0), 200))
+    orders = jax.vmap(lambda k: repeat_gt(k, jnp.ones(4, bool), 6))(jax.random.split(jax.random.key(0), 200))
     first = np.bincount(np.asarray(orders[:, 0]), minlength=4)
     assert first.min() > 20

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from psdiff_jax.diffusion import samplers
 from psdiff_jax.diffusion.noise import Diffusion, State
-from psdiff_jax.diffusion.samplers import Path, Pin, SamplerSpec, begin, renew, sample
+from psdiff_jax.diffusion.samplers import Path, Pin, SamplerOptions, begin, renew, sample
 from psdiff_jax.diffusion.schedule import cosine_alpha_bar, sampling_times
 from psdiff_jax.diffusion.solvers import solver_table
 
@@ -106,7 +106,7 @@ def test_a_perfect_denoiser_recovers_the_truth(solver, steps, power, seed):
 
 
 def test_one_step_of_all_samplers_agrees():
-    outputs = [run(contracting, SamplerSpec(7, renewal_threshold=0.0, **solver), 1) for solver in SOLVERS]
+    outputs = [run(contracting, SamplerOptions(7, renewal_threshold=0.0, **solver), 1) for solver in SOLVERS]
     for output in outputs[1:]:
         for got, want in zip(jax.tree.leaves(output), jax.tree.leaves(outputs[0]), strict=True):
             np.testing.assert_array_equal(got, want)
@@ -121,7 +121,7 @@ def test_one_step_of_all_samplers_agrees():
 def test_sampling_follows_the_table_and_renewed_slots_begin_anew(solver):
     """Each state that the scan met is the table's combination of what went before, over the slot's own path only."""
     steps, slots, threshold = 8, 40, 0.45
-    run_of = run(contracting, SamplerSpec(slots, renewal_threshold=threshold, **solver), steps)
+    run_of = run(contracting, SamplerOptions(slots, renewal_threshold=threshold, **solver), steps)
     x, x0 = (jax.tree.map(np.float64, state) for state in run_of)
     _, table = table_of(solver, steps)
     scores = 1 / (1 + np.exp(-x.box[..., 0]))
@@ -170,7 +170,7 @@ def test_a_perfect_denoiser_recovers_the_truth_along_the_forward_process(eta, st
     def denoise(x, t):
         return truth, jnp.ones((2, slots)), (x, t, truth)
 
-    x, t, out = run(denoise, SamplerSpec(slots, eta, renewal_threshold=0.0), steps)
+    x, t, out = run(denoise, SamplerOptions(slots, eta, renewal_threshold=0.0), steps)
     np.testing.assert_array_equal(t[:, 0], np.round(1000 - 1000 / steps * np.arange(steps)))
     np.testing.assert_array_equal(out.box[-1], truth.box)
     a = np.asarray(DIFFUSION.alpha_bar(t[:, 0]), np.float64)[:, None, None, None]
@@ -188,7 +188,7 @@ def test_the_times_may_be_spaced_by_a_power():
     def denoise(x, t):
         return x, jnp.ones(x.box.shape[:2]), t
 
-    t = run(denoise, SamplerSpec(3, renewal_threshold=0.0, time_power=2.0), 4)
+    t = run(denoise, SamplerOptions(3, renewal_threshold=0.0, time_power=2.0), 4)
     np.testing.assert_array_equal(t[:, 0], [1000, 562, 250, 62])
 
 
@@ -203,7 +203,7 @@ def test_the_ideal_denoiser_of_a_gaussian_samples_that_gaussian(eta):
         x0 = State(*(mean + gain * (v - jnp.sqrt(a) * mean) for v in x))
         return x0, jnp.ones(x.box.shape[:2]), x0
 
-    out = run(denoise, SamplerSpec(slots, eta, renewal_threshold=0.0), 100)
+    out = run(denoise, SamplerOptions(slots, eta, renewal_threshold=0.0), 100)
     for half in (out.box[-1], out.embedding[-1]):
         assert float(half.mean()) == pytest.approx(mean, abs=0.02)
         assert float(half.std()) == pytest.approx(deviation, rel=0.06)
@@ -217,7 +217,7 @@ def contracting(x, t):
 
 @pytest.mark.parametrize("solver", [SOLVERS[0], SOLVERS[4], SOLVERS[7]], ids=["ddim", "dpm-3", "dpm++-3"])
 def test_a_result_does_not_depend_on_the_batch(solver):
-    spec, keys = SamplerSpec(7, renewal_threshold=0.5, **solver), jax.random.split(jax.random.key(5), 4)
+    spec, keys = SamplerOptions(7, renewal_threshold=0.5, **solver), jax.random.split(jax.random.key(5), 4)
     together, _ = run(contracting, spec, 5, keys=keys)
     order = jnp.int32([3, 1])
     apart, _ = run(contracting, spec, 5, keys=keys[order])  # nor on its size
@@ -232,7 +232,7 @@ def test_noise_is_fresh_in_every_step(threshold):
     def denoise(x, t):
         return jax.tree.map(jnp.zeros_like, x), jnp.zeros(x.box.shape[:2]), x
 
-    x = run(denoise, SamplerSpec(400, 1.0, threshold), 6)
+    x = run(denoise, SamplerOptions(400, 1.0, threshold), 6)
     correlation = np.corrcoef(np.concatenate([np.reshape(v, (6, -1)) for v in x], 1))
     a = np.asarray(DIFFUSION.alpha_bar(jnp.round(1000 - 1000 / 6 * jnp.arange(6)).astype(int)), np.float64)
     kept = np.sqrt(a[:-1] * (1 - a[1:]) / (a[1:] * (1 - a[:-1])))
@@ -262,14 +262,14 @@ def test_pinned_boxes_stay_put_and_are_never_renewed():
         x0 = State(*(0.5 * v for v in x))
         return x0, jnp.zeros(x.box.shape[:2]), x
 
-    spec = SamplerSpec(6, 1.0, 0.5)
+    spec = SamplerOptions(6, 1.0, 0.5)
     x, free = run(poor, spec, 4, images=3, pin=Pin(box, active)), run(poor, spec, 4, images=3)
     for image in (0, 2):
         np.testing.assert_array_equal(x.box[:, image, 0], np.tile(box[image], (4, 1)))
     np.testing.assert_allclose(x.box[:, 1], free.box[:, 1], rtol=1e-6)  # not active: as if there were no pin
     np.testing.assert_allclose(x.box[:, :, 1:], free.box[:, :, 1:], rtol=1e-6)
     # eta 0, estimates x/2: the pinned slot's embedding is denoised like any other and never starts anew.
-    x = run(lambda x, t: (*contracting(x, t)[:2], x), SamplerSpec(6, 0.0, 1.0), 4, images=3, pin=Pin(box, active))
+    x = run(lambda x, t: (*contracting(x, t)[:2], x), SamplerOptions(6, 0.0, 1.0), 4, images=3, pin=Pin(box, active))
     kept = np.asarray(x.embedding[:, 0, 0])
     start = kept[0]
     for step in range(1, 4):
@@ -286,7 +286,7 @@ def test_higher_orders_hold_pinned_boxes_in_state_and_estimate(solver):
         return x0, jnp.ones(x.box.shape[:2]), x
 
     box = jnp.float32([[0.3, -0.4, -1.0, -0.5]] * 2)
-    spec = SamplerSpec(6, renewal_threshold=0.0, solver=solver, order=3)
+    spec = SamplerOptions(6, renewal_threshold=0.0, solver=solver, order=3)
     pinned, free = (run(halve, spec, 6, pin=Pin(box, jnp.full(2, active))) for active in (True, False))
     np.testing.assert_array_equal(pinned.box[:, :, 0], np.tile(box, (6, 1, 1)))
     np.testing.assert_allclose(pinned.box[:, :, 1:], free.box[:, :, 1:], rtol=1e-6)

@@ -87,7 +87,7 @@ def plain_list(official, q, annotations, queries, everything=False):
     row = [int(number) for number in official.queries].index(q)
     names = [annotations.image_names[i] for i in official.images[row]]
     truths = [None] * len(names)
-    for place, box in zip(official.truth_places[row], official.truth_boxes[row], strict=True):
+    for place, box in zip(official.gt_places[row], official.gt_boxes[row], strict=True):
         truths[place] = floats(box)
     if everything:
         for name in annotations.image_names:

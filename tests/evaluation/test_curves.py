@@ -81,11 +81,11 @@ def test_interpolated_precision_by_hand():
     assert not interpolated(np.array([0.5]), np.zeros(0), 2).any()
 
 
-def plain_ranking(plain, case, gallery_names, truth_boxes, q, threshold):
+def plain_ranking(plain, case, gallery_names, gt_boxes, q, threshold):
     """(labels, similarities, places that show the person) of a query by plain loops; repeats of a photograph count as
     truths, but their detections once."""
     labels, values, seen, truths = [], [], set(), 0
-    for name, box in zip(gallery_names, truth_boxes, strict=True):
+    for name, box in zip(gallery_names, gt_boxes, strict=True):
         truths += box is not None
         if name in seen:
             continue

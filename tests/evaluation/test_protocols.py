@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from psdiff_jax.data.galleries import GalleryList
-from psdiff_jax.data.schema import images_of_people
+from psdiff_jax.data.schema import images_of_identities
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.protocols import make_protocols, parse_protocol, query_images
 
@@ -69,7 +69,7 @@ def test_negatives_are_drawn_evenly(make):
 
 
 def test_images_of_people(street):
-    shown = images_of_people(street[0])
+    shown = images_of_identities(street[0])
     assert {person: images.tolist() for person, images in shown.items()} == {1: [0, 3, 4], 2: [3]}
 
 

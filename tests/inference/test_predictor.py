@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from psdiff_jax.diffusion.samplers import SamplerSpec
+from psdiff_jax.diffusion.samplers import SamplerOptions
 from psdiff_jax.inference.predictor import Predictor, pool
 from psdiff_jax.models.psdiff import Estimate, PSDiff
 from psdiff_jax.ops.nms import nms
@@ -19,7 +19,7 @@ FIELDS = ("image", "image_size", "image_index")
 
 @pytest.fixture(scope="module")
 def predictor(tiny):
-    return Predictor(tiny.graphdef, SamplerSpec(slots=10, eta=1.0, renewal_threshold=0.5))
+    return Predictor(tiny.graphdef, SamplerOptions(slots=10, eta=1.0, renewal_threshold=0.5))
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_features_are_computed_once(tiny, batch, monkeypatch):
     calls = []
     original = PSDiff.features
     monkeypatch.setattr(PSDiff, "features", lambda self, *a: calls.append(1) or original(self, *a))
-    fresh = Predictor(tiny.graphdef, SamplerSpec(slots=10), nms_threshold=0.4)
+    fresh = Predictor(tiny.graphdef, SamplerOptions(slots=10), nms_threshold=0.4)
     jax.eval_shape(
         partial(fresh, steps=(1, 4)), tiny.params, tiny.rest, jax.tree.map(jnp.asarray, batch), jax.random.key(1)
     )

@@ -10,10 +10,10 @@ import numpy as np
 
 from psdiff_jax import parallel
 from psdiff_jax.diffusion.noise import Diffusion, State
-from psdiff_jax.diffusion.samplers import SamplerSpec, sample
+from psdiff_jax.diffusion.samplers import SamplerOptions, sample
 
 DIFFUSION = Diffusion(embedding_dim=5)
-SPECS = [SamplerSpec(6, renewal_threshold=0.5, solver=solver, order=3) for solver in ("ddim", "dpm", "dpm++")]
+SPECS = [SamplerOptions(6, renewal_threshold=0.5, solver=solver, order=3) for solver in ("ddim", "dpm", "dpm++")]
 
 
 def contracting(x, t):

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 from psdiff_jax.models import cdl
-from psdiff_jax.models.cdl import CDL, CDLSpec
+from psdiff_jax.models.cdl import CDL, CDLOptions
 
-SPEC = CDLSpec(dim=8, side=2, heads=2, dynamic_width=3, embedding_dim=6, time_dim=5)
+SPEC = CDLOptions(dim=8, side=2, heads=2, dynamic_width=3, embedding_dim=6, time_dim=5)
 IMAGES, SLOTS, CELLS = 2, 4, 4
 VARIANTS = {
     "paper": {},
@@ -23,7 +23,7 @@ VARIANTS = {
     "residual": {"cascade": "residual"},
     "parallel": {"cascade": "parallel"},
     "flatten": {"pool": "flatten"},
-    "slot_attention": {"slot_attention": True, "towers": 2},
+    "proposal_attention": {"proposal_attention": True, "towers": 2},
 }
 # Parameters that a variant has and the paper's preset does not, or the other way round (with a minus).
 PARTS = {
@@ -35,7 +35,7 @@ PARTS = {
     "residual": {"skip"},
     "parallel": {"skip"},
     "flatten": {"flatten"},
-    "slot_attention": {"slot_attention", "slot_norm"},
+    "proposal_attention": {"proposal_attention", "proposal_norm"},
 }
 
 
@@ -115,7 +115,7 @@ def test_switches_add_and_remove_parts_and_all_parts_learn(name):
     assert all(v.dtype == jnp.float32 for v in out)
 
 
-@pytest.mark.parametrize("name", ["paper", "slot_attention", "flatten"])
+@pytest.mark.parametrize("name", ["paper", "proposal_attention", "flatten"])
 def test_permuting_slots_permutes_the_output(name):
     cells, embedding, t = inputs()
     order = np.array([2, 0, 3, 1])
@@ -129,7 +129,7 @@ def test_slots_see_each_other_only_by_slot_attention():
     cells, embedding, t = inputs()
     other = cells.copy()
     other[:, 0] += 1
-    for name, independent in (("paper", True), ("slot_attention", False)):
+    for name, independent in (("paper", True), ("proposal_attention", False)):
         before, after = (outputs(name, c, embedding, t).embeddings[:, 1:] for c in (cells, other))
         assert np.allclose(before, after, atol=1e-6) == independent
 

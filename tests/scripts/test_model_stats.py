@@ -95,17 +95,17 @@ def test_the_compiler_agrees():
 def test_presets():
     default, paper, wide = (base.get_config(preset).model for preset in ("default", "paper", "wide"))
     assert base.get_config().model == default and default.to_dict() == paper.to_dict() | {"cascade": "residual"}
-    assert (wide.dynamic_width, wide.pool, wide.slot_attention) == (64, "flatten", True)
-    assert (paper.dynamic_width, paper.pool, paper.slot_attention) == (8, "mean", False)
+    assert (wide.dynamic_width, wide.pool, wide.proposal_attention) == (64, "flatten", True)
+    assert (paper.dynamic_width, paper.pool, paper.proposal_attention) == (8, "mean", False)
     with pytest.raises(ValueError, match=r"no preset 'wild'; there are default, paper, wide"):
         base.get_config("wild")
 
 
 def test_the_paper_preset_is_the_layers_default():
     from psdiff_jax.config import model_spec
-    from psdiff_jax.models.cdl import CDLSpec
+    from psdiff_jax.models.cdl import CDLOptions
 
-    assert model_spec(base.get_config("paper")).cdl == CDLSpec()
+    assert model_spec(base.get_config("paper")).cdl == CDLOptions()
 
 
 def run(monkeypatch, *options):

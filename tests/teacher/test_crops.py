@@ -108,7 +108,7 @@ def crop_set(counts=(5, 1, 3, 8), unlabelled=4) -> CropSet:
 
 
 def test_batches_hold_k_crops_of_p_people():
-    batches = BalancedBatches(crop_set(), people=2, crops_per_person=3, unlabelled=2, augment=NOTHING, seed=3)
+    batches = BalancedBatches(crop_set(), people=2, crops_per_identity=3, unlabelled=2, augment=NOTHING, seed=3)
     assert batches.people == 4 and batches.size == 8 and batches.steps_per_epoch == 2
     seen = []
     for step in range(6):
@@ -134,7 +134,7 @@ def test_batches_depend_on_seed_and_step_alone():
 
 
 def test_more_people_asked_for_than_there_are():
-    batches = BalancedBatches(crop_set(unlabelled=0), people=50, crops_per_person=2, unlabelled=5)
+    batches = BalancedBatches(crop_set(unlabelled=0), people=50, crops_per_identity=2, unlabelled=5)
     assert batches.size == 8 and sorted(set(batches.batch(0)["labels"].tolist())) == [0, 1, 2, 3]
     with pytest.raises(InputError, match="fewer than two"):
         BalancedBatches(crop_set(counts=(6,)), 2, 2)

@@ -22,7 +22,7 @@ BACKBONE = {
 }  # fmt: skip
 SWIN = {"embed_dim": 8, "depths": (1, 1), "heads": (1, 2), "window": 2}
 CONFIG = {
-    "backbone": BACKBONE, "embedding_dim": 12, "crop_size": (32, 16), "steps": 60, "people": 16, "crops_per_person": 2,
+    "backbone": BACKBONE, "embedding_dim": 12, "crop_size": (32, 16), "steps": 60, "people": 16, "crops_per_identity": 2,
     "warmup_steps": 5, "learning_rate": 6e-3, "temperature": 0.1, "momentum": 0.5, "log_every": 20, "erase": 0.0,
 }  # fmt: skip
 

@@ -14,9 +14,9 @@ import pytest
 
 from psdiff_jax.models.psdiff import Estimate
 from psdiff_jax.training.losses import set_loss, sigmoid_focal
-from psdiff_jax.training.matcher import MatchSpec, cost_matrix, match
+from psdiff_jax.training.matcher import MatchOptions, cost_matrix, match
 
-SPEC = MatchSpec(cls=2.0, l1=5.0, giou=2.0, reid=3.0)
+SPEC = MatchOptions(cls=2.0, l1=5.0, giou=2.0, reid=3.0)
 TERMS = {"cls", "l1", "giou", "reid"}
 
 
@@ -182,11 +182,9 @@ def test_terms_and_gradients_are_torchs(loss, rule):
     torch = pytest.importorskip("torch")
     estimate, batch = made_up(6, 12, 5)
 
-    def matches(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, size):
+    def matches(logits, boxes, embeddings, gt_boxes, gt_embeddings, mask, size):
         spec = dataclasses.replace(SPEC, rule=rule)
-        return match(
-            *cost_matrix(logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, size, spec), mask, spec
-        )
+        return match(*cost_matrix(logits, boxes, embeddings, gt_boxes, gt_embeddings, mask, size, spec), mask, spec)
 
     matched, truth = (
         np.asarray(v)
@@ -239,10 +237,10 @@ def test_eight_devices_lose_what_one_does(tmp_path):
 
 def test_stacked_layers_are_each_supervised(tiny, make_batch, monkeypatch):
     """num_cdl = 2: the loss is the sum of both layers' set losses, and each layer learns by its own."""
-    from psdiff_jax.diffusion.samplers import SamplerSpec
+    from psdiff_jax.diffusion.samplers import SamplerOptions
     from psdiff_jax.models.psdiff import Condition, PSDiff
     from psdiff_jax.training import step
-    from psdiff_jax.training.states import NoiseSpec
+    from psdiff_jax.training.states import NoiseOptions
 
     # A backbone, attention and matching would take a minute to compile.
     plain = dataclasses.replace(tiny.spec.cdl, self_attention=False, dynamic_conv=False, cross_attention=False)
@@ -257,7 +255,7 @@ def test_stacked_layers_are_each_supervised(tiny, make_batch, monkeypatch):
 
     monkeypatch.setattr(PSDiff, "features", lambda _, images, size: Condition(pyramid, size))
     monkeypatch.setattr(step, "set_loss", stand_in)
-    noise = NoiseSpec(slots=8, random_fraction=0.0, rollout_probability=0.0, exact_slots=0)
+    noise = NoiseOptions(slots=8, random_fraction=0.0, rollout_probability=0.0, gt_box_proposals=0)
     (total, terms), gradients = jax.jit(
         jax.value_and_grad(
             partial(
@@ -267,7 +265,7 @@ def test_stacked_layers_are_each_supervised(tiny, make_batch, monkeypatch):
                 batch=make_batch(2),
                 matching=SPEC,
                 noise=noise,
-                sampler=SamplerSpec(slots=8),
+                sampler=SamplerOptions(slots=8),
             ),
             has_aux=True,
         )

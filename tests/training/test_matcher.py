@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from psdiff_jax.training.matcher import FORBIDDEN, MatchSpec, cost_matrix, focal_cost, hungarian, match, simota
+from psdiff_jax.training.matcher import FORBIDDEN, MatchOptions, cost_matrix, focal_cost, hungarian, match, simota
 
 SHAPES = ((12, 5), (5, 8), (30, 6))  # the second has more truths than slots
 CASES = 100
@@ -108,7 +108,9 @@ def test_hungarian_is_exact_whatever_padded_columns_hold():
 def test_a_diverged_model_ends_no_matching(rule):
     cost, ious, mask = np.full((6, 4), np.nan, np.float32), np.full((6, 4), np.nan, np.float32), np.ones(4, bool)
     for broken in (cost, np.where(np.arange(4) < 2, cost, 1), np.where(np.arange(6)[:, None] < 5, np.inf, cost)):
-        jax.block_until_ready(jax.jit(match, static_argnums=3)(broken.astype(np.float32), ious, mask, MatchSpec(rule)))
+        jax.block_until_ready(
+            jax.jit(match, static_argnums=3)(broken.astype(np.float32), ious, mask, MatchOptions(rule))
+        )
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -173,8 +175,8 @@ def plain_iou_giou(a, b):
 
 @pytest.mark.parametrize("rule", ["simota", "hungarian"])
 def test_costs_pair_by_pair(rule):
-    spec = MatchSpec(rule, cls=2.0, l1=5.0, giou=2.5, reid=1.5, centre_radius=0.6)
-    logits, boxes, embeddings, truth_boxes, truth_embeddings, mask, (height, width) = random_scene()
+    spec = MatchOptions(rule, cls=2.0, l1=5.0, giou=2.5, reid=1.5, centre_radius=0.6)
+    logits, boxes, embeddings, gt_boxes, gt_embeddings, mask, (height, width) = random_scene()
     want, want_iou = np.zeros((20, 5)), np.zeros((20, 5))
     for n in range(20):
         p = 1 / (1 + np.exp(-logits[n]))
@@ -182,19 +184,19 @@ def test_costs_pair_by_pair(rule):
         centre = (boxes[n, :2] + boxes[n, 2:]) / 2
         inside, near = np.zeros(5, bool), np.zeros(5, bool)
         for m in range(5):
-            truth = truth_boxes[m]
+            truth = gt_boxes[m]
             middle, sides = (truth[:2] + truth[2:]) / 2, truth[2:] - truth[:2]
             inside[m] = mask[m] and (truth[:2] < centre).all() and (centre < truth[2:]).all()
             near[m] = mask[m] and (abs(centre - middle) < 0.6 * sides).all()
             iou, giou = plain_iou_giou(boxes[n], truth)
             l1 = (np.abs(boxes[n] - truth) / [width, height, width, height]).sum()
-            want[n, m] = 2 * focal + 5 * l1 - 2.5 * giou + 1.5 * np.linalg.norm(embeddings[n] - truth_embeddings[m])
+            want[n, m] = 2 * focal + 5 * l1 - 2.5 * giou + 1.5 * np.linalg.norm(embeddings[n] - gt_embeddings[m])
             want_iou[n, m] = iou * mask[m]
         if rule == "simota":
             want[n] += 100 * ~(inside & near) + 1e4 * ~(inside | near).any()
     assert rule == "hungarian" or ((want < 50).any() and (want[:, mask] > 1e4).any())
     want[:, ~mask] = FORBIDDEN
-    arrays = [np.float32(v) for v in (logits, boxes, embeddings, truth_boxes, truth_embeddings)]
+    arrays = [np.float32(v) for v in (logits, boxes, embeddings, gt_boxes, gt_embeddings)]
     cost, iou = jax.jit(cost_matrix, static_argnums=7)(*arrays, mask, np.int32([height, width]), spec)
     np.testing.assert_allclose(cost, want, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(iou, want_iou, atol=1e-5)
@@ -209,9 +211,9 @@ def test_the_rule_of_the_spec_is_used():
     cost, ious, mask = (jnp.asarray(v[2]) for v in random_costs(12, 5, seed=3))
     run = jax.jit(match, static_argnums=3)
     np.testing.assert_array_equal(
-        owners(run(cost, ious, mask, MatchSpec("hungarian"))), owners(jax.jit(hungarian)(cost, mask))
+        owners(run(cost, ious, mask, MatchOptions("hungarian"))), owners(jax.jit(hungarian)(cost, mask))
     )
     np.testing.assert_array_equal(
-        owners(run(cost, ious, mask, MatchSpec(candidates=3))),
+        owners(run(cost, ious, mask, MatchOptions(candidates=3))),
         plain_simota(np.asarray(cost), np.asarray(ious), np.asarray(mask), 3),
     )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from psdiff_jax.training.optimizer import OptimizerSpec, learning_rate, make_optimizer
+from psdiff_jax.training.optimizer import OptimizerOptions, learning_rate, make_optimizer
 
 
 def rate(spec, *steps):
@@ -15,18 +15,18 @@ def rate(spec, *steps):
 
 def test_the_papers_schedule():
     """Section V-A3: 2.5e-5, divided by 10 at 70K and again at 84K of 90K iterations."""
-    spec = OptimizerSpec()
+    spec = OptimizerOptions()
     got = rate(spec, 0, 499, 999, 1000, 69_999, 70_001, 83_999, 84_001, 89_999)
     want = np.array([0.001, 0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]) * 2.5e-5
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
 def test_other_schedules():
-    spec = OptimizerSpec(1e-3, steps=100, warmup=10, schedule="constant")
+    spec = OptimizerOptions(1e-3, steps=100, warmup=10, schedule="constant")
     np.testing.assert_allclose(rate(spec, 0, 4, 9, 50, 99), [1e-4, 5e-4, 1e-3, 1e-3, 1e-3], rtol=1e-5)
-    no_warmup = OptimizerSpec(1e-3, steps=100, warmup=0, schedule="constant")
+    no_warmup = OptimizerOptions(1e-3, steps=100, warmup=0, schedule="constant")
     np.testing.assert_allclose(rate(no_warmup, 0, 99), 1e-3, rtol=1e-5)
-    cosine = OptimizerSpec(1e-3, steps=110, warmup=10, schedule="cosine")
+    cosine = OptimizerOptions(1e-3, steps=110, warmup=10, schedule="cosine")
     np.testing.assert_allclose(rate(cosine, 10, 60, 110), [1e-3, (1e-3 + 1e-5) / 2, 1e-5], rtol=1e-3)
     assert 0 < rate(cosine, 5)[0] < 1e-3
 
@@ -47,7 +47,7 @@ def updates(spec, gradients):
 
 
 def test_only_matrices_decay():
-    spec = OptimizerSpec(1e-2, weight_decay=0.1, warmup=0, schedule="constant")
+    spec = OptimizerOptions(1e-2, weight_decay=0.1, warmup=0, schedule="constant")
     got = updates(spec, zeros())
     for group in got.values():
         for name, value in group.items():
@@ -57,7 +57,9 @@ def test_only_matrices_decay():
 @pytest.mark.parametrize("scale", [1.0, 0.1, 0.0])
 def test_the_backbone_has_a_rate_of_its_own(scale):
     gradients = {group: {name: jnp.ones_like(v) for name, v in values.items()} for group, values in PARAMS.items()}
-    got = updates(OptimizerSpec(1e-2, weight_decay=0.1, warmup=0, schedule="constant", backbone_scale=scale), gradients)
+    got = updates(
+        OptimizerOptions(1e-2, weight_decay=0.1, warmup=0, schedule="constant", backbone_scale=scale), gradients
+    )
     # Adam's first step is the sign of the gradient, whatever its size; then decay.
     for group, matrix, vector, factor in (("backbone", "conv", "bias", scale), ("head", "kernel", "scale", 1.0)):
         np.testing.assert_allclose(got[group][vector], -1e-2 * factor, rtol=1e-3)
@@ -66,7 +68,7 @@ def test_the_backbone_has_a_rate_of_its_own(scale):
 
 def test_gradients_are_clipped_as_a_whole():
     """Adam's first moment after a huge gradient is (1 - 0.9) times one of norm clip_norm."""
-    optimizer = make_optimizer(OptimizerSpec(1e-2, weight_decay=0.0, clip_norm=0.5, warmup=0, schedule="constant"))
+    optimizer = make_optimizer(OptimizerOptions(1e-2, weight_decay=0.0, clip_norm=0.5, warmup=0, schedule="constant"))
     gradients = zeros() | {"head": {"kernel": jnp.full((3, 2), 3e6), "scale": jnp.full(2, 4e6)}}
     state = jax.jit(lambda g: optimizer.update(g, optimizer.init(PARAMS), PARAMS)[1])(gradients)
     moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape in ((3, 2), (2,)) and leaf.max() > 1e-3]

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from psdiff_jax.diffusion.noise import Diffusion, State
-from psdiff_jax.diffusion.samplers import SamplerSpec
+from psdiff_jax.diffusion.samplers import SamplerOptions
 from psdiff_jax.training import states
-from psdiff_jax.training.states import NoiseSpec, training_states
+from psdiff_jax.training.states import NoiseOptions, training_states
 
 DIFFUSION = Diffusion(embedding_dim=8)
-noised_truths = jax.jit(states.noised_truths, static_argnums=(1, 4))
-SAMPLER = SamplerSpec(slots=12, eta=1.0, renewal_threshold=0.5)
+noised_gt = jax.jit(states.noised_gt, static_argnums=(1, 4))
+SAMPLER = SamplerOptions(slots=12, eta=1.0, renewal_threshold=0.5)
 SLOTS = 12
 
 
@@ -48,7 +48,7 @@ def which(state, truths, t):
 
 def test_states_are_eq_10_on_evenly_repeated_truths(truths):
     t = jnp.full(4, 3)
-    state = noised_truths(jax.random.key(0), DIFFUSION, truths[2], t, NoiseSpec(SLOTS))
+    state = noised_gt(jax.random.key(0), DIFFUSION, truths[2], t, NoiseOptions(SLOTS))
     index, box_distance, embedding_distance = which(state, truths, t)
     for image, people in enumerate((3, 2, 1)):
         assert list(np.bincount(index[image], minlength=3)) == [12 // people] * people + [0] * (3 - people)
@@ -58,11 +58,9 @@ def test_states_are_eq_10_on_evenly_repeated_truths(truths):
 
 
 def test_noise_has_the_law_of_eq_10(truths):
-    t, spec = jnp.int32([200, 500, 800, 1000]), NoiseSpec(SLOTS)
+    t, spec = jnp.int32([200, 500, 800, 1000]), NoiseOptions(SLOTS)
     batch = truths[2] | {"boxes_mask": jnp.tile(jnp.array([True, False, False]), (4, 1))}
-    draws = jax.vmap(lambda key: noised_truths(key, DIFFUSION, batch, t, spec))(
-        jax.random.split(jax.random.key(1), 300)
-    )
+    draws = jax.vmap(lambda key: noised_gt(key, DIFFUSION, batch, t, spec))(jax.random.split(jax.random.key(1), 300))
     abar = np.asarray(DIFFUSION.alpha_bar(t), np.float64)[:, None]
     for half, truth in zip(draws, truths[:2], strict=True):
         half = np.asarray(half, np.float64)  # [300, image, slot, numbers]
@@ -73,7 +71,7 @@ def test_noise_has_the_law_of_eq_10(truths):
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_a_fraction_of_the_slots_is_pure_noise(truths, fraction):
     t = jnp.full(4, 1)
-    state = noised_truths(jax.random.key(2), DIFFUSION, truths[2], t, NoiseSpec(SLOTS, random_fraction=fraction))
+    state = noised_gt(jax.random.key(2), DIFFUSION, truths[2], t, NoiseOptions(SLOTS, random_fraction=fraction))
     far = which(state, truths, t)[2] > 1
     np.testing.assert_array_equal(far[:3].sum(1), round(fraction * SLOTS))
     assert far[3].all()
@@ -82,7 +80,7 @@ def test_a_fraction_of_the_slots_is_pure_noise(truths, fraction):
 def test_exact_slots_hold_a_truth_without_noise_and_an_embedding_of_noise(truths):
     t = jnp.full(4, 900)
     exact, plain = (
-        noised_truths(jax.random.key(3), DIFFUSION, truths[2], t, NoiseSpec(SLOTS, exact_slots=n)) for n in (2, 0)
+        noised_gt(jax.random.key(3), DIFFUSION, truths[2], t, NoiseOptions(SLOTS, gt_box_proposals=n)) for n in (2, 0)
     )
     for image in range(3):
         boxes = truths[0][image, : 3 - image]
@@ -92,7 +90,7 @@ def test_exact_slots_hold_a_truth_without_noise_and_an_embedding_of_noise(truths
     for a, b in zip(exact, plain, strict=True):  # all else, and photographs without people, as before
         np.testing.assert_array_equal(a[:, 2:], b[:, 2:])
         np.testing.assert_array_equal(a[3], b[3])
-    many = jax.vmap(lambda key: noised_truths(key, DIFFUSION, truths[2], t, NoiseSpec(1, exact_slots=1)))(
+    many = jax.vmap(lambda key: noised_gt(key, DIFFUSION, truths[2], t, NoiseOptions(1, gt_box_proposals=1)))(
         jax.random.split(jax.random.key(4), 400)
     )
     noise = np.asarray(many.embedding)[:, :3]
@@ -114,13 +112,13 @@ def rolled(truths):
 
 
 def test_times_are_uniform_in_1_to_T_and_states_follow_the_key(rolled):
-    times = jax.jit(jax.vmap(lambda key: rolled(NoiseSpec(SLOTS), key, 1.0)[1]))(
+    times = jax.jit(jax.vmap(lambda key: rolled(NoiseOptions(SLOTS), key, 1.0)[1]))(
         jax.random.split(jax.random.key(0), 1000)
     )
     times = np.asarray(times).ravel()
     assert times.min() >= 1 and times.max() == 1000 and times.min() <= 5
     assert abs(times.mean() - 500.5) < 5 * 289 / np.sqrt(4000)
-    a, b, c = (rolled(NoiseSpec(SLOTS), jax.random.key(k), 1.0)[0].box for k in (0, 0, 1))
+    a, b, c = (rolled(NoiseOptions(SLOTS), jax.random.key(k), 1.0)[0].box for k in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert not np.allclose(a, c)
 
@@ -129,7 +127,7 @@ def test_no_rollout_asks_nothing_of_the_model(truths):
     def refuse(state, t):
         raise AssertionError("the model was asked")
 
-    state, t = jax.jit(lambda key: training_states(key, DIFFUSION, truths[2], refuse, NoiseSpec(SLOTS), SAMPLER))(
+    state, t = jax.jit(lambda key: training_states(key, DIFFUSION, truths[2], refuse, NoiseOptions(SLOTS), SAMPLER))(
         jax.random.key(7)
     )
     distance = which(state, truths, t)[2][:3] / np.sqrt(1 - np.asarray(DIFFUSION.alpha_bar(t)))[:3, None]
@@ -140,7 +138,7 @@ def test_without_diffusion_every_state_is_noise_at_T(truths):
     def refuse(state, t):
         raise AssertionError("a model without diffusion has no states of a sampler")
 
-    spec = NoiseSpec(SLOTS, rollout_probability=0.5, exact_slots=1, one_step=True)
+    spec = NoiseOptions(SLOTS, rollout_probability=0.5, gt_box_proposals=1, one_step=True)
     for seed in range(4):
         state, t = training_states(jax.random.key(seed), DIFFUSION, truths[2], refuse, spec, SAMPLER)
         assert np.all(np.asarray(t) == DIFFUSION.timesteps)
@@ -153,7 +151,7 @@ def test_without_diffusion_every_state_is_noise_at_T(truths):
 
 
 def test_rollouts_are_finite_follow_the_model_and_carry_no_gradient(rolled):
-    spec = NoiseSpec(SLOTS, random_fraction=0.25, rollout_probability=1.0, exact_slots=1)
+    spec = NoiseOptions(SLOTS, random_fraction=0.25, rollout_probability=1.0, gt_box_proposals=1)
     for seed in range(20):
         state, t = rolled(spec, jax.random.key(seed), 1.0)
         assert all(np.isfinite(v).all() for v in state) and (np.asarray(t) >= 1).all()
@@ -167,11 +165,11 @@ def test_rollouts_are_finite_follow_the_model_and_carry_no_gradient(rolled):
 def test_rollouts_mix_by_image_and_are_the_samplers(rolled):
     """With a model that answers 0, no renewal and eta 0, a rolled state is sqrt((1 - abar_t) / (1 - abar_t')) of the
     earlier one: no longer around the truths. Half of the images are rolled at probability one half."""
-    sampler = SamplerSpec(SLOTS, eta=0.0, renewal_threshold=0.0)
-    spec = NoiseSpec(SLOTS, rollout_probability=0.5)
+    sampler = SamplerOptions(SLOTS, eta=0.0, renewal_threshold=0.0)
+    spec = NoiseOptions(SLOTS, rollout_probability=0.5)
     keys = jax.random.split(jax.random.key(0), 200)
     (plain, t), (mixed, same_t) = (
-        jax.jit(jax.vmap(lambda k, s=s: rolled(s, k, 0.0, sampler)))(keys) for s in (NoiseSpec(SLOTS), spec)
+        jax.jit(jax.vmap(lambda k, s=s: rolled(s, k, 0.0, sampler)))(keys) for s in (NoiseOptions(SLOTS), spec)
     )
     np.testing.assert_array_equal(t, same_t)
     changed = np.abs(np.asarray(plain.embedding) - mixed.embedding).reshape(200, 4, -1).max(-1) > 1e-5
@@ -187,9 +185,9 @@ def test_rollouts_mix_by_image_and_are_the_samplers(rolled):
 
 def test_poor_slots_of_a_rollout_start_anew(rolled):
     """All slots score 0: with renewal every rolled state is fresh noise, whatever the model answers."""
-    spec = NoiseSpec(SLOTS, rollout_probability=1.0)
+    spec = NoiseOptions(SLOTS, rollout_probability=1.0)
     key = jax.random.key(3)
-    always = SamplerSpec(SLOTS, renewal_threshold=1.0)
+    always = SamplerOptions(SLOTS, renewal_threshold=1.0)
     one, two = (rolled(spec, key, w, always)[0] for w in (1.0, 0.3))
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from psdiff_jax.diffusion.samplers import SamplerSpec
-from psdiff_jax.training.matcher import MatchSpec
-from psdiff_jax.training.optimizer import OptimizerSpec, learning_rate, make_optimizer
-from psdiff_jax.training.states import NoiseSpec
+from psdiff_jax.diffusion.samplers import SamplerOptions
+from psdiff_jax.training.matcher import MatchOptions
+from psdiff_jax.training.optimizer import OptimizerOptions, learning_rate, make_optimizer
+from psdiff_jax.training.states import NoiseOptions
 from psdiff_jax.training.step import create_state, make_train_step
 
-NOISE = NoiseSpec(slots=12, random_fraction=0.25, rollout_probability=0.5, exact_slots=1)
-OPTIMIZER = OptimizerSpec(learning_rate=3e-3, steps=1000, warmup=1, schedule="constant", clip_norm=10.0)
+NOISE = NoiseOptions(slots=12, random_fraction=0.25, rollout_probability=0.5, gt_box_proposals=1)
+OPTIMIZER = OptimizerOptions(learning_rate=3e-3, steps=1000, warmup=1, schedule="constant", clip_norm=10.0)
 
 # One step of the tiny model of tests/conftest.py (weights from NumPy) on its batch. When a change is meant to alter
 # numbers, print `metrics` in test_golden_step and put the new ones here, saying in the commit why they moved.
@@ -35,8 +35,8 @@ def training(tiny):
         tiny.graphdef,
         optimizer,
         NOISE,
-        MatchSpec(),
-        SamplerSpec(slots=12),
+        MatchOptions(),
+        SamplerOptions(slots=12),
         ema_decay=0.9,
         schedule=learning_rate(OPTIMIZER),
     )

@@ -13,14 +13,14 @@ from flax import nnx
 
 from psdiff_jax import parallel
 from psdiff_jax.diffusion.noise import Diffusion
-from psdiff_jax.diffusion.samplers import SamplerSpec
-from psdiff_jax.models.cdl import CDLSpec
+from psdiff_jax.diffusion.samplers import SamplerOptions
+from psdiff_jax.models.cdl import CDLOptions
 from psdiff_jax.models.psdiff import PSDiff, PSDiffSpec
 from psdiff_jax.models.resnet import SPECS
 from psdiff_jax.training.checkpoint import Checkpoints, named_leaves
 from psdiff_jax.training.loop import fit
-from psdiff_jax.training.matcher import MatchSpec
-from psdiff_jax.training.states import NoiseSpec
+from psdiff_jax.training.matcher import MatchOptions
+from psdiff_jax.training.states import NoiseOptions
 from psdiff_jax.training.step import create_state, make_train_step
 
 IMAGES, HEIGHT, WIDTH, TRUTHS, DIM = 8, 64, 96, 3, 8
@@ -29,7 +29,7 @@ STEPS = 3
 
 def make_training():
     """(step function, state at step 0)."""
-    spec = PSDiffSpec(SPECS["tiny"], CDLSpec(dim=16, side=3, heads=2, dynamic_width=4, embedding_dim=DIM, time_dim=16),
+    spec = PSDiffSpec(SPECS["tiny"], CDLOptions(dim=16, side=3, heads=2, dynamic_width=4, embedding_dim=DIM, time_dim=16),
                       Diffusion(embedding_dim=DIM), canonical_size=32.0)  # fmt: skip
     rng = np.random.default_rng(0)
 
@@ -45,8 +45,8 @@ def make_training():
     # Not Adam: it makes full steps of rounding errors where the gradient is zero (the bias of an attention's keys).
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.01, momentum=0.9))
     graphdef, state = create_state(model, optimizer, jax.random.key(0), ema=True)
-    step = make_train_step(graphdef, optimizer, NoiseSpec(slots=12, random_fraction=0.25, rollout_probability=0.5),
-                           MatchSpec(), SamplerSpec(slots=12), ema_decay=0.9)  # fmt: skip
+    step = make_train_step(graphdef, optimizer, NoiseOptions(slots=12, random_fraction=0.25, rollout_probability=0.5),
+                           MatchOptions(), SamplerOptions(slots=12), ema_decay=0.9)  # fmt: skip
     return step, state
 
 
