@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config = pretrain()
     config.teacher.update({"init_from": str(PRETRAINED / "street_teacher.npz"), "steps": 0})
     config.model.update({"backbone_weights": "", "self_attention": True, "side": 5, "pool": "mean"})
-    config.noise.update({"slots": 32})
+    config.noise.update({"num_proposals": 32})
     config.sampler.time_power = 1.0
     config.train.update(
         {
@@ -29,5 +29,5 @@ def get_config() -> ConfigDict:
             "image_every": 100_000,
         }
     )
-    config.evaluate.update({"steps": (1, 8), "strips": 0})
+    config.evaluate.update({"steps": (1, 8), "example_queries": 0})
     return config

@@ -24,7 +24,7 @@ from psdiff_jax.configs.small import PRETRAINED
 VARIANTS = {
     "": {
         "backbone": "small", "crop_size": (128, 64), "init_from": str(PRETRAINED / "street_teacher.npz"),
-        "steps": 900, "people": 32, "crops_per_identity": 4, "learning_rate": 2e-3, "warmup_steps": 50,
+        "steps": 900, "identities": 32, "crops_per_identity": 4, "learning_rate": 2e-3, "warmup_steps": 50,
         "weight_decay": 1e-4, "schedule": "cosine",
     },
     "resnet50": {"steps": 4_000, "schedule": "step", "bfloat16": True},

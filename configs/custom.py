@@ -1,4 +1,4 @@
-"""Photographs of your own, annotated in COCO's JSON with person ids, or in a CSV.
+"""Images of your own, annotated in COCO's JSON with person ids, or in a CSV.
 
     python -m psdiff_jax.main --config configs/custom.py:cpu --config.data.root=DIR --workdir runs/mine
 

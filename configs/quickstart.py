@@ -58,7 +58,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "cameras": 2,
             }
         )
-        config.teacher.update({"steps": 2, "people": 4, "crops_per_identity": 2})
+        config.teacher.update({"steps": 2, "identities": 4, "crops_per_identity": 2})
         config.train.update({"steps": 4, "warmup": 1, "log_every": 2, "checkpoint_every": 2, "image_every": 4})
         config.evaluate.update({"steps": (1, 2), "protocols": ("sized:8,all",)})
     elif variant:

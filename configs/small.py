@@ -10,7 +10,7 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 def shrink(config: ConfigDict, image_size: tuple[int, int]) -> ConfigDict:
-    """Puts the shipped street model in, to be fine-tuned on photographs of `image_size`; a few minutes of training.
+    """Puts the shipped street model in, to be fine-tuned on images of `image_size`; a few minutes of training.
 
     The teacher, where it is trained here, is fine-tuned from the shipped one as well.
     """
@@ -18,8 +18,8 @@ def shrink(config: ConfigDict, image_size: tuple[int, int]) -> ConfigDict:
     config.model = small.model
     config.model.backbone_weights = ""
     config.data.update({"image_size": image_size, "cache": True})
-    config.noise.update({"slots": 64})
-    config.sampler.update({"slots": 64})
+    config.noise.update({"num_proposals": 64})
+    config.sampler.update({"num_proposals": 64})
     config.train.update(
         {
             "steps": 1_000,

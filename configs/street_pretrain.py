@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
             "backbone": "small",
             "crop_size": (96, 48),
             "steps": 1500,
-            "people": 32,
+            "identities": 32,
             "crops_per_identity": 4,
             "learning_rate": 2e-3,
             "weight_decay": 1e-4,
@@ -56,8 +56,8 @@ def get_config() -> ConfigDict:
             "dtype": "float32",
         }
     )
-    config.noise.update({"slots": 64})
-    config.sampler.update({"slots": 64, "time_power": 2.0})
+    config.noise.update({"num_proposals": 64})
+    config.sampler.update({"num_proposals": 64, "time_power": 2.0})
     config.train.update(
         {
             "steps": 14_000,

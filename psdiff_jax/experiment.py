@@ -1,32 +1,40 @@
-"""One experiment: check the config, open the dataset, then train, evaluate (PSDiff or its teacher), embed or search."""
+"""One experiment: from the command line's ConfigDict to typed options, once; opens the datasets; calls a mode."""
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
-from psdiff_jax import config as cfg
 from psdiff_jax import parallel
+from psdiff_jax.config import Config, check_files, from_values
 from psdiff_jax.data.records import PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
+from psdiff_jax.options import tree
 
 
 def run(
-    config: Any, workdir: Path, mode: str, *, embeddings: str | None = None, query: str | None = None, top: int = 10
+    values: Mapping[str, Any] | ConfigDict,
+    workdir: Path,
+    mode: str,
+    *,
+    embeddings: str | None = None,
+    query: str | None = None,
+    top: int = 10,
 ) -> None:
     """Does what `mode` says (see main.py); everything lands in `workdir`. InputError says what is wrong with it."""
-    cfg.fill_in_root(config)
-    cfg.validate(config)
+    config = from_values(values)
     if mode.startswith("train"):
-        cfg.check_files(config)
+        check_files(config)
     elif mode == "evaluate_teacher":
-        cfg.check_files(config, parts=("teacher",))
+        check_files(config, parts=("teacher",))
     if embeddings and mode != "evaluate":
         raise InputError("--embeddings goes with --mode evaluate")
     if (mode == "search") != bool(query):
-        raise InputError("--query goes with --mode search, and that mode needs it: PHOTOGRAPH:x1,y1,x2,y2")
+        raise InputError("--query goes with --mode search, and that mode needs it: IMAGE:x1,y1,x2,y2")
     if config.distributed:
         jax.distributed.initialize()
     parallel.setup_cpu_devices(config.cpu_devices, config.train.batch_size, config.evaluate.batch_size)
@@ -34,56 +42,47 @@ def run(
     workdir.mkdir(parents=True, exist_ok=True)
     written = workdir / "config.json"
     if mode.startswith("train") or not written.is_file():  # looking at a run does not change what it says it was
-        written.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-    if embeddings:
-        from psdiff_jax.modes import evaluate_folder
+        written.write_text(json.dumps(tree(config), indent=2) + "\n", encoding="utf-8")
 
-        evaluate_folder(config, workdir, open_gallery(config), Path(embeddings).expanduser())
+    from psdiff_jax import modes
+
+    if embeddings:
+        modes.evaluate_folder(config, workdir, open_gallery(config), Path(embeddings).expanduser())
         return
     gallery, train_set = open_datasets(config, mode)
-    if mode == "evaluate_teacher":
-        from psdiff_jax.teacher.evaluate import evaluate_teacher
-
-        evaluate_teacher(config, workdir, gallery, train_set)
-        return
     if mode in ("train_and_evaluate", "evaluate"):
-        from psdiff_jax.modes import protocols_of
-
-        protocols_of(config, gallery)  # one that this dataset cannot serve is told before the hours of training
-    if mode in ("train_and_evaluate", "train"):
-        from psdiff_jax.training.train import train
-
-        train(config, workdir, train_set, gallery)
-    if mode != "train":
-        from psdiff_jax import modes as looking
-
-        if mode == "search":
-            looking.search(config, workdir, gallery, query, top)
-        elif mode == "embed":
-            looking.embed(config, workdir, gallery)
-        else:
-            looking.evaluate_model(config, workdir, gallery, train_set)
+        modes.protocols_of(config, gallery)  # one that this dataset cannot serve is refused before hours of training
+    if mode.startswith("train"):
+        modes.train(config, workdir, train_set or gallery, gallery)
+    if mode in ("train_and_evaluate", "evaluate"):
+        modes.evaluate(config, workdir, gallery, train_set)
+    elif mode == "embed":
+        modes.embed(config, workdir, gallery)
+    elif mode == "search":
+        modes.search(config, workdir, gallery, str(query), top)
+    elif mode == "evaluate_teacher":
+        modes.evaluate_teacher(config, workdir, gallery, train_set)
 
 
-def open_datasets(config: Any, mode: str) -> tuple[PreparedDataset, PreparedDataset | None]:
-    """(the dataset to look for people in, the dataset to train on or None where nothing of it is needed).
+def open_datasets(config: Config, mode: str) -> tuple[PreparedDataset, PreparedDataset | None]:
+    """(the dataset whose gallery is searched, the dataset to train on or None where nothing of it is needed).
 
     They are the same one unless config.evaluate.data names another.
     """
     gallery = open_gallery(config)
-    if not cfg.transfers(config):
+    if not config.evaluate.data.is_given:
         return gallery, gallery
     calibrates = mode == "evaluate" and config.data.held_out > 0 and config.evaluate.calibrate
     trains = mode.startswith("train") or mode == "evaluate_teacher"
     return gallery, open_dataset(config.data) if trains or calibrates else None
 
 
-def open_gallery(config: Any) -> PreparedDataset:
-    """The dataset to look for people in; what is wrong with it is told by the keys that name it."""
-    if not cfg.transfers(config):
-        return open_dataset(config.data)
+def open_gallery(config: Config) -> PreparedDataset:
+    """The dataset whose gallery is searched; errors name the keys that chose it."""
     try:
-        return open_dataset(cfg.evaluation_data(config))
+        return open_dataset(config.evaluation_data)
     except InputError as error:
-        told = re.sub(r"config\.data\.(name|root|builder)", r"config.evaluate.data.\1", str(error))
-        raise InputError(told) from error
+        if not config.evaluate.data.is_given:
+            raise
+        named = re.sub(r"config\.data\.(name|root|builder)", r"config.evaluate.data.\1", str(error))
+        raise InputError(named) from error

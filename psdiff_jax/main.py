@@ -1,33 +1,38 @@
-"""python -m psdiff_jax.main --config configs/X.py --workdir DIR [--mode MODE] [--config.a.b=value]"""
+"""python -m psdiff_jax.main --config configs/X.py --workdir DIR [--mode MODE] [--config.a.b=value] [--print_config]"""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from psdiff_jax.config import builder_options, override_error, set_builder_options
+from psdiff_jax.command_line import builder_options, override_error, set_builder_options, todays_names
+from psdiff_jax.config import from_values
 from psdiff_jax.errors import InputError
+from psdiff_jax.options import describe
 
 MODES = ("train_and_evaluate", "train", "evaluate", "embed", "search", "evaluate_teacher")
 CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, e.g. configs/quickstart.py", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, events, embeddings and the report")
 MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "what to do")
 EMBEDDINGS = flags.DEFINE_string("embeddings", None, "with --mode evaluate: score this folder instead of a model")
-QUERY = flags.DEFINE_string("query", None, "with --mode search: PHOTOGRAPH:x1,y1,x2,y2, or a query of the dataset")
+QUERY = flags.DEFINE_string("query", None, "with --mode search: IMAGE:x1,y1,x2,y2, or a query of the dataset")
 TOP = flags.DEFINE_integer("top", 10, "with --mode search: how many hits", lower_bound=1)
+PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print every key with its value, type and meaning, and end")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake ends the program with one line."""
     try:
+        argv, replaced = todays_names(argv)
+        for before, now in replaced:
+            print(f"{before} is now called {now}", file=sys.stderr)
         argv, options = builder_options(argv)
         sys.argv = argv  # config_flags looks for overrides there
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise InputError(f"{rest[1]!r} is no option; options start with --, see --help")
-        for flag in (CONFIG, WORKDIR):
+        for flag in (CONFIG,) if PRINT_CONFIG.value else (CONFIG, WORKDIR):
             if flag.value is None:
                 raise InputError(f"--{flag.name} is missing; see --help")
         CONFIG.value.lock()  # a config file that could not be read says so when it is touched
@@ -37,7 +42,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         sys.exit(f"error: {override_error(argv, config_alone(argv), error)}")
 
 
-def config_alone(argv: list[str]) -> Mapping | None:
+def config_alone(argv: list[str]) -> ConfigDict | None:
     """The config file's content without the overrides, or None when the file itself is wrong."""
     given = [arg for arg in argv if not arg.startswith("--config.")]
     before, sys.argv = sys.argv, given
@@ -50,13 +55,27 @@ def config_alone(argv: list[str]) -> Mapping | None:
         sys.argv = before
 
 
+def print_config() -> None:
+    """One line for each key: name, value, type, meaning."""
+    for option in describe(from_values(CONFIG.value)):
+        print(f"{option.key} = {option.value!r}  ({option.type_name})  {option.doc}")
+
+
 def main(_: list[str]) -> None:
     try:
+        if PRINT_CONFIG.value:
+            print_config()
+            return
         from psdiff_jax import experiment
 
         logging.set_verbosity(logging.WARNING)  # libraries tell of every file they open
         experiment.run(
-            CONFIG.value, Path(WORKDIR.value), MODE.value, embeddings=EMBEDDINGS.value, query=QUERY.value, top=TOP.value
+            CONFIG.value,
+            Path(WORKDIR.value),
+            MODE.value,
+            embeddings=EMBEDDINGS.value,
+            query=QUERY.value,
+            top=TOP.value,
         )
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -67,7 +67,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def check_divides(batch_size: int, mesh: Mesh, key: str = "config.train.batch_size") -> None:
     """Raises InputError, naming `key`, unless a batch over all processes divides by the mesh's data axis."""
     devices = mesh.shape["data"]
-    if batch_size < 1 or batch_size % devices:
+    if batch_size % devices:
         raise InputError(f"{key} is {batch_size}, which does not divide by the {devices} devices: "
                          f"choose a multiple of {devices}")  # fmt: skip
 
@@ -159,6 +159,11 @@ def gather_batch(batch: Any) -> Any:
 def is_key(leaf: Any) -> bool:
     """Whether a leaf is a typed random key (`jax.random.key`), whose numbers are `jax.random.key_data(leaf)`."""
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def place() -> tuple[int, int, int]:
+    """(index of this process, number of processes, number of devices of all of them)."""
+    return jax.process_index(), jax.process_count(), jax.device_count()
 
 
 def is_main_process() -> bool:

@@ -1,10 +1,10 @@
-"""What goes into denoising and what comes out, at each t: on noised truths and on the sampler's own states.
+"""What goes into denoising and what comes out, at each t: on noised ground truths and on the sampler's own states.
 
     python scripts/diagnose_sampler.py --config configs/quickstart.py --workdir runs/quickstart --out diagnosis
 
-A model that denoises noised truths well and its own states badly has a train/test mismatch: more steps then make
-detection worse. Three quantities are averaged over the gallery's truths: the best IoU of any slot with the truth, the
-cosine of that slot's embedding with the teacher's, and the same cosine when the truth box is pinned (a query). Writes
+A model that denoises noised ground truths well and its own states badly has a train/test mismatch: more steps then make
+detection worse. Three quantities are averaged over the gallery's ground truths: the best IoU of any proposal with the ground truth, the
+cosine of that proposal's embedding with the teacher's, and the same cosine when the ground truth box is held (a query). Writes
 diagnosis.json and diagnosis.png.
 """
 
@@ -25,7 +25,7 @@ from psdiff_jax import parallel
 from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.data.records import open_dataset
 from psdiff_jax.diffusion.noise import State, normalize
-from psdiff_jax.diffusion.samplers import Pin, SamplerOptions, sample
+from psdiff_jax.diffusion.samplers import QueryBox, SamplerOptions, sample
 from psdiff_jax.diffusion.schedule import sampling_times
 from psdiff_jax.models.psdiff import Condition, PSDiff
 from psdiff_jax.ops import boxes as box_ops
@@ -38,11 +38,11 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config")
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder")
 OUT = flags.DEFINE_string("out", "diagnosis", "where the figure and the numbers go")
 STEPS = flags.DEFINE_integer("steps", 8, "denoising steps; the times looked at are theirs")
-IMAGES = flags.DEFINE_integer("images", 64, "gallery photographs looked at")
+IMAGES = flags.DEFINE_integer("images", 64, "gallery images looked at")
 
 
 def quality(boxes: jax.Array, embeddings: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """[B,M,2]: IoU of the best slot for each truth, and the cosine of its embedding with the truth's."""
+    """[B,M,2]: IoU of the best proposal for each ground truth, and the cosine of its embedding with the ground truth's."""
     ious = box_ops.pairwise(box_ops.iou, batch["boxes"], boxes)
     best = jnp.argmax(ious, axis=-1)
     cosine = jnp.einsum("bmd,bnd->bmn", batch["embeddings"], normalize(embeddings))
@@ -51,7 +51,7 @@ def quality(boxes: jax.Array, embeddings: jax.Array, batch: dict[str, jax.Array]
 
 
 def diagnose(model: PSDiff, batch: dict[str, jax.Array], key: jax.Array, steps: int, sampler: SamplerOptions) -> Any:
-    """{"truth"|"sampler": [steps, 2 (in, out), B, M, 2], "pinned": [steps, B] cosine of the first truth}."""
+    """{"ground truth"|"sampler": [steps, 2 (in, out), B, M, 2], "held": [steps, B] cosine of the first ground truth}."""
     diffusion = model.spec.diffusion
     condition: Condition = model.features(batch["image"], batch["image_size"])
     times = sampling_times(diffusion.timesteps, steps, sampler.time_power)[:-1]
@@ -63,11 +63,13 @@ def diagnose(model: PSDiff, batch: dict[str, jax.Array], key: jax.Array, steps: 
         after = quality(box_ops.clip(estimate.boxes, batch["image_size"]), estimate.embeddings, batch)
         return to_clean(model, condition, estimate), jnp.stack([before, after])
 
-    truth = []
+    gt = []
     for i, time in enumerate(times):
         t = jnp.full((images,), time)
-        state = noised_gt(jax.random.fold_in(key, i), diffusion, batch, t, NoiseOptions(slots=sampler.slots))
-        truth.append(look(state, t)[1])
+        state = noised_gt(
+            jax.random.fold_in(key, i), diffusion, batch, t, NoiseOptions(num_proposals=sampler.num_proposals)
+        )
+        gt.append(look(state, t)[1])
 
     def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array, jax.Array]:
         (clean, scores), seen = look(state, t)
@@ -82,12 +84,12 @@ def diagnose(model: PSDiff, batch: dict[str, jax.Array], key: jax.Array, steps: 
         return *to_clean(model, condition, estimate), cosine
 
     box = diffusion.encode_boxes(batch["boxes"][:, :1], batch["image_size"])[:, 0]
-    pinned = sample(denoise_pinned, diffusion, sampler, keys, steps, Pin(box, jnp.ones(images, bool)))
-    return {"truth": jnp.stack(truth), "sampler": sampled, "pinned": pinned}
+    held = sample(denoise_pinned, diffusion, sampler, keys, steps, QueryBox(box, jnp.ones(images, bool)))
+    return {"ground truth": jnp.stack(gt), "sampler": sampled, "held": held}
 
 
 def collect(config: Any, workdir: Path) -> dict[str, Any]:
-    """Averages over the gallery's truths, by kind of state and time."""
+    """Averages over the gallery's ground truths, by kind of state and time."""
     dataset = open_dataset(config.data)
     targets = open_targets(
         config.teacher,
@@ -103,24 +105,24 @@ def collect(config: Any, workdir: Path) -> dict[str, Any]:
         lambda p, r, batch, key: diagnose(nnx.merge(graphdef, p, r), batch, key, STEPS.value, cfg.sampler_spec(config))
     )
     count = min(IMAGES.value, len(dataset.gallery_source))
-    rows: dict[str, list[np.ndarray]] = {"truth": [], "sampler": [], "pinned": []}
+    rows: dict[str, list[np.ndarray]] = {"ground truth": [], "sampler": [], "held": []}
     for batch in eval_batches(dataset, "gallery", config, indices=range(count), targets=targets):
         wanted = {k: batch[k] for k in ("image", "image_size", "boxes", "boxes_mask", "embeddings")}
         found = parallel.fetch(run(params, state.rest, wanted, jax.random.key(config.seed)))
-        truths = batch["boxes_mask"] & batch["valid"][:, None]
-        for kind in ("truth", "sampler"):
-            rows[kind].append(found[kind][:, :, truths])
-        rows["pinned"].append(found["pinned"][:, truths[:, 0]])
+        gts = batch["boxes_mask"] & batch["valid"][:, None]
+        for kind in ("ground truth", "sampler"):
+            rows[kind].append(found[kind][:, :, gts])
+        rows["held"].append(found["held"][:, gts[:, 0]])
     times = sampling_times(config.diffusion.timesteps, STEPS.value, config.sampler.time_power)[:-1]
     result: dict[str, Any] = {"times": times.tolist()}
-    for kind in ("truth", "sampler"):
+    for kind in ("ground truth", "sampler"):
         mean = np.concatenate(rows[kind], axis=2).mean(axis=2)
         result[kind] = {
             f"{what}_{side}": mean[:, j, i].round(4).tolist()
             for i, what in enumerate(("iou", "cosine"))
             for j, side in enumerate(("in", "out"))
         }
-    result["pinned"] = {"cosine_out": np.concatenate(rows["pinned"], axis=1).mean(axis=1).round(4).tolist()}
+    result["held"] = {"cosine_out": np.concatenate(rows["held"], axis=1).mean(axis=1).round(4).tolist()}
     return result
 
 
@@ -132,10 +134,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    colors = {"truth": "tab:blue", "sampler": "tab:orange", "pinned": "tab:green"}
-    names = {"truth": "noised truths", "sampler": "sampler's own states", "pinned": "pinned query"}
+    colors = {"ground truth": "tab:blue", "sampler": "tab:orange", "held": "tab:green"}
+    names = {"ground truth": "noised ground truths", "sampler": "sampler's own states", "held": "held query"}
     for panel, what, title in zip(
-        panels, ("iou", "cosine"), ("best IoU with a truth", "cosine with the teacher"), strict=True
+        panels, ("iou", "cosine"), ("best IoU with a ground truth", "cosine with the teacher"), strict=True
     ):
         for kind, color in colors.items():
             for side, style in (("in", "--"), ("out", "-")):

@@ -1,15 +1,15 @@
 """Parameters, arithmetic and time of a model, beside the paper's Table II.
 
     python scripts/model_stats.py [--preset paper|wide | --config configs/X.py[:variant]] [--size 800 1333]
-        [--slots 300] [--steps 1 2 4 8] [--json FILE] [--time] [--no_compile]
+        [--num-proposals 300] [--steps 1 2 4 8] [--json FILE] [--time] [--no_compile]
 
 No dataset and no weights are needed, and but for --time nothing is computed: shapes are enough. GFLOP are 2 x
-multiply-add, as in the paper's table, for one photograph, counted twice:
+multiply-add, as in the paper's table, for one image, counted twice:
 - "products": every matrix product and convolution that the program holds, exactly, and RoIAlign's weighted sums by
   formula (2 S^2 (2R)^2 C a box, the gather backend's). Additions, activations, norms and softmax are left out.
 - "compiler": what XLA says of the compiled program for this device, those others included.
 The features are counted once and one denoising step K times; a sampler adds next to nothing. --time runs the whole
-prediction (features, K steps, non-maximum suppression) on one random photograph with random weights.
+prediction (features, K steps, non-maximum suppression) on one random image with random weights.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.models.psdiff import PSDiff, PSDiffSpec, merge
 
-# Table II of the paper: parameters (M), GFLOP, photographs a second on a V100.
+# Table II of the paper: parameters (M), GFLOP, images a second on a V100.
 PAPER = {
     "NAE": (33, 575, 14),
     "SeqNet": (48, 550, 12),
@@ -78,11 +78,11 @@ def count_products(jaxpr: Any) -> int:
     return total
 
 
-def programs(model: PSDiff, size: tuple[int, int], slots: int) -> dict[str, tuple]:
-    """{"features", "step": (function, abstract arguments)} for one photograph."""
+def programs(model: PSDiff, size: tuple[int, int], num_proposals: int) -> dict[str, tuple]:
+    """{"features", "step": (function, abstract arguments)} for one image."""
     graphdef, state = nnx.split(model)
     diffusion, array = model.spec.diffusion, jax.ShapeDtypeStruct
-    photograph = (state, array((1, *size, 3), jnp.uint8), array((1, 2), jnp.int32))
+    image = (state, array((1, *size, 3), jnp.uint8), array((1, 2), jnp.int32))
 
     def features(state, images, image_size):
         return merge(graphdef, state).features(images, image_size)
@@ -90,18 +90,20 @@ def programs(model: PSDiff, size: tuple[int, int], slots: int) -> dict[str, tupl
     def step(state, condition, noisy, t):
         return merge(graphdef, state).denoise(condition, noisy, t)
 
-    noisy = State(array((1, slots, 4), jnp.float32), array((1, slots, diffusion.embedding_dim), jnp.float32))
-    condition = jax.eval_shape(features, *photograph)
-    return {"features": (features, photograph), "step": (step, (state, condition, noisy, array((1,), jnp.int32)))}
+    noisy = State(
+        array((1, num_proposals, 4), jnp.float32), array((1, num_proposals, diffusion.embedding_dim), jnp.float32)
+    )
+    condition = jax.eval_shape(features, *image)
+    return {"features": (features, image), "step": (step, (state, condition, noisy, array((1,), jnp.int32)))}
 
 
-def roi_align_flops(spec: PSDiffSpec, slots: int) -> int:
+def roi_align_flops(spec: PSDiffSpec, num_proposals: int) -> int:
     """RoIAlign's weighted sums in one denoising step."""
-    return spec.num_cdl * slots * 2 * spec.cdl.side**2 * (2 * spec.sampling_ratio) ** 2 * spec.cdl.dim
+    return spec.num_cdl * num_proposals * 2 * spec.cdl.side**2 * (2 * spec.sampling_ratio) ** 2 * spec.cdl.dim
 
 
 def measure(model: PSDiff, config: Any, size: tuple[int, int], steps: list[int], repeats: int) -> dict[int, float]:
-    """Median seconds of a photograph for each number of steps."""
+    """Median seconds of an image for each number of steps."""
 
     def fill(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         name = jax.tree_util.keystr(path)
@@ -130,21 +132,23 @@ def measure(model: PSDiff, config: Any, size: tuple[int, int], steps: list[int],
     return seconds
 
 
-def statistics_of(config: Any, size: tuple[int, int], slots: int, steps: list[int], compiled: bool = True) -> dict:
+def statistics_of(
+    config: Any, size: tuple[int, int], num_proposals: int, steps: list[int], compiled: bool = True
+) -> dict:
     """What --json writes, but for the times. FLOPs are plain integers, 2 x multiply-add."""
     config = config.copy_and_resolve_references()
     config.model.roi_backend = "gather"  # the other backend multiplies by zeros, which is no work of the model
     model = abstract_model(config)
     parts = count_parameters(model)
-    runs = programs(model, size, slots)
+    runs = programs(model, size, num_proposals)
     products = {name: count_products(jax.make_jaxpr(f)(*args).jaxpr) for name, (f, args) in runs.items()}
-    roi = roi_align_flops(model.spec, slots)
+    roi = roi_align_flops(model.spec, num_proposals)
     products["step"] += roi
     result = {
         "parameters": sum(parts.values()),
         "parameters_by_module": parts,
         "size": list(size),
-        "slots": slots,
+        "num_proposals": num_proposals,
         "backbone": config.model.backbone,
         "dtype": config.model.dtype,
         "flops": {str(k): products["features"] + k * products["step"] for k in steps},
@@ -168,7 +172,7 @@ def table(stats: dict, name: str) -> str:
     """The markdown table: the paper's rows, then ours."""
     giga = lambda flops: f"{flops / 1e9:.1f}"  # noqa: E731
     lines = [
-        "| method | parameters | GFLOP, products | GFLOP, compiler | ms a photograph | photographs a second |",
+        "| method | parameters | GFLOP, products | GFLOP, compiler | ms an image | images a second |",
         "|---|---|---|---|---|---|",
     ]
     lines += [
@@ -202,25 +206,25 @@ def main() -> None:
     which.add_argument("--config", help="an experiment's file, FILE[:variant]")
     which.add_argument("--preset", choices=PRESETS, default="paper")
     parser.add_argument("--size", nargs=2, type=int, default=(800, 1333), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--slots", type=int, default=300, help="boxes a photograph")
+    parser.add_argument("--num-proposals", type=int, default=300, help="boxes an image")
     parser.add_argument("--steps", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--no_compile", action="store_true", help="leave the compiler's count out")
     parser.add_argument("--time", action="store_true", help="measure as well, on this device")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    if min(*arguments.size, arguments.slots, arguments.repeats, *arguments.steps) < 1:
-        raise InputError("--size, --slots, --steps and --repeats must be 1 or more")
+    if min(*arguments.size, arguments.num_proposals, arguments.repeats, *arguments.steps) < 1:
+        raise InputError("--size, --num-proposals, --steps and --repeats must be 1 or more")
     config = cfg.load_config(arguments.config) if arguments.config else base(arguments.preset)
-    config.sampler.slots = arguments.slots
+    config.sampler.num_proposals = arguments.num_proposals
     name, size = arguments.config or f"{arguments.preset} preset", tuple(arguments.size)
-    stats = statistics_of(config, size, arguments.slots, arguments.steps, not arguments.no_compile)
+    stats = statistics_of(config, size, arguments.num_proposals, arguments.steps, not arguments.no_compile)
     if arguments.time:
         stats["device"] = jax.devices()[0].device_kind
         seconds = measure(abstract_model(config), config, size, arguments.steps, arguments.repeats)
         stats["seconds"] = {str(k): value for k, value in seconds.items()}
     print(
-        f"{name}: {stats['backbone']}, {size[0]}x{size[1]}, {arguments.slots} boxes, {stats['dtype']}"
+        f"{name}: {stats['backbone']}, {size[0]}x{size[1]}, {arguments.num_proposals} boxes, {stats['dtype']}"
         f"{', times on ' + stats['device'] if arguments.time else ''}\n{summary(stats)}\n\n{table(stats, name)}"
     )
     if arguments.json:

@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def numpy_weights(state, scale: float = 1.0):
-    """Weights that depend on NumPy and on a variable's path only, so that pinned numbers survive new flax initialisers.
+    """Weights that depend on NumPy and on a variable's path only, so that held numbers survive new flax initialisers.
 
     Matrices and kernels are normal with the deviation scale / sqrt(inputs), scales near 1, vectors small.
     """
@@ -46,28 +46,41 @@ def numpy_weights(state, scale: float = 1.0):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A tiny PSDiff, weights from NumPy: .spec, .graphdef, .params (trained ones), .rest, .make(spec) for others."""
-    from psdiff_jax.diffusion.noise import Diffusion
-    from psdiff_jax.models.cdl import CDLOptions
-    from psdiff_jax.models.psdiff import PSDiff, PSDiffSpec
-    from psdiff_jax.models.resnet import SPECS
+    """A tiny PSDiff, weights from NumPy: .options, .graphdef, .params (trained ones), .rest, .make(options) for others."""
+    from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions
     from psdiff_jax.training.step import is_trained
 
-    cdl = CDLOptions(dim=16, side=3, heads=2, dynamic_width=4, embedding_dim=8, time_dim=16)
-    spec = PSDiffSpec(SPECS["tiny"], cdl, Diffusion(embedding_dim=8), canonical_size=24.0)
+    options = PSDiffOptions(
+        backbone="tiny",
+        dim=16,
+        side=3,
+        heads=2,
+        dynamic_width=4,
+        embedding_dim=8,
+        time_dim=16,
+        cascade="paper",
+        canonical_size=24.0,
+        dtype="float32",
+    )
 
-    def make(spec):
+    def make(options):
         # Only shapes come from flax: initialising eagerly would take seconds.
-        model = nnx.eval_shape(lambda: PSDiff(spec, rngs=nnx.Rngs(0)))
-        graphdef, params, rest = nnx.split(model, is_trained, ...)
-        return SimpleNamespace(spec=spec, graphdef=graphdef, params=numpy_weights(params), rest=numpy_weights(rest))
+        model = nnx.eval_shape(lambda: PSDiff(options, rngs=nnx.Rngs(0)))
+        graphdef, params, rest = nnx.split(model, is_trained(model), ...)
+        return SimpleNamespace(
+            options=options,
+            backbone=model.backbone_spec,
+            graphdef=graphdef,
+            params=numpy_weights(params),
+            rest=numpy_weights(rest),
+        )
 
-    return SimpleNamespace(**vars(make(spec)), make=make)
+    return SimpleNamespace(**vars(make(options)), make=make)
 
 
 @pytest.fixture
 def make_batch():
-    """(images, people, seed) -> a batch of 64x96 noise photographs with 0, 1, ... `people` truths, embeddings of 8."""
+    """(images, people, seed) -> a batch of 64x96 noise images with 0, 1, ... `people` ground truths, embeddings of 8."""
 
     def make(images: int = 2, people: int = 3, seed: int = 0, dim: int = 8) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(seed)

@@ -27,15 +27,15 @@ def tiny_config(prepared_dir: Path) -> ConfigDict:
             "backbone": "tiny",
             "crop_size": (48, 24),
             "steps": 2,
-            "people": 2,
+            "identities": 2,
             "crops_per_identity": 2,
             "warmup_steps": 1,
             "embedding_dim": 32,
         }
     )
     config.model.update({"backbone": "tiny", "dim": 16, "heads": 2, "embedding_dim": 32, "time_dim": 32, "side": 3})
-    config.noise.update({"slots": 12})
-    config.sampler.update({"slots": 12})
+    config.noise.update({"num_proposals": 12})
+    config.sampler.update({"num_proposals": 12})
     config.train.update(
         {"steps": 4, "batch_size": 2, "warmup": 1, "log_every": 2, "checkpoint_every": 2, "image_every": 4}
     )

@@ -23,7 +23,7 @@ from psdiff_jax.convert.files import read_state_dict
 from psdiff_jax.convert.layouts import Layout, Recognised, file_structure, recognise, spec_structure
 from psdiff_jax.convert.swin import resize_table
 from psdiff_jax.errors import InputError
-from psdiff_jax.models.backbones import SPECS, abstract_backbone
+from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.weights import assign, check_finite, flatten_state, refuse, save_npz
 
 
@@ -127,17 +127,17 @@ def load_backbone(path: str | Path, state: Any) -> Loaded:
 
 
 def guess(arrays: Mapping[str, np.ndarray], where: str) -> str:
-    """The name in `SPECS` that the tensors fit: of the file's depths and widths, if possible with its own window."""
+    """The name in `BACKBONES` that the tensors fit: of the file's depths and widths, if possible with its own window."""
     found = recognise(arrays, where)
     structure = file_structure(arrays, found)
-    fitting = [name for name, spec in SPECS.items() if spec_structure(spec) == structure]
+    fitting = [name for name, spec in BACKBONES.items() if spec_structure(spec) == structure]
     if not fitting:
-        raise InputError(f"{where}: {found.layout.title} ({structure}), which is none of {', '.join(SPECS)}")
+        raise InputError(f"{where}: {found.layout.title} ({structure}), which is none of {', '.join(BACKBONES)}")
     if found.layout.family == "ResNet":
         return fitting[0]
     table = arrays[found.names[found.layout.names("stages/0/blocks/0/attn/bias_table")[0]]]
     window = (round(len(table) ** 0.5) + 1) // 2
-    return min(fitting, key=lambda name: abs(SPECS[name].window - window))
+    return min(fitting, key=lambda name: abs(BACKBONES[name].window - window))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -145,16 +145,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m psdiff_jax.convert.backbone", description=__doc__.split("\n")[0])
     parser.add_argument("source", metavar="IN", type=Path)
     parser.add_argument("target", metavar="OUT.npz", type=Path)
-    parser.add_argument("--backbone", default="", help=f"one of {', '.join(SPECS)}; left out: found out")
+    parser.add_argument("--backbone", default="", help=f"one of {', '.join(BACKBONES)}; left out: found out")
     args = parser.parse_args(argv)
     try:
         if args.target.suffix != ".npz":
             raise InputError(f"{args.target}: the converted file is an .npz")
         arrays = read_state_dict(args.source)
         backbone = args.backbone or guess(arrays, str(args.source))
-        if backbone not in SPECS:
-            raise InputError(f"--backbone {backbone}: choose one of {', '.join(SPECS)}")
-        loaded = convert_backbone(arrays, nnx.state(abstract_backbone(SPECS[backbone])), str(args.source))
+        if backbone not in BACKBONES:
+            raise InputError(f"--backbone {backbone}: choose one of {', '.join(BACKBONES)}")
+        loaded = convert_backbone(arrays, nnx.state(abstract_backbone(BACKBONES[backbone])), str(args.source))
         save_npz(args.target, loaded.state)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,7 +14,8 @@ import numpy as np
 
 from psdiff_jax.convert import resnet, swin
 from psdiff_jax.errors import InputError
-from psdiff_jax.models.backbones import ResNetSpec, SwinSpec
+from psdiff_jax.models.resnet import ResNetSpec
+from psdiff_jax.models.swin import SwinSpec
 
 _PREFIX = r"^(?P<prefix>(?:module\.|model\.|backbone\.|encoder\.|resnet\.|swin\.)*)"
 _DETECTOR = r"(^|[./])(rpn|roi_heads?|rpn_head|bbox_head|proposal_generator|fpn|neck|transformer|detr|cdl)[./]"

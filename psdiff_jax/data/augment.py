@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from psdiff_jax.data import transforms
-from psdiff_jax.errors import InputError
+from psdiff_jax.data.options import AugmentOptions
 
 MIN_VISIBLE = 0.25  # a box of which a random crop leaves less is no truth any more
 
 
-@dataclass(frozen=True)
-class Augment:
-    """What is allowed to vary.
-
-    flip: swap left and right, every other time.
-    scale_jitter: (low, high), the factor on the scale that fits; above 1 a random window is cut out, below 1 more is
-      padded.
-    color: brightness and contrast vary by a factor in [1 - color, 1 + color].
-    """
-
-    flip: bool = True
-    scale_jitter: tuple[float, float] = (1.0, 1.0)
-    color: float = 0.0
-
-    @classmethod
-    def from_config(cls, config_data: Any) -> Augment:
-        """Reads config.data.augment (or, without it, config.data.flip)."""
-        given = dict(config_data.get("augment") or {"flip": config_data.get("flip", True)})
-        unknown = sorted(set(given) - set(cls.__dataclass_fields__))
-        if unknown:
-            known = ", ".join(cls.__dataclass_fields__)
-            raise InputError(f"config.data.augment.{unknown[0]} is no augmentation; choose from {known}")
-        jitter = tuple(float(factor) for factor in given.get("scale_jitter") or (1.0, 1.0))
-        if len(jitter) != 2 or not 0 < jitter[0] <= jitter[1]:
-            raise InputError(f"config.data.augment.scale_jitter is {jitter}, expected (low, high) with 0 < low <= high")
-        color = float(given.get("color") or 0.0)
-        if not 0 <= color < 1:
-            raise InputError(f"config.data.augment.color is {color}, expected a strength in [0, 1)")
-        return cls(flip=bool(given.get("flip", True)), scale_jitter=jitter, color=color)
-
-
-def augment_sample(sample: dict[str, Any], augment: Augment, generator: np.random.Generator) -> dict[str, Any]:
+def augment_sample(sample: dict[str, Any], augment: AugmentOptions, generator: np.random.Generator) -> dict[str, Any]:
     """A sample of the pipeline with an image that fits config.data.image_size, changed at random by `generator` alone.
 
     `sample["fit"]` is ((H, W), the scale that fits); the image may be larger than (H, W) when scale jitter is on.

@@ -29,17 +29,40 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
 from psdiff_jax.data import transforms
-from psdiff_jax.data.augment import Augment, augment_sample
+from psdiff_jax.data.augment import augment_sample
 from psdiff_jax.data.held_out import training_positions
+from psdiff_jax.data.options import DataOptions
 from psdiff_jax.data.prepared import PreparedDataset
 from psdiff_jax.data.scenes import Batch, Scenes, Targets
 from psdiff_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that read together: this one's `index` of `count`, and the `devices` of all of them."""
+
+    index: int
+    count: int
+    devices: int
+
+    def share(self, key: str, batch_size: int) -> int:
+        """Images of a batch that are this process's; InputError naming `key` where devices cannot share it evenly."""
+        if batch_size % self.count or batch_size % self.devices:
+            raise InputError(
+                f"{key} is {batch_size}, which does not divide by the {self.devices} devices of {self.count} "
+                f"processes: choose a multiple of {np.lcm(self.devices, self.count)}"
+            )
+        return batch_size // self.count
+
+
+ALONE = Processes(0, 1, 1)
 
 
 class BatchIterator(Iterator[Batch]):
@@ -100,38 +123,35 @@ class EvalBatches:
 
 def train_batches(
     dataset: PreparedDataset,
-    config: Any,
+    options: DataOptions,
     *,
+    batch_size: int,
+    seed: int,
     targets: Targets | None = None,
-    embedding_dim: int = 256,
-    process_index: int = 0,
-    process_count: int = 1,
-    device_count: int = 1,
+    embedding_dim: int = 0,
+    processes: Processes = ALONE,
 ) -> BatchIterator:
-    """Endless shuffled batches of `config.train.batch_size` images over all processes; this one gets its block of them.
+    """Endless shuffled batches of `batch_size` images over all processes; this one gets its block of them.
 
     Args:
-      targets: the teacher, which must know every box; without one `embeddings` are zeros of `embedding_dim`.
-      device_count: devices of all processes together, which share the batch.
+      targets: the teacher's, which must know every box; without them `embeddings` are zeros of `embedding_dim`.
 
     Raises:
       InputError: naming the key, image or file that is wrong, before the first batch.
     """
-    global_size = config.train.batch_size
-    local_size = _local_batch("config.train.batch_size", global_size, process_count, device_count)
-    augment = Augment.from_config(config.data)
+    local_size = processes.share("config.train.batch_size", batch_size)
+    augment = options.augment
     scenes = Scenes(
         dataset,
         "train",
-        config.data,
+        options,
         targets,
         embedding_dim,
         zoom=max(1.0, augment.scale_jitter[1]),
-        max_boxes=config.data.max_boxes,
+        max_boxes=options.max_boxes,
     )
-    kept = training_positions(scenes.annotations, config.data.get("held_out", 0.0))
-    seed = int(config.seed)
-    first_row = process_index * local_size
+    kept = training_positions(scenes.annotations, options.held_out)
+    first_row = processes.index * local_size
 
     def make(step: int, positions: np.ndarray) -> Batch:
         rows = range(first_row, first_row + local_size)
@@ -141,41 +161,38 @@ def train_batches(
 
     import grain
 
-    batches = grain.MapDataset.range(len(kept)).seed(seed).shuffle().repeat().batch(global_size, batch_fn=np.asarray)
+    batches = grain.MapDataset.range(len(kept)).seed(seed).shuffle().repeat().batch(batch_size, batch_fn=np.asarray)
     batches = batches.map_with_index(make)
-    identity = {"seed": seed, "batch_size": int(global_size), "images": len(kept)}
-    return BatchIterator(lambda step: _read_ahead(batches.slice(slice(step, None)), config.data), identity)
+    identity = {"seed": seed, "batch_size": batch_size, "images": len(kept)}
+    return BatchIterator(lambda step: _read_ahead(batches.slice(slice(step, None)), options), identity)
 
 
 def eval_batches(
     dataset: PreparedDataset,
     split: str,
-    config: Any,
+    options: DataOptions,
     *,
-    batch_size: int | None = None,
+    batch_size: int,
     indices: Sequence[int] | None = None,
     targets: Targets | None = None,
-    embedding_dim: int = 256,
-    process_index: int = 0,
-    process_count: int = 1,
-    device_count: int = 1,
+    embedding_dim: int = 0,
+    processes: Processes = ALONE,
 ) -> EvalBatches:
     """A split in order, without augmentation: `train`, `gallery`, or `query` (each query's scene, with its box alone).
 
     The last batch is filled up with empty images, told apart by `valid`. Process p gets the p-th block of each batch.
 
     Args:
-      batch_size: images over all processes; config.evaluate.batch_size where it is None.
+      batch_size: images over all processes.
       indices: positions in the split to take instead of all.
     """
-    global_size = config.evaluate.batch_size if batch_size is None else batch_size
-    local_size = _local_batch("config.evaluate.batch_size", global_size, process_count, device_count)
-    scenes = Scenes(dataset, split, config.data, targets, embedding_dim)
+    local_size = processes.share("config.evaluate.batch_size", batch_size)
+    scenes = Scenes(dataset, split, options, targets, embedding_dim)
     chosen = np.arange(len(scenes)) if indices is None else np.asarray(indices, np.int64)
-    count = -(-len(chosen) // global_size)
+    count = -(-len(chosen) // batch_size)
 
     def make(step: int) -> Batch:
-        first = step * global_size + process_index * local_size
+        first = step * batch_size + processes.index * local_size
         positions = chosen[first : first + local_size]
         batch = scenes.batch(positions)
         valid = np.arange(local_size) < len(positions)
@@ -186,35 +203,27 @@ def eval_batches(
 
     import grain
 
-    return EvalBatches(lambda: _read_ahead(grain.MapDataset.range(count).map(make), config.data), count)
+    return EvalBatches(lambda: _read_ahead(grain.MapDataset.range(count).map(make), options), count)
 
 
-def _local_batch(key: str, batch_size: int, process_count: int, device_count: int) -> int:
-    if batch_size < 1 or batch_size % process_count or batch_size % device_count:
-        raise InputError(
-            f"{key} is {batch_size}, which does not divide by the {device_count} devices of {process_count} processes: "
-            f"choose a multiple of {np.lcm(device_count, process_count)}"
-        )
-    return batch_size // process_count
+def reading_threads(options: DataOptions) -> int:
+    """How many threads decode images: config.data.threads, or one per core."""
+    return options.threads or min(16, os.cpu_count() or 1)
 
 
-def reading_threads(config_data: Mapping[str, Any]) -> int:
-    """How many threads decode photographs: config.data.threads, or one a core."""
-    return config_data.get("threads") or min(16, os.cpu_count() or 1)
-
-
-def _read_ahead(batches: Any, config_data: Any) -> Any:
+def _read_ahead(batches: Any, options: DataOptions) -> Any:
     """A grain iterator whose batches are made by threads of this process, or by worker processes."""
     import grain
     from absl import flags
 
     cv2.setNumThreads(0)  # one thread a batch: OpenCV's own would fight with grain's and with XLA's
-    workers = config_data.get("workers") or 0
-    threads = 1 if workers else reading_threads(config_data)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
-    iterable = batches.to_iter_dataset(options)
-    if workers:
+    threads = 1 if options.workers else reading_threads(options)
+    read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
+    iterable = batches.to_iter_dataset(read_options)
+    if options.workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, also in a program that has none
-        iterable = iterable.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2))
+        iterable = iterable.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=options.workers, per_worker_buffer_size=2)
+        )
     return iter(iterable)

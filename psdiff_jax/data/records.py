@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.data.galleries import GalleryList, save_galleries
+from psdiff_jax.data.options import DataOptions
 from psdiff_jax.data.prepared import GALLERIES_FILE, PEOPLE_FILE, SPLITS, PreparedDataset, Source
 from psdiff_jax.data.schema import (
     UNKNOWN,
@@ -76,27 +77,22 @@ BUILDERS = {
 }
 
 
-def open_dataset(config_data: Mapping[str, Any]) -> PreparedDataset:
-    """Opens the dataset that `config.data` describes, and builds it first where that has not been done.
-
-    Reads `name` (one of `BUILDERS`, or `module:Class` of a builder of one's own), `root` (the folder with the user's
-    data, for builders that read one), `prepared_dir` and `builder` (the builder's options).
+def open_dataset(options: DataOptions) -> PreparedDataset:
+    """Opens the dataset that config.data describes, and builds it first where that has not been done.
 
     Raises:
       InputError: one line on what is wrong with these keys or with the data they name.
     """
-    name = config_data["name"]
+    name = options.name
     builder_class = builder_class_of(name)
-    options = dict(config_data.get("builder") or {})
-    if config_data.get("root"):
-        options["root"] = str(config_data["root"])
-    check_options(name, builder_class, options)
-    if not config_data.get("prepared_dir"):
+    given = dict(options.builder)
+    if options.root:
+        given["root"] = options.root
+    check_options(name, builder_class, given)
+    if not options.prepared_dir:
         raise InputError("config.data.prepared_dir is empty: name the folder that prepared datasets are kept in")
 
-    folder = (
-        Path(config_data["prepared_dir"]).expanduser() / f"{name.split(':')[-1]}-{_fingerprint(builder_class, options)}"
-    )
+    folder = Path(options.prepared_dir).expanduser() / f"{name.split(':')[-1]}-{_fingerprint(builder_class, given)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -105,8 +101,8 @@ def open_dataset(config_data: Mapping[str, Any]) -> PreparedDataset:
     if not report_path.is_file():
         with locked(folder / ".lock", f"prepares {folder}"):  # of a pod's processes one builds, the others wait
             if not report_path.is_file():
-                _prepare(name, builder_class, options, report_path)
-    builder = builder_class(data_dir=str(folder), **options)
+                _prepare(name, builder_class, given, report_path)
+    builder = builder_class(data_dir=str(folder), **given)
     return PreparedDataset(name, builder, json.loads(report_path.read_text())["report"])
 
 
@@ -197,8 +193,6 @@ def _fingerprint(builder_class: Any, options: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "to_dict"):  # ConfigDict
-        return value.to_dict()
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     return str(value)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from psdiff_jax.data import transforms
+from psdiff_jax.data.options import DataOptions
 from psdiff_jax.data.prepared import PreparedDataset
 from psdiff_jax.errors import InputError
 
@@ -29,7 +30,7 @@ class Scenes:
         self,
         dataset: PreparedDataset,
         split: str,
-        config_data: Any,
+        options: DataOptions,
         targets: Targets | None,
         embedding_dim: int,
         zoom: float = 1.0,
@@ -40,7 +41,7 @@ class Scenes:
         `max_boxes`: how many boxes a batch has room for; None: as many as the fullest image of the split has.
         """
         self.split = split
-        self.image_size = _image_size(config_data)
+        self.image_size = options.image_size
         self.annotations = dataset.annotations(split)
         self.max_boxes = max_boxes or max((len(boxes) for boxes in self.annotations.boxes), default=1) or 1
         self.targets, self.zoom = targets, zoom
@@ -48,7 +49,7 @@ class Scenes:
         self._source, self._folder = dataset.source(split), dataset.folder
         self._cache: list[np.ndarray | None] | None = None
         self._check(dataset.name)
-        if config_data.get("cache"):
+        if options.cache:
             self._check_memory()
             self._cache = [None] * len(self)
 
@@ -143,13 +144,6 @@ class Scenes:
                 f"config.data.cache: the images of split {self.split} need {total / 2**30:.0f} GiB in memory, more than"
                 f" {CACHE_LIMIT // 2**30}: turn it off"
             )
-
-
-def _image_size(config_data: Any) -> tuple[int, int]:
-    size = tuple(int(side) for side in config_data["image_size"])
-    if len(size) != 2 or min(size) < 1:
-        raise InputError(f"config.data.image_size is {size}, expected (height, width) in pixels")
-    return size
 
 
 def image_batch(image: np.ndarray, box: np.ndarray, image_size: tuple[int, int], copies: int = 1) -> Batch:

@@ -1,13 +1,13 @@
-"""The dual noise generator (paper section IV-B2): truth boxes and embeddings -> noisy states, Eq. 10.
+"""The dual noise generator (paper section IV-B2): ground truth boxes and embeddings -> noisy states, Eq. 10.
 
-Legend: B image, M truth (padded), N slot, D embedding.
+Legend: B image, M ground truth (padded), N proposal, D embedding.
 
 A state is the pair (box, embedding) that is diffused. Boxes are normalised cxcywh mapped to [-s1, s1]; embeddings
 are unit vectors times s2.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 
 from psdiff_jax.diffusion.schedule import cosine_alpha_bar
 from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.options import AT_LEAST_1, POSITIVE
 
 
 class State(NamedTuple):
@@ -25,13 +26,19 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Diffusion:
-    """Constants of the process: T, the signal scales s1 and s2, and the width of an embedding."""
+class DiffusionOptions:
+    """config.diffusion: constants of the process."""
 
-    timesteps: int = 1000
-    box_snr_scale: float = 2.0
-    embedding_snr_scale: float = 3.0
-    embedding_dim: int = 256
+    timesteps: Annotated[int, AT_LEAST_1, "T, times of the forward process"] = 1000
+    box_snr_scale: Annotated[float, POSITIVE, "signal scale of boxes (s1)"] = 2.0
+    embedding_snr_scale: Annotated[float, POSITIVE, "signal scale of embeddings (s2)"] = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diffusion(DiffusionOptions):
+    """The process for embeddings of a width."""
+
+    embedding_dim: int
 
     def alpha_bar(self, t: jax.Array) -> jax.Array:
         """Cumulative signal power at integer times t in 0..T, float32, shaped as t."""
@@ -64,11 +71,12 @@ class Diffusion:
         a = self.alpha_bar(t)[:, None, None]
         return State(*(jnp.sqrt(a) * x + jnp.sqrt(1 - a) * eps for x, eps in zip(state, noise, strict=True)))
 
-    def gaussian(self, key: jax.Array, slots: int) -> State:
+    def gaussian(self, key: jax.Array, num_proposals: int) -> State:
         """Standard normal state of one image: box [N,4], embedding [N,D]."""
         box_key, embedding_key = jax.random.split(key)
         return State(
-            jax.random.normal(box_key, (slots, 4)), jax.random.normal(embedding_key, (slots, self.embedding_dim))
+            jax.random.normal(box_key, (num_proposals, 4)),
+            jax.random.normal(embedding_key, (num_proposals, self.embedding_dim)),
         )
 
 
@@ -77,11 +85,11 @@ def normalize(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
-def repeat_gt(key: jax.Array, mask: jax.Array, slots: int) -> jax.Array:
-    """Which truth each slot starts from: int32 [N] into the M truths of one image.
+def repeat_gt(key: jax.Array, mask: jax.Array, num_proposals: int) -> jax.Array:
+    """Which ground truth each proposal starts from: int32 [N] into the M ground truths of one image.
 
-    The valid truths (mask [M]) are shuffled and repeated evenly: their counts differ by at most one. An image
-    without a person gives index 0 everywhere; the caller replaces those slots by noise.
+    The valid ground truths (mask [M]) are shuffled and repeated evenly: their counts differ by at most one. An image
+    without a person gives index 0 everywhere; the caller replaces those proposals by noise.
     """
     order = jnp.argsort(jnp.where(mask, 0.0, 2.0) + jax.random.uniform(key, mask.shape))
-    return order[jnp.arange(slots) % jnp.maximum(mask.sum(), 1)]
+    return order[jnp.arange(num_proposals) % jnp.maximum(mask.sum(), 1)]

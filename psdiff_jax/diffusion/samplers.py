@@ -1,11 +1,11 @@
 """Sampling: from Gaussian states to people in a few denoising steps, one `jax.lax.scan` (paper Algorithm 2).
 
-Legend: B image, N slot, D embedding, O order of the solver.
+Legend: B image, N proposal, D embedding, O order of the solver.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,40 +13,38 @@ import jax.numpy as jnp
 from psdiff_jax.diffusion.noise import Diffusion, State
 from psdiff_jax.diffusion.schedule import cosine_alpha_bar, sampling_times
 from psdiff_jax.diffusion.solvers import Table, ddim_coefficients, solver_table
+from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, Range
 
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """How to sample.
+    """config.sampler: how to sample."""
 
-    slots: N_test. eta: DDIM's randomness (1 = DDPM-like, 0 = deterministic).
-    renewal_threshold: slots whose score lies below it start anew from noise, box and embedding together (0 = never).
-    time_power: how the times are spaced, see `schedule.sampling_times`.
-    solver: "ddim", "dpm" (DPM-Solver) or "dpm++" (DPM-Solver++), see `solvers.solver_table`. order: 1 to 3, of the
-    latter two. They are deterministic and do not look at eta; DDIM does not look at order.
-    ensemble: whether the predictions of all steps are pooled before NMS (inference.predictor).
-    """
-
-    slots: int = 300
-    eta: float = 1.0
-    renewal_threshold: float = 0.1
-    time_power: float = 1.0
-    solver: str = "ddim"
-    order: int = 2
-    ensemble: bool = False
+    num_proposals: Annotated[int, AT_LEAST_1, "proposals per image (N_test)"] = 300
+    eta: Annotated[float, NOT_NEGATIVE, "randomness of ddim: 1 = DDPM-like, 0 = deterministic; others ignore it"] = 1.0
+    renewal_threshold: Annotated[
+        float, FRACTION, "box renewal: proposals that score lower restart from noise, box and embedding; 0 = never"
+    ] = 0.1
+    time_power: Annotated[float, Range(1), "spacing of the times: 1 = even, above 1 = denser near 0"] = 1.0
+    solver: Annotated[Literal["ddim", "dpm", "dpm++"], "DDIM, DPM-Solver or DPM-Solver++ (`solvers.solver_table`)"] = (
+        "ddim"
+    )
+    order: Annotated[Literal[1, 2, 3], "order of dpm and dpm++; ddim ignores it"] = 2
+    ensemble: Annotated[bool, "pool the predictions of all steps before NMS"] = False
+    nms_threshold: Annotated[float, FRACTION, "IoU above which NMS drops the lower score"] = 0.5
 
 
-class Pin(NamedTuple):
-    """Boxes held in slot 0 of every image: box [B,4] in the diffused form; active bool [B]."""
+class QueryBox(NamedTuple):
+    """Boxes held in proposal 0 of every image: box [B,4] in the diffused form; active bool [B]."""
 
     box: jax.Array
     active: jax.Array
 
 
 class Path(NamedTuple):
-    """Where slots stand: state x; predictions of earlier steps, newest first; how many of those are a slot's own [B,N].
+    """Where proposals stand: state x; predictions of earlier steps, newest first; how many of those are a proposal's own [B,N].
 
-    A slot that was renewed begins a path of its own: what the slot predicted before is no part of it.
+    A proposal that was renewed begins a path of its own: what the proposal predicted before is no part of it.
     """
 
     x: State
@@ -63,7 +61,7 @@ def begin(x: State, order: int) -> Path:
 def advance(path: Path, x0: State, numbers: Table, noise: State | None = None) -> Path:
     """One step of any solver: the combination of x, x0 and earlier predictions that one row of its table tells.
 
-    numbers: one step's `Table`. Slots with shorter paths use the lower order that they allow.
+    numbers: one step's `Table`. Proposals with shorter paths use the lower order that they allow.
     noise: fresh noise for solvers that are random.
     """
     c = numbers.combine[path.length]  # [B,N,O+1]
@@ -91,21 +89,21 @@ def ddim_step(
 
 
 def renew(x: State, noise: State, scores: jax.Array, threshold: float) -> State:
-    """Box renewal: slots [B,N] that score below the threshold become noise, in box and embedding alike."""
+    """Box renewal: proposals [B,N] that score below the threshold become noise, in box and embedding alike."""
     poor = (scores < threshold)[..., None]
     return State(*(jnp.where(poor, fresh, kept) for kept, fresh in zip(x, noise, strict=True)))
 
 
-def image_noise(diffusion: Diffusion, keys: jax.Array, slots: int, draw: jax.Array | int) -> State:
+def image_noise(diffusion: Diffusion, keys: jax.Array, num_proposals: int, draw: jax.Array | int) -> State:
     """The `draw`-th Gaussian state of each image, from its own key [B]: independent of the batch it stands in."""
-    return jax.vmap(lambda key: diffusion.gaussian(jax.random.fold_in(key, draw), slots))(keys)
+    return jax.vmap(lambda key: diffusion.gaussian(jax.random.fold_in(key, draw), num_proposals))(keys)
 
 
-def hold(x: State, pin: Pin | None) -> State:
-    """Puts the pinned box back into slot 0; the slot's embedding goes on being denoised."""
-    if pin is None:
+def hold(x: State, query_box: QueryBox | None) -> State:
+    """Puts the held box back into proposal 0; the proposal's embedding goes on being denoised."""
+    if query_box is None:
         return x
-    first = jnp.where(pin.active[:, None], pin.box, x.box[:, 0])
+    first = jnp.where(query_box.active[:, None], query_box.box, x.box[:, 0])
     return State(x.box.at[:, 0].set(first), x.embedding)
 
 
@@ -115,7 +113,7 @@ def sample(
     spec: SamplerOptions,
     keys: jax.Array,
     steps: int,
-    pin: Pin | None = None,
+    query_box: QueryBox | None = None,
 ) -> object:
     """Runs `spec.solver`, one evaluation of the network a step.
 
@@ -125,7 +123,7 @@ def sample(
       denoise: (state, t [B]) -> (clean state, scores [B,N], output); clean as `Diffusion.clean` makes it.
       keys: [B] one random key for each image.
       steps: number of denoising steps.
-      pin: query boxes to hold in slot 0.
+      pin: query boxes to hold in proposal 0.
 
     Returns:
       `output` of every step, stacked along a new leading axis [steps, ...]; the last one is the answer.
@@ -133,22 +131,22 @@ def sample(
     times = sampling_times(diffusion.timesteps, steps, spec.time_power)
     table = solver_table(spec.solver, cosine_alpha_bar(diffusion.timesteps)[times], spec.order, spec.eta)
     is_random = bool(table.noise.any())
-    pinned = False if pin is None else pin.active[:, None] & (jnp.arange(spec.slots) == 0)
+    held = False if query_box is None else query_box.active[:, None] & (jnp.arange(spec.num_proposals) == 0)
 
     def step(path: Path, moment: tuple[jax.Array, jax.Array, Table]) -> tuple[Path, object]:
         index, now, numbers = moment
-        path = path._replace(x=hold(path.x, pin))
+        path = path._replace(x=hold(path.x, query_box))
         x0, scores, output = denoise(path.x, jnp.full(keys.shape, now))
-        fresh = image_noise(diffusion, keys, spec.slots, 2 * index + 1) if is_random else None
+        fresh = image_noise(diffusion, keys, spec.num_proposals, 2 * index + 1) if is_random else None
         path = advance(path, x0, numbers, fresh)
         if spec.renewal_threshold > 0:
-            restart = image_noise(diffusion, keys, spec.slots, 2 * index + 2)
-            scores = jnp.where(pinned, jnp.inf, scores)
+            restart = image_noise(diffusion, keys, spec.num_proposals, 2 * index + 2)
+            scores = jnp.where(held, jnp.inf, scores)
             length = jnp.where(scores < spec.renewal_threshold, 0, path.length)
             path = path._replace(x=renew(path.x, restart, scores, spec.renewal_threshold), length=length)
         return path, output
 
-    start = begin(image_noise(diffusion, keys, spec.slots, 0), table.order)
+    start = begin(image_noise(diffusion, keys, spec.num_proposals, 0), table.order)
     numbers = jax.tree.map(jnp.float32, table)
     _, outputs = jax.lax.scan(step, start, (jnp.arange(steps), jnp.asarray(times[:-1]), numbers))
     return outputs

@@ -19,7 +19,7 @@ SOLVERS = ("ddim", "dpm", "dpm++")
 class Table(NamedTuple):
     """The numbers of all steps, or of one step without the leading K.
 
-    combine: [K,O,O+1] of (x, x0, m_1, ..); row j is for slots that have j earlier predictions of their own.
+    combine: [K,O,O+1] of (x, x0, m_1, ..); row j is for proposals that have j earlier predictions of their own.
     remember: [K,2] of (x, x0): what a step leaves as m_1 to the next.
     noise: [K] of fresh Gaussian noise.
     """
@@ -106,7 +106,7 @@ def solver_table(solver: str, alpha_bar: np.ndarray, order: int = 2, eta: float 
 
     solver: "ddim" (eta: its randomness; order is not used), or "dpm" or "dpm++" (order 1 to 3; eta is not used, they
     are deterministic). Order 1 of both is DDIM with eta = 0. The last step is of order 1 and gives the clean estimate;
-    the first ones, and those of slots that start anew, have the order that their few predictions allow.
+    the first ones, and those of proposals that start anew, have the order that their few predictions allow.
 
     Raises:
       ValueError: no such solver.

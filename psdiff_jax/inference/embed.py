@@ -1,4 +1,4 @@
-"""Embedding a gallery and its queries with a trained model: photographs -> Detections, for several numbers of steps."""
+"""Embedding a gallery and its queries with a trained model: images -> Detections, for several numbers of steps."""
 
 import sys
 import time
@@ -9,67 +9,82 @@ from typing import Any
 import jax
 import numpy as np
 
-from psdiff_jax import config as cfg
 from psdiff_jax import parallel
 from psdiff_jax.data.detections import Detections
-from psdiff_jax.data.pipeline import eval_batches
+from psdiff_jax.data.options import DataOptions
+from psdiff_jax.data.pipeline import Processes, eval_batches
 from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.data.scenes import image_batch
 from psdiff_jax.data.transforms import decode_image, to_original
-from psdiff_jax.evaluation.detection import box_iou
-from psdiff_jax.inference.predictor import People, Predictor
+from psdiff_jax.evaluation.options import EvaluateOptions
+from psdiff_jax.inference.predictor import Predictions, Predictor
+from psdiff_jax.models.psdiff import PSDiffOptions
+from psdiff_jax.ops.boxes import box_iou
 
 Batch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """A trained model, ready to look at photographs.
+    """A trained model on all devices, ready for images.
 
-    params, rest: the model's variables; key: base of the sampler's noise; steps: numbers of denoising steps to report.
+    params, rest: the model's variables. key: base of the sampler's noise.
     """
 
     predictor: Predictor
+    embedding_dim: int
     params: Any
     rest: Any
     key: jax.Array
     mesh: jax.sharding.Mesh
-    max_detections: int
-    min_score: float
+    data: DataOptions
+    options: EvaluateOptions
+
+    @classmethod
+    def create(
+        cls,
+        model: PSDiffOptions,
+        predictor: Predictor,
+        params: Any,
+        rest: Any,
+        seed: int,
+        data: DataOptions,
+        options: EvaluateOptions,
+    ) -> "Embedder":
+        """Puts the variables on all devices."""
+        mesh = parallel.make_mesh()
+        parallel.check_divides(options.batch_size, mesh, "config.evaluate.batch_size")
+        params, rest = (parallel.put_replicated(tree, mesh) for tree in (params, rest))
+        return cls(predictor, model.embedding_dim, params, rest, jax.random.key(seed), mesh, data, options)
 
     def with_seed(self, seed: int) -> "Embedder":
         """The same model with other noise."""
         return replace(self, key=jax.random.key(seed))
 
-    def predict(self, batch: Batch, steps: tuple[int, ...], pinned: bool = False) -> dict[int, People]:
-        """Host arrays of the whole (global) batch. `pinned`: hold the first box of each photograph in slot 0."""
+    def predict(self, batch: Batch, steps: tuple[int, ...], gt_box: bool = False) -> dict[int, Predictions]:
+        """Host arrays of the whole (global) batch. `gt_box`: hold the first box of each image in proposal 0."""
         wanted = {name: batch[name] for name in ("image", "image_size", "image_index")}
         on_device = parallel.put_batch(wanted, self.mesh)
-        boxes = parallel.put_batch(np.ascontiguousarray(batch["boxes"][:, 0]), self.mesh) if pinned else None
+        boxes = parallel.put_batch(np.ascontiguousarray(batch["boxes"][:, 0]), self.mesh) if gt_box else None
         return parallel.fetch(self.predictor(self.params, self.rest, on_device, self.key, steps, boxes))
 
-
-def make_embedder(config: Any, graphdef: Any, params: Any, rest: Any) -> Embedder:
-    """An Embedder on all devices, with noise of config.seed."""
-    mesh = parallel.make_mesh()
-    parallel.check_divides(config.evaluate.batch_size, mesh, "config.evaluate.batch_size")
-    predictor = Predictor(graphdef, cfg.sampler_spec(config), config.sampler.nms_threshold)
-    key = jax.random.key(config.seed)
-    params, rest = (parallel.put_replicated(tree, mesh) for tree in (params, rest))
-    return Embedder(
-        predictor, params, rest, key, mesh, config.evaluate.max_detections, config.evaluate.detection_threshold
-    )
+    def embed_box(self, image: np.ndarray, box: np.ndarray, steps: int) -> np.ndarray:
+        """Unit embedding [D] of the person in `box` [4] (xyxy pixels) of `image` uint8 [H,W,3], the box held."""
+        batch = image_batch(image, box, self.data.image_size, copies=self.mesh.size)
+        return self.predict(batch, (steps,), gt_box=True)[steps].embeddings[0, 0]
 
 
-def embed_gallery(
-    embedder: Embedder,
-    dataset: PreparedDataset,
-    config: Any,
-    split: str = "gallery",
-) -> dict[int, Detections]:
-    """Everybody in the photographs of a split: {steps: Detections}, boxes in pixels of the original photographs."""
+def embed_all(embedder: Embedder, dataset: PreparedDataset) -> dict[int | str, tuple[Detections, Detections]]:
+    """{steps: (gallery, query)} of a dataset."""
+    gallery, query = embed_gallery(embedder, dataset), embed_queries(embedder, dataset)
+    return {k: (gallery[k], query[k]) for k in gallery}
+
+
+def embed_gallery(embedder: Embedder, dataset: PreparedDataset, split: str = "gallery") -> dict[int, Detections]:
+    """Everybody in the images of a split: {steps: Detections}, boxes in pixels of the original images."""
     count = len(dataset.source(split))
-    batches = _batches(dataset, split, config)
-    steps = tuple(config.evaluate.steps)
+    batches = _batches(embedder, dataset, split)
+    steps = embedder.options.steps
     rows: dict[int, list[tuple[np.ndarray, ...]]] = {k: [] for k in steps}
     for batch, people in _predictions(embedder, batches, steps, f"embedding {split}", count):
         for i in np.flatnonzero(batch["valid"]):
@@ -79,64 +94,60 @@ def embed_gallery(
     return {k: _flat(found, names) for k, found in rows.items()}
 
 
-def embed_queries(embedder: Embedder, dataset: PreparedDataset, config: Any) -> dict[int, Detections]:
+def embed_queries(embedder: Embedder, dataset: PreparedDataset) -> dict[int, Detections]:
     """One row a query, in the order of the query list: {steps: Detections} with person_id.
 
-    config.evaluate.query "pin": the given box is held in slot 0 and its embedding denoised. "match": the detection in
-    the query's photograph with the highest IoU with the given box (its box and score stand in the row).
+    config.evaluate.query "gt_box": the given box is held in proposal 0 and its embedding denoised. "detected": the
+    detection in the query's image that overlaps the given box most; the row has its box and score.
     """
     queries = dataset.queries()
-    steps, pinned = tuple(config.evaluate.steps), config.evaluate.query == "pin"
-    if not len(queries):  # a gallery to search in by photograph only
-        return {k: _nobody(config.model.embedding_dim) for k in steps}
-    batches = _batches(dataset, "query", config)
+    steps, gt_box = embedder.options.steps, embedder.options.query == "gt_box"
+    if not len(queries):  # a gallery to search in by image only
+        return {k: _nobody(embedder.embedding_dim) for k in steps}
+    batches = _batches(embedder, dataset, "query")
     position = {name: i for i, name in enumerate(dataset.annotations("gallery").image_names)}
     scenes = np.asarray([position[name] for name in queries.image_names], np.int32)
     rows: dict[int, list[tuple[np.ndarray, ...]]] = {k: [] for k in steps}
     for batch, people in _predictions(
-        embedder, _with_scene_noise(batches, scenes), steps, "embedding queries", len(scenes), pinned
+        embedder, _with_scene_noise(batches, scenes), steps, "embedding queries", len(scenes), gt_box
     ):
         for i in np.flatnonzero(batch["valid"]):
             for k in steps:
                 found, given = people[k], batch["boxes"][i, :1]
-                slot = 0
-                if not pinned:
+                proposal = 0
+                if not gt_box:
                     overlap = np.where(found.keep[i], box_iou(given, found.boxes[i])[0], -1.0)
-                    slot = int(np.argmax(overlap))
-                box = given if pinned else found.boxes[i, slot : slot + 1]
+                    proposal = int(np.argmax(overlap))
+                box = given if gt_box else found.boxes[i, proposal : proposal + 1]
                 box = to_original(box, batch["scale"][i], batch["original_size"][i])
-                rows[k].append((box, found.scores[i, slot : slot + 1], found.embeddings[i, slot : slot + 1]))
+                rows[k].append(
+                    (box, found.scores[i, proposal : proposal + 1], found.embeddings[i, proposal : proposal + 1])
+                )
     return {k: _flat(found, queries.image_names, queries.person_ids) for k, found in rows.items()}
 
 
 def _with_scene_noise(batches: Iterable[Batch], scenes: np.ndarray) -> Iterator[Batch]:
-    """A query draws the noise of the photograph it stands in, so that it starts as its gallery photograph does."""
+    """A query draws the noise of the image it stands in, so that it starts as its gallery image does."""
     for batch in batches:
         index = np.where(batch["valid"], scenes[np.maximum(batch["image_index"], 0)], -1).astype(np.int32)
         yield {**batch, "image_index": index}
 
 
-def _batches(dataset: PreparedDataset, split: str, config: Any) -> Iterator[Batch]:
+def _batches(embedder: Embedder, dataset: PreparedDataset, split: str) -> Iterator[Batch]:
     sizes = dataset.annotations(split).sizes
-    for batch in eval_batches(
-        dataset,
-        split,
-        config,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        device_count=jax.device_count(),
-    ):
+    size, processes = embedder.options.batch_size, Processes(*parallel.place())
+    for batch in eval_batches(dataset, split, embedder.data, batch_size=size, processes=processes):
         yield {**batch, "original_size": sizes[np.maximum(batch["image_index"], 0)]}
 
 
 def _predictions(
-    embedder: Embedder, batches: Iterable[Batch], steps: tuple[int, ...], what: str, count: int, pinned: bool = False
-) -> Iterator[tuple[Batch, dict[int, People]]]:
+    embedder: Embedder, batches: Iterable[Batch], steps: tuple[int, ...], what: str, count: int, gt_box: bool = False
+) -> Iterator[tuple[Batch, dict[int, Predictions]]]:
     """(batch, predictions), with a progress line every ten seconds. On pods each process sees the whole batch."""
     begin = shown = time.perf_counter()
     done = 0
     for batch in batches:
-        people = embedder.predict(batch, steps, pinned)
+        people = embedder.predict(batch, steps, gt_box)
         yield parallel.gather_batch(batch), people
         done = min(count, done + len(people[steps[0]].scores))
         now = time.perf_counter()
@@ -150,10 +161,10 @@ def _predictions(
                 )
 
 
-def _detections_of_image(embedder: Embedder, people: People, batch: Batch, i: int) -> tuple[np.ndarray, ...]:
+def _detections_of_image(embedder: Embedder, people: Predictions, batch: Batch, i: int) -> tuple[np.ndarray, ...]:
     """(boxes in original pixels, scores, embeddings) that survive NMS and the score threshold, best first."""
-    keep = np.flatnonzero(people.keep[i] & (people.scores[i] >= embedder.min_score))
-    keep = keep[np.argsort(-people.scores[i][keep], kind="stable")][: embedder.max_detections]
+    keep = np.flatnonzero(people.keep[i] & (people.scores[i] >= embedder.options.detection_threshold))
+    keep = keep[np.argsort(-people.scores[i][keep], kind="stable")][: embedder.options.max_detections]
     boxes = to_original(people.boxes[i][keep], batch["scale"][i], batch["original_size"][i])
     return boxes, people.scores[i][keep], people.embeddings[i][keep]
 
@@ -163,7 +174,7 @@ def _flat(
     names: tuple[str, ...],
     person_ids: np.ndarray | None = None,
 ) -> Detections:
-    """Rows of (boxes, scores, embeddings), one tuple a photograph (or query) -> Detections."""
+    """Rows of (boxes, scores, embeddings), one tuple an image (or query) -> Detections."""
     boxes, scores, embeddings = (np.concatenate(part).astype(np.float32) for part in zip(*rows, strict=True))
     owner = np.repeat(np.arange(len(rows)), [len(row[1]) for row in rows])
     if person_ids is None:
@@ -184,7 +195,7 @@ LoadImage = Callable[[str], np.ndarray]
 
 
 def image_loader(dataset: PreparedDataset, split: str = "gallery") -> LoadImage:
-    """A function from a photograph's name to its pixels, uint8 RGB."""
+    """A function from an image's name to its pixels, uint8 RGB."""
     position = {name: i for i, name in enumerate(dataset.annotations(split).image_names)}
 
     def load(name: str) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Running the model on photographs: boxes, scores and unit embeddings for several numbers of steps.
+"""Running the model on images: boxes, scores and unit embeddings for several numbers of steps.
 
-Legend: B image, N slot, D embedding, K number of steps.
+Legend: B image, N proposal, D embedding, K number of steps.
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,17 @@ from einops import rearrange
 from flax import nnx
 
 from psdiff_jax.diffusion.noise import State, normalize
-from psdiff_jax.diffusion.samplers import Pin, SamplerOptions, sample
+from psdiff_jax.diffusion.samplers import QueryBox, SamplerOptions, sample
 from psdiff_jax.models.psdiff import Estimate, merge
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.nms import nms
-from psdiff_jax.training.step import to_clean
 
 
-class People(NamedTuple):
+class Predictions(NamedTuple):
     """boxes [B,N,4] xyxy pixels of the network image; scores [B,N]; embeddings [B,N,D] unit norm; keep bool [B,N].
 
-    `keep` marks what survives non-maximum suppression. A pinned query is slot 0. With an ensemble over K steps N is
-    K times the sampler's slots, those of the last step first.
+    `keep` marks what survives non-maximum suppression. A held query is proposal 0. With an ensemble over K steps N is
+    K times the sampler's proposals, those of the last step first.
     """
 
     boxes: jax.Array
@@ -34,7 +33,7 @@ class People(NamedTuple):
 
 
 def pool(trajectory: Estimate) -> Estimate:
-    """The estimates of all K steps [K,B,N,..] as one set of slots [B,K*N,..]; slot 0 stays slot 0 of the last step."""
+    """The estimates of all K steps [K,B,N,..] as one set of proposals [B,K*N,..], those of the last step first."""
     return jax.tree.map(lambda v: rearrange(v[::-1], "k b n ... -> b (k n) ..."), trajectory)
 
 
@@ -44,7 +43,6 @@ class Predictor:
 
     graphdef: nnx.GraphDef
     sampler: SamplerOptions
-    nms_threshold: float = 0.5
 
     @partial(jax.jit, static_argnums=(0, 5))
     def __call__(
@@ -55,33 +53,33 @@ class Predictor:
         key: jax.Array,
         steps: tuple[int, ...],
         query_boxes: jax.Array | None = None,
-    ) -> dict[int, People]:
-        """One batch -> {K: People} for every K in `steps`. Image features are computed once.
+    ) -> dict[int, Predictions]:
+        """One batch -> {K: Predictions} for every K in `steps`. Image features are computed once.
 
         batch: image uint8 [B,H,W,3], image_size [B,2], image_index [B] (noise is drawn from it, so that the result
-        does not depend on the batch). query_boxes: [B,4] xyxy pixels to hold in slot 0.
+        does not depend on the batch). query_boxes: [B,4] xyxy pixels to hold in proposal 0.
         """
         model = merge(self.graphdef, params, rest, folded=True)
         condition = model.features(batch["image"], batch["image_size"])
         keys = jax.vmap(partial(jax.random.fold_in, key))(batch["image_index"])
-        pin = None
+        query_box = None
         if query_boxes is not None:
-            box = model.spec.diffusion.encode_boxes(query_boxes[:, None], batch["image_size"])[:, 0]
-            pin = Pin(box, jnp.ones(box.shape[0], bool))
+            box = model.diffusion.encode_boxes(query_boxes[:, None], batch["image_size"])[:, 0]
+            query_box = QueryBox(box, jnp.ones(box.shape[0], bool))
 
         def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array, Estimate]:
             estimate = model.denoise(condition, state, t)[-1]
-            return *to_clean(model, condition, estimate), estimate
+            return *model.clean(condition, estimate), estimate
 
-        def people(estimate: Estimate) -> People:
+        def predictions(estimate: Estimate) -> Predictions:
             boxes = box_ops.clip(estimate.boxes, batch["image_size"])
             scores = jax.nn.sigmoid(estimate.logits)
-            keep = jax.vmap(partial(nms, threshold=self.nms_threshold))(boxes, scores)
-            return People(boxes, scores, normalize(estimate.embeddings), keep)
+            keep = jax.vmap(partial(nms, threshold=self.sampler.nms_threshold))(boxes, scores)
+            return Predictions(boxes, scores, normalize(estimate.embeddings), keep)
 
         results = {}
         for k in steps:
-            trajectory = sample(denoise, model.spec.diffusion, self.sampler, keys, k, pin)
+            trajectory = sample(denoise, model.diffusion, self.sampler, keys, k, query_box)
             last = jax.tree.map(lambda v: v[-1], trajectory)
-            results[k] = people(pool(trajectory) if self.sampler.ensemble else last)
+            results[k] = predictions(pool(trajectory) if self.sampler.ensemble else last)
         return results

@@ -1,22 +1,14 @@
-"""The backbones that a config can name: ResNets and Swin Transformers behind one call.
+"""The backbones that a config can name. Registering one here is all that is needed to use it anywhere."""
 
-`backbone(images, image_size=..., dtype=...)`: images float [B,H,W,3], 0..255 RGB, and the (h, w) of their valid pixels
-[B,2] (None: all are) -> four maps of strides 4, 8, 16 and 32. A spec has `channels` (of the four), `mean` and `std`.
-"""
+from typing import Any, cast
 
 import jax
 from flax import nnx
 
 from psdiff_jax.models import resnet, swin
-from psdiff_jax.models.resnet import ResNet, ResNetSpec
-from psdiff_jax.models.swin import Swin, SwinSpec
+from psdiff_jax.models.backbone import BackboneSpec
 
-SPECS: dict[str, ResNetSpec | SwinSpec] = {**resnet.SPECS, **swin.SPECS}
-
-
-def make_backbone(spec: ResNetSpec | SwinSpec, *, rngs: nnx.Rngs) -> ResNet | Swin:
-    """A backbone with random weights."""
-    return Swin(spec, rngs=rngs) if isinstance(spec, SwinSpec) else ResNet(spec, rngs=rngs)
+BACKBONES: dict[str, BackboneSpec] = {**resnet.SPECS, **swin.SPECS}
 
 
 class OneKey:
@@ -26,6 +18,6 @@ class OneKey:
         return jax.random.key(0)
 
 
-def abstract_backbone(spec: ResNetSpec | SwinSpec) -> ResNet | Swin:
+def abstract_backbone(spec: BackboneSpec) -> Any:
     """A backbone with names and shapes but no values, to be filled with weights."""
-    return nnx.eval_shape(lambda: make_backbone(spec, rngs=OneKey()))
+    return nnx.eval_shape(lambda: spec.make(rngs=cast(nnx.Rngs, OneKey())))

@@ -1,49 +1,43 @@
 """Collaborative denoising layer (paper section IV-B3, Fig. 3): noisy boxes and embeddings -> people.
 
-Legend: B image, N slot, K cell of a box (S*S), C channel, H head, D embedding, E width of the dynamic kernels.
+Legend: B image, N proposal, K cell of a box (S*S), C channel, H head, D embedding, E width of the dynamic kernels.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from psdiff_jax.options import AT_LEAST_1, NOT_NEGATIVE, Need
+
 
 @dataclass(frozen=True)
 class CDLOptions:
-    """Switches of the layer; the defaults are the `paper` preset (`configs/base.py` names the presets).
+    """Sizes and switches of the layer (a part of config.model)."""
 
-    Attributes:
-      dim: C, channels of the features (the FPN's).
-      side: S of RoIAlign.
-      heads: attention heads.
-      dynamic_width: E, width of the dynamic convolution.
-      self_attention, dynamic_conv, cross_attention: Table IV b.
-      cascade: "paper" (F_o = e0_hat), "residual" (F_o = e0_hat + W F_c) or "parallel" (F_o from F_c): Table IV c.
-      pool: "mean" over the cells, or "flatten" through a linear layer (keeps where in the box a feature stood).
-      proposal_attention: self-attention across the boxes of an image (preset `wide`).
-      embedding_dim: D.
-      time_dim: width of the time MLP.
-      towers: hidden layers of the box tower.
-    """
+    dim: Annotated[int, AT_LEAST_1, "C, channels of the features (the FPN's)"] = 256
+    embedding_dim: Annotated[int, AT_LEAST_1, "D, width of a re-ID embedding"] = 256
+    side: Annotated[int, AT_LEAST_1, "S of RoIAlign's S x S cells"] = 7
+    heads: Annotated[int, AT_LEAST_1, "attention heads"] = 8
+    dynamic_width: Annotated[int, AT_LEAST_1, "E, width of the dynamic convolution"] = 8
+    self_attention: Annotated[bool, "self-attention over the cells of a box (Table IV b)"] = True
+    dynamic_conv: Annotated[bool, "dynamic convolution (Table IV b)"] = True
+    cross_attention: Annotated[bool, "cross-attention from the embedding to the cells (Table IV b)"] = True
+    cascade: Annotated[
+        Literal["paper", "residual", "parallel"],
+        "boxes from e0_hat (paper), e0_hat + W F_c (residual) or F_c (parallel) (Table IV c)",
+    ] = "residual"
+    pool: Annotated[Literal["mean", "flatten"], "mean over the cells, or a linear layer over all of them"] = "mean"
+    proposal_attention: Annotated[bool, "self-attention across the proposals of an image"] = False
+    time_dim: Annotated[int, AT_LEAST_1, "width of the time MLP"] = 768
+    towers: Annotated[int, NOT_NEGATIVE, "hidden layers of the box tower"] = 1
 
-    dim: int = 256
-    side: int = 7
-    heads: int = 8
-    dynamic_width: int = 8
-    self_attention: bool = True
-    dynamic_conv: bool = True
-    cross_attention: bool = True
-    cascade: str = "paper"
-    pool: str = "mean"
-    proposal_attention: bool = False
-    embedding_dim: int = 256
-    time_dim: int = 768
-    towers: int = 1
+    def check(self, need: Need) -> None:
+        need(self.dim % self.heads == 0, "heads", "must divide config.model.dim")
 
 
 class Prediction(NamedTuple):
@@ -132,34 +126,37 @@ class CDL(nnx.Module):
     Call: cells [B,N,K,C] (F_d from RoIAlign), embedding state e_t / s2 [B,N,D], t int [B] -> Prediction.
     """
 
-    def __init__(self, spec: CDLOptions, *, rngs: nnx.Rngs):
-        self.spec = spec
-        c, d = spec.dim, spec.embedding_dim
+    def __init__(self, options: CDLOptions, *, rngs: nnx.Rngs):
+        self.options = options
+        c, d = options.dim, options.embedding_dim
         norm = lambda width: nnx.LayerNorm(width, rngs=rngs)  # noqa: E731
         # Without it attention and 1x1 dynamic kernels cannot tell where in the box a cell lies.
-        self.position = nnx.Param(jax.random.normal(rngs.params(), (spec.side**2, c)) * 0.02)
+        self.position = nnx.Param(jax.random.normal(rngs.params(), (options.side**2, c)) * 0.02)
         self.embed = linear(d, c, rngs=rngs)
         self.embed_norm = norm(c)
-        self.self_attention = Attention(c, spec.heads, rngs=rngs) if spec.self_attention else None
-        self.self_norm = norm(c) if spec.self_attention else None
-        self.dynamic_conv = DynamicConv(c, spec.dynamic_width, rngs=rngs) if spec.dynamic_conv else None
-        self.dynamic_norm = norm(c) if spec.dynamic_conv else None
-        self.cross_attention = Attention(c, spec.heads, rngs=rngs) if spec.cross_attention else None
-        self.cross_norm = norm(c) if spec.cross_attention else None
-        self.flatten = linear(spec.side**2 * c, c, rngs=rngs) if spec.pool == "flatten" else None
+        self.self_attention = Attention(c, options.heads, rngs=rngs) if options.self_attention else None
+        self.self_norm = norm(c) if options.self_attention else None
+        self.dynamic_conv = DynamicConv(c, options.dynamic_width, rngs=rngs) if options.dynamic_conv else None
+        self.dynamic_norm = norm(c) if options.dynamic_conv else None
+        self.cross_attention = Attention(c, options.heads, rngs=rngs) if options.cross_attention else None
+        self.cross_norm = norm(c) if options.cross_attention else None
+        self.flatten = linear(options.side**2 * c, c, rngs=rngs) if options.pool == "flatten" else None
         self.pool_norm = norm(c)
-        self.proposal_attention = Attention(2 * c, spec.heads, rngs=rngs) if spec.proposal_attention else None
-        self.proposal_norm = norm(2 * c) if spec.proposal_attention else None
-        self.time1, self.time2 = linear(256, spec.time_dim, rngs=rngs), linear(spec.time_dim, spec.time_dim, rngs=rngs)
-        self.collaborate_time = ScaleShift(spec.time_dim, 2 * c, rngs=rngs)
+        self.proposal_attention = Attention(2 * c, options.heads, rngs=rngs) if options.proposal_attention else None
+        self.proposal_norm = norm(2 * c) if options.proposal_attention else None
+        self.time1, self.time2 = (
+            linear(256, options.time_dim, rngs=rngs),
+            linear(options.time_dim, options.time_dim, rngs=rngs),
+        )
+        self.collaborate_time = ScaleShift(options.time_dim, 2 * c, rngs=rngs)
         self.embedding_hidden = linear(2 * c, 2 * c, rngs=rngs)
         self.embedding_norm = norm(2 * c)
         # Small, so that e0_hat starts near the length of its target (1) and Eq. 14 does not drown the other terms.
         self.embedding_head = nnx.Linear(2 * c, d, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
-        self.skip = linear(2 * c, d, rngs=rngs) if spec.cascade != "paper" else None
-        self.object_time = ScaleShift(spec.time_dim, d, rngs=rngs)
-        self.tower = nnx.List([linear(d, d, rngs=rngs) for _ in range(spec.towers)])
-        self.tower_norm = nnx.List([norm(d) for _ in range(spec.towers)])
+        self.skip = linear(2 * c, d, rngs=rngs) if options.cascade != "paper" else None
+        self.object_time = ScaleShift(options.time_dim, d, rngs=rngs)
+        self.tower = nnx.List([linear(d, d, rngs=rngs) for _ in range(options.towers)])
+        self.tower_norm = nnx.List([norm(d) for _ in range(options.towers)])
         self.score = nnx.Linear(
             d, 1, kernel_init=nnx.initializers.normal(0.01), bias_init=nnx.initializers.constant(-4.595), rngs=rngs
         )  # prior 0.01 (focal loss)
@@ -192,8 +189,8 @@ class CDL(nnx.Module):
 
         hidden = nnx.relu(self.embedding_norm(self.embedding_hidden(joint)))
         e0 = self.embedding_head(hidden)
-        objects = e0 if self.spec.cascade == "paper" else self.skip(joint)
-        if self.spec.cascade == "residual":
+        objects = e0 if self.options.cascade == "paper" else self.skip(joint)
+        if self.options.cascade == "residual":
             objects = objects + e0
         objects = self.object_time(objects, time)
         for layer, layer_norm in zip(self.tower, self.tower_norm, strict=True):

@@ -3,7 +3,7 @@
 Legend: B image, H W rows and columns, C channels. Images are NHWC.
 """
 
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from psdiff_jax.models.backbone import BackboneSpec, Path
 from psdiff_jax.models.padding import clear_outside
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -19,7 +20,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
-class ResNetSpec:
+class ResNetSpec(BackboneSpec):
     """What distinguishes one residual network from another.
 
     Attributes:
@@ -49,6 +50,19 @@ class ResNetSpec:
     def channels(self) -> tuple[int, ...]:
         """Output channels of stages 2 to 5."""
         return tuple(width * (4 if self.bottleneck else 1) for width in self.widths)
+
+    def make(self, *, rngs: nnx.Rngs) -> "ResNet":
+        return ResNet(self, rngs=rngs)
+
+    def for_reid(self) -> "ResNetSpec":
+        return dataclasses.replace(self, last_stride=1)
+
+    def is_trained(self, path: Path) -> bool:
+        """All but BatchNorm, which detectors keep frozen."""
+        return not any(str(p).startswith("bn") for p in path) and not ("downsample" in path and 1 in path)
+
+    def fold(self, network: "ResNet") -> None:
+        fold_batch_norm(network)
 
 
 SPECS = {
@@ -176,7 +190,7 @@ class ResNet(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         *,
         image_size: jax.Array | None = None,
-    ) -> Sequence[jax.Array]:
+    ) -> tuple[jax.Array, ...]:
         x, stride = self.stem(images, train, image_size, dtype), 4
         outputs = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -187,14 +201,12 @@ class ResNet(nnx.Module):
         return tuple(outputs)
 
 
-def fold_batch_norm(network: nnx.Module) -> None:
-    """Folds a ResNet's frozen BatchNorm into its convolutions, in place; other backbones have none and stay the same.
+def fold_batch_norm(network: "ResNet") -> None:
+    """Folds a ResNet's frozen BatchNorm into its convolutions, in place.
 
     For inference, on a network that was just merged (inside `jax.jit` too: it costs one pass over the kernels), so
     that states and checkpoints keep their structure. Kernels keep their dtype: fold float32 ones, then cast.
     """
-    if not isinstance(network, ResNet):
-        return
     pairs = [(network, name) for name in ("1", "2")]
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
         for block in stage:

@@ -7,8 +7,8 @@ classifiers leave the shift out there). No stochastic depth: it would need a ran
 Legend: B image, H W rows and columns, C channels, W window, T token of a window (window * window), A attention head.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
+from psdiff_jax.models.backbone import BackboneSpec, Path
 from psdiff_jax.models.padding import clear_outside, valid_size
 from psdiff_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 
@@ -24,7 +25,7 @@ INIT = nnx.initializers.truncated_normal(0.02)
 
 
 @dataclass(frozen=True)
-class SwinSpec:
+class SwinSpec(BackboneSpec):
     """What distinguishes one Swin from another.
 
     Attributes:
@@ -49,6 +50,13 @@ class SwinSpec:
     def channels(self) -> tuple[int, ...]:
         """Output channels of the stages."""
         return tuple(self.embed_dim * 2**i for i in range(len(self.depths)))
+
+    def make(self, *, rngs: nnx.Rngs) -> "Swin":
+        return Swin(self, rngs=rngs)
+
+    def is_decayed(self, path: Path) -> bool:
+        """All but the tables of relative positions, which are biases (Liu et al. 2021 do not decay them)."""
+        return "bias_table" not in path
 
 
 SPECS = {
@@ -217,8 +225,13 @@ class Swin(nnx.Module):
         self.norms = nnx.List([LayerNorm(dim, spec.epsilon, rngs=rngs) for dim in spec.channels])
 
     def __call__(
-        self, images: jax.Array, *, dtype: jnp.dtype = jnp.float32, image_size: jax.Array | None = None
-    ) -> Sequence[jax.Array]:
+        self,
+        images: jax.Array,
+        train: bool = False,
+        dtype: Any = jnp.float32,
+        image_size: jax.Array | None = None,
+    ) -> tuple[jax.Array, ...]:
+        del train  # there are no statistics: it is the same network in training
         mean, std = (jnp.asarray(v, jnp.float32) for v in (self.spec.mean, self.spec.std))
         x = self.patch_embed(clear_outside(((images - mean) / std).astype(dtype), image_size))
         stride, outputs = self.spec.patch, []

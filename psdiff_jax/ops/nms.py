@@ -11,7 +11,7 @@ def nms(boxes: jax.Array, scores: jax.Array, threshold: float) -> jax.Array:
 
     Args:
       boxes: [N,4] xyxy.
-      scores: [N]; ties go to the lower index; -inf marks a slot that holds nothing.
+      scores: [N]; ties go to the lower index; -inf marks a proposal that holds nothing.
       threshold: a box is dropped when its IoU with a kept box of higher score exceeds this.
     """
     order = jnp.argsort(-scores, stable=True)

@@ -1,6 +1,6 @@
 """How good a teacher is, before anything is trained on it: `--mode evaluate_teacher`.
 
-A teacher of kind "trained" is trained first where `teacher_folder(config, workdir)` does not hold it yet, so that one
+A teacher of kind "trained" is trained first where its folder does not hold it yet, so that one
 command trains a teacher and says what it is worth:
 
     python -m psdiff_jax.main --config configs/cuhk03_teacher.py ... --mode evaluate_teacher
@@ -29,7 +29,6 @@ import numpy as np
 
 from psdiff_jax import parallel
 from psdiff_jax.data.detections import Detections
-from psdiff_jax.data.pipeline import reading_threads
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.evaluate import count
@@ -37,14 +36,13 @@ from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import Protocol
 from psdiff_jax.evaluation.reid import cross_camera_queries, reid_scores
 from psdiff_jax.files import write_atomically
-from psdiff_jax.modes import protocols_of
 from psdiff_jax.report.naming import gallery_name
 from psdiff_jax.report.table import align
+from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.teacher.projection import FILE, Projection
 from psdiff_jax.teacher.targets import Targets, teacher_detections
 from psdiff_jax.teacher.train import open_targets, open_teacher
 from psdiff_jax.training.loop import fit
-from psdiff_jax.training.train import teacher_folder
 from psdiff_jax.training.writer import MetricWriter
 
 RESULT = "teacher_evaluation.json"
@@ -56,54 +54,53 @@ RULES = {
 
 
 def evaluate_teacher(
-    config: Any, workdir: Path, dataset: PreparedDataset, train_set: PreparedDataset | None = None
+    options: TeacherOptions,
+    workdir: Path,
+    dataset: PreparedDataset,
+    protocols: Sequence[Protocol],
+    *,
+    folder: Path,
+    embedding_dim: int,
+    train_set: PreparedDataset | None = None,
+    seed: int = 0,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Trains the teacher if need be, scores it, prints a table and writes `workdir/teacher_evaluation.json`.
 
-    dataset: whose gallery and queries are looked at. train_set: where the teacher is trained and the PCA fitted; None:
-    the same one. What comes back is the file's content; empty on all processes but the first.
+    Args:
+      dataset: whose gallery and queries are scored. train_set: where the teacher is trained and the PCA fitted; None:
+        the same one.
+      folder: where teacher and targets are kept. embedding_dim: PSDiff's, scored after a PCA where it is another.
+      workers: threads that decode images.
+
+    Returns:
+      the file's content; empty on all processes but the first.
     """
     if not len(dataset.queries()):
         raise InputError(f"config.data: dataset {dataset.name} has no queries to evaluate a teacher on")
-    protocols = protocols_of(config, dataset)  # a mistake in them is told before the training
-    variants, teacher = _embeddings(config, workdir, dataset, train_set or dataset)
+    train_set, opened = train_set or dataset, None
+    if options.kind != "file":
+        with MetricWriter(workdir) as writer:
+            run = partial(fit, writer=writer, mesh=parallel.make_mesh(), prefix="teacher")
+            opened = open_teacher(options, train_set, folder, seed=seed, workers=workers, fit=run)
+    open_width = partial(
+        open_targets, options, dataset, folder, SCORED, train_set=train_set, teacher=opened, workers=workers
+    )
+    own = open_width(embedding_dim=None)
+    teacher = {"kind": options.kind, "source": own.source, "dim": own.dim}
+    variants = {f"{own.dim}-d": own}
+    if own.dim != embedding_dim:
+        variants[f"{embedding_dim}-d (PCA)"] = open_width(embedding_dim=embedding_dim)
+        teacher["pca_variance"] = Projection.load(folder / FILE).kept
     if not parallel.is_main_process():
         return {}
     counts = count(dataset.annotations("gallery"), dataset.queries())
     result = {"teacher": teacher, "dataset": dataset.title, "counts": counts, "embeddings": list(variants)}
     result |= score_targets(variants, dataset, protocols)
     result["pca"] = _loss(result, teacher)
-    write_atomically(Path(workdir) / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(workdir / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     print(format_teacher(result), flush=True)
     return result
-
-
-def _embeddings(
-    config: Any, workdir: Path, dataset: PreparedDataset, train_set: PreparedDataset
-) -> tuple[dict[str, Targets], dict[str, Any]]:
-    """({name: embeddings of gallery and queries}, what the teacher is): as they are, and after a PCA if one is due."""
-    folder, width, workers = teacher_folder(config, workdir), config.model.embedding_dim, reading_threads(config.data)
-    opened = None
-    if config.teacher.kind != "file":
-        with MetricWriter(workdir) as writer:
-            opened = open_teacher(
-                config.teacher,
-                train_set,
-                folder,
-                seed=config.seed,
-                workers=workers,
-                fit=partial(fit, writer=writer, mesh=parallel.make_mesh(), prefix="teacher"),
-            )
-    open_width = partial(
-        open_targets, config.teacher, dataset, folder, SCORED, train_set=train_set, teacher=opened, workers=workers
-    )
-    own = open_width(embedding_dim=None)
-    teacher = {"kind": config.teacher.kind, "source": own.source, "dim": own.dim}
-    variants = {f"{own.dim}-d": own}
-    if own.dim != width:
-        variants[f"{width}-d (PCA)"] = open_width(embedding_dim=width)
-        teacher["pca_variance"] = Projection.load(folder / FILE).kept
-    return variants, teacher
 
 
 def score_targets(

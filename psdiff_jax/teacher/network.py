@@ -13,9 +13,7 @@ from flax import nnx
 from jax.sharding import AxisType
 
 from psdiff_jax import parallel
-from psdiff_jax.models.backbones import make_backbone
-from psdiff_jax.models.resnet import ResNetSpec
-from psdiff_jax.models.swin import Swin, SwinSpec
+from psdiff_jax.models.backbone import BackboneSpec
 
 POOLINGS = ("avg", "gem")
 
@@ -39,27 +37,25 @@ class GeM(nnx.Module):
 class Teacher(nnx.Module):
     """Backbone, pooling, a linear layer where its last map is not `embedding_dim` wide, BatchNorm neck, unit length.
 
-    Re-ID networks keep the resolution of stage 4 in stage 5: give a ResNet's spec with `last_stride=1`.
+    Re-ID networks keep the resolution of stage 4 in stage 5: give `BackboneSpec.for_reid()`.
     The neck has no bias (Luo et al. 2019: it is frozen at 0), so that identities are told apart by angle.
 
     Call: crops [B,h,w,3] RGB 0..255, uint8 or float -> float32 [B,D] of unit length.
     `train=True` normalises by the batch and updates the running statistics.
     """
 
-    def __init__(self, spec: ResNetSpec | SwinSpec, embedding_dim: int = 256, pooling: str = "avg", *, rngs: nnx.Rngs):
+    def __init__(self, spec: BackboneSpec, embedding_dim: int, pooling: str, *, rngs: nnx.Rngs):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling {pooling!r} is not one of {POOLINGS}")
         width = spec.channels[-1]
-        self.backbone = make_backbone(spec, rngs=rngs)
+        self.backbone = spec.make(rngs=rngs)
         self.gem = GeM() if pooling == "gem" else None
         self.project = nnx.Linear(width, embedding_dim, use_bias=False, rngs=rngs) if width != embedding_dim else None
         self.neck = nnx.BatchNorm(embedding_dim, use_bias=False, epsilon=1e-5, momentum=0.9, rngs=rngs)
 
     def __call__(self, crops: jax.Array, train: bool = False, dtype: jnp.dtype = jnp.float32) -> jax.Array:
         x = crops.astype(jnp.float32)
-        # A Swin has no statistics: it is the same network in training.
-        maps = self.backbone(x, dtype=dtype) if isinstance(self.backbone, Swin) else self.backbone(x, train, dtype)
-        x = maps[-1].astype(jnp.float32)
+        x = self.backbone(x, train, dtype)[-1].astype(jnp.float32)
         x = self.gem(x) if self.gem is not None else x.mean(axis=(1, 2))
         if self.project is not None:
             x = self.project(x)

@@ -1,20 +1,17 @@
-"""What a teacher is and how it is trained: every key of `config.teacher`, its default and its limits."""
+"""Options of a teacher: what it is, and how it is trained."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from psdiff_jax.errors import InputError
-from psdiff_jax.models.backbones import SPECS
+from psdiff_jax.models.backbone import BackboneSpec
+from psdiff_jax.models.backbones import BACKBONES
 from psdiff_jax.models.resnet import ResNetSpec
 from psdiff_jax.models.swin import SwinSpec
+from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, POSITIVE, Need, Range
 from psdiff_jax.teacher.crops import Augment
-from psdiff_jax.teacher.network import POOLINGS
-from psdiff_jax.teacher.onnx import PREPROCESSING
 
 # What config.teacher.file names, of each kind of teacher that is one.
 FILES = {
@@ -22,147 +19,76 @@ FILES = {
     "onnx": "an .onnx of a re-ID network",
     "file": "an .npz with the embeddings",
 }
-KINDS = ("trained", *FILES)
-SCHEDULES = ("cosine", "step", "constant")
-# The smallest and the largest value of numbers.
-LIMITS = {
-    **dict.fromkeys(("embedding_dim", "crops_per_identity", "log_every"), (1, math.inf)),
-    **dict.fromkeys(("steps", "unlabelled", "negatives", "warmup_steps", "checkpoint_every"), (0, math.inf)),
-    **dict.fromkeys(("weight_decay", "jitter"), (0, math.inf)),
-    **dict.fromkeys(("momentum", "hard_weight", "erase"), (0, 1)),
-    "people": (2, math.inf),
-}
+# What keys were called in config.json and teacher.json before.
+RENAMED = {"people": "identities", "crops_per_person": "crops_per_identity"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TeacherOptions:
-    """The keys of `config.teacher`.
+    """config.teacher. Keys from `backbone` on are those of a teacher that is trained here."""
 
-    Attributes:
-      kind: "trained" here on truth crops; "network", a checkpoint that somebody trained elsewhere; "onnx", a network in
-        that format; or "file", embeddings of the truth boxes.
-      file: for "network" see `teacher.convert`; for "onnx" the `.onnx`; for "file" a `.npz` with image_name, box_xywh,
-        embedding.
-      preprocessing: what an "onnx" network wants of pixels, see `teacher.onnx`.
-      whiten: give every direction that the PCA keeps the same variance. A teacher whose embeddings are not
-        config.model.embedding_dim wide goes through a PCA (`teacher.projection`).
-      backbone: a name in `models.backbones.SPECS`, or a mapping with the fields of `ResNetSpec` or of `SwinSpec`. Stage
-        5 of a ResNet keeps stage 4's resolution whatever the spec says.
-      folder: where the teacher, its crops and its targets are kept; "" = WORKDIR/teacher. Runs may share it.
-      embedding_dim, pooling: see `teacher.network.Teacher`.
-      crop_size: (h, w) that crops are resized to. A "network" says itself what it takes, an "onnx" too
-        unless it leaves it open.
-      init_from: a teacher to go on from (`.npz`), or a backbone's weights (see `convert.backbone`); "" starts from
-        random weights.
-      steps: 0 takes the teacher of `init_from` as it is. A backbone alone needs `embedding_dim` = its last width then.
-      people, crops_per_identity, unlabelled: P, K and U of a batch of P x K + U crops.
-      learning_rate, warmup_steps: Adam's, and over how many steps it rises from zero (HHCL: none).
-      schedule: after that "cosine" to zero, "step" (a tenth at each share in `decay_at` of the steps), or "constant".
-      decay_at: HHCL's epochs 20 and 40 of 50 (of 400 steps), its default; its published runs have 60 (of 200).
-      weight_decay: L2, on kernels.
-      temperature, momentum, hard_weight: see `teacher.memory`.
-      negatives: embeddings of unlabelled people kept as further negatives; 0 leaves them out (and `unlabelled` too), as
-        `unlabelled` = 0 does.
-      flip, pad, erase, jitter: see `teacher.crops.Augment`.
-      bfloat16: compute in bfloat16 (parameters, statistics and loss stay float32).
-      freeze_statistics: normalise by the running BatchNorm statistics; for a few steps of fine-tuning.
-      log_every, checkpoint_every: in steps.
-    """
+    kind: Annotated[
+        Literal["trained", "network", "onnx", "file"],
+        "trained here on ground-truth crops; a published checkpoint; an ONNX network; or embeddings as a file",
+    ] = "trained"
+    file: Annotated[str, "checkpoint, .onnx, or .npz with image_name, box_xywh, embedding, by kind"] = ""
+    preprocessing: Annotated[
+        Literal["imagenet", "unit", "raw", "raw_bgr"], "what an ONNX network expects of pixels"
+    ] = "imagenet"
+    whiten: Annotated[bool, "whiten the PCA to config.model.embedding_dim"] = False
+    folder: Annotated[str, "where teacher and targets are kept, for runs to share; '' = WORKDIR/teacher"] = ""
+    crop_size: Annotated[
+        tuple[int, int], Range(16), "(height, width) of a crop; networks that fix a size of their own ignore it"
+    ] = (256, 128)
+    backbone: Annotated[
+        str | Mapping[str, Any], "a name in `models.backbones.BACKBONES`, or the fields of a ResNetSpec or SwinSpec"
+    ] = "resnet50"
+    init_from: Annotated[str, "teacher (.npz) or backbone weights to start from; '' = random weights"] = ""
+    embedding_dim: Annotated[int, AT_LEAST_1, "width of its embedding"] = 256
+    pooling: Annotated[Literal["avg", "gem"], "pooling of the last map"] = "avg"
+    steps: Annotated[int, NOT_NEGATIVE, "training steps; 0 = the teacher of init_from as it is"] = 20_000
+    identities: Annotated[int, Range(2), "P, identities per batch"] = 16
+    crops_per_identity: Annotated[int, AT_LEAST_1, "K, crops per identity in a batch"] = 16
+    unlabelled: Annotated[int, NOT_NEGATIVE, "U, crops of unlabelled people in a batch"] = 32
+    negatives: Annotated[int, NOT_NEGATIVE, "embeddings of unlabelled people kept as negatives; 0 = none"] = 1024
+    learning_rate: Annotated[float, POSITIVE, "Adam's, at its peak"] = 3.5e-4
+    warmup_steps: Annotated[int, NOT_NEGATIVE, "steps of linear warm-up (HHCL: 0)"] = 100
+    schedule: Annotated[Literal["step", "cosine", "constant"], "after warm-up"] = "step"
+    decay_at: Annotated[tuple[float, ...], FRACTION, "where `step` divides by 10, in fractions of the steps"] = (
+        0.4,
+        0.8,
+    )
+    weight_decay: Annotated[float, NOT_NEGATIVE, "L2, on kernels"] = 5e-4
+    temperature: Annotated[float, POSITIVE, "of the memory loss (`teacher.memory`)"] = 0.05
+    momentum: Annotated[float, Range(0, 0.999999), "of the memory bank"] = 0.1
+    hard_weight: Annotated[float, FRACTION, "weight of the hardest instances in the memory loss"] = 0.5
+    flip: Annotated[bool, "mirror every other crop"] = True
+    pad: Annotated[float, FRACTION, "largest shift of a crop, as a fraction of its height"] = 0.04
+    erase: Annotated[float, FRACTION, "probability of random erasing"] = 0.5
+    jitter: Annotated[float, NOT_NEGATIVE, "strength of colour jitter"] = 0.0
+    bfloat16: Annotated[bool, "compute in bfloat16; parameters, statistics and loss stay float32"] = False
+    freeze_statistics: Annotated[bool, "normalise by the running BatchNorm statistics, for a short fine-tuning"] = False
+    log_every: Annotated[int, AT_LEAST_1, "steps between two log lines"] = 50
+    checkpoint_every: Annotated[int, NOT_NEGATIVE, "steps between two checkpoints; 0 = only at the end"] = 500
 
-    kind: str = "trained"
-    file: str = ""
-    preprocessing: str = "imagenet"
-    whiten: bool = False
-    folder: str = ""
-    backbone: str | Mapping[str, Any] = "small"
-    embedding_dim: int = 256
-    pooling: str = "avg"
-    crop_size: tuple[int, int] = (128, 64)
-    init_from: str = ""
-    steps: int = 2000
-    people: int = 16
-    crops_per_identity: int = 4
-    unlabelled: int = 0
-    learning_rate: float = 3.5e-4
-    warmup_steps: int = 100
-    schedule: str = "cosine"
-    decay_at: tuple[float, ...] = (0.4, 0.8)
-    weight_decay: float = 5e-4
-    temperature: float = 0.05
-    momentum: float = 0.1
-    hard_weight: float = 0.5
-    negatives: int = 0
-    flip: bool = True
-    pad: float = 0.04
-    erase: float = 0.5
-    jitter: float = 0.0
-    bfloat16: bool = False
-    freeze_statistics: bool = False
-    log_every: int = 50
-    checkpoint_every: int = 500
-
-    @classmethod
-    def from_config(cls, config_teacher: Mapping[str, Any]) -> TeacherOptions:
-        """Checked options; InputError naming the key that is unknown, of a wrong type or out of range."""
-        given, defaults = dict(config_teacher), vars(cls())
-        for key, value in given.items():
-            if key not in defaults:
-                raise InputError(f"config.teacher.{key}: no such key; there are {', '.join(defaults)}")
-            given[key] = _typed(key, value, defaults[key])
-            if key in ("file", "init_from") and value:
-                given[key] = str(Path(value).expanduser())
-        return cls(**given)
-
-    def __post_init__(self) -> None:
-        def need(holds: bool, key: str, what: str) -> None:
-            if not holds:
-                raise InputError(f"config.teacher.{key}={getattr(self, key)!r}: {what}")
-
-        need(self.kind in KINDS, "kind", f"choose one of {', '.join(KINDS)}")
+    def check(self, need: Need) -> None:
         need(self.kind not in FILES or bool(self.file), "file", f"name {FILES.get(self.kind)}")
-        need(self.preprocessing in PREPROCESSING, "preprocessing", f"choose one of {', '.join(PREPROCESSING)}")
-        need(self.pooling in POOLINGS, "pooling", f"choose one of {', '.join(POOLINGS)}")
-        need(self.schedule in SCHEDULES, "schedule", f"choose one of {', '.join(SCHEDULES)}")
-        sides = [side for side in self.crop_size if isinstance(side, int) and side >= 16]
-        need(len(sides) == len(self.crop_size) == 2, "crop_size", "two whole sides (h, w) of 16 or more")
-        for key, (low, high) in LIMITS.items():
-            within = f"{low} or more" if high == math.inf else f"within {low}..{high}"
-            need(low <= getattr(self, key) <= high, key, within)
-        for key in ("temperature", "learning_rate"):
-            need(getattr(self, key) > 0, key, "above 0")
-        need(self.momentum < 1, "momentum", "below 1, or the memory never moves")
-        need(0 <= self.pad * sides[0] <= sides[1], "pad", "a share of the height, of 0 up to the crop's width")
-        shares = [share for share in self.decay_at if isinstance(share, int | float) and 0 <= share <= 1]
-        need(len(shares) == len(self.decay_at), "decay_at", "shares of the steps, within 0..1")
+        need(self.pad * self.crop_size[0] <= self.crop_size[1], "pad", "must not shift by more than the crop's width")
         need(self.steps > 0 or bool(self.init_from), "steps", "0 needs config.teacher.init_from")
-        self.spec()
-
-    def spec(self) -> ResNetSpec | SwinSpec:
-        """The backbone's; a ResNet has a last stride of 1."""
         if isinstance(self.backbone, str):
-            if self.backbone not in SPECS:
-                raise InputError(f"config.teacher.backbone={self.backbone!r}: choose one of {', '.join(SPECS)}")
-            spec = SPECS[self.backbone]
+            need(self.backbone in BACKBONES, "backbone", f"choose one of {', '.join(BACKBONES)}")
         else:
-            fields = {key: tuple(v) if isinstance(v, list) else v for key, v in dict(self.backbone).items()}
             try:
-                spec = (SwinSpec if "embed_dim" in fields else ResNetSpec)(**fields)
+                self.spec()
             except TypeError as error:
-                raise InputError(f"config.teacher.backbone: {error}") from error
-        return dataclasses.replace(spec, last_stride=1) if isinstance(spec, ResNetSpec) else spec
+                need(False, "backbone", str(error))
+
+    def spec(self) -> BackboneSpec:
+        """The backbone's, as re-ID networks have it."""
+        if isinstance(self.backbone, str):
+            return BACKBONES[self.backbone].for_reid()
+        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in self.backbone.items()}
+        return (SwinSpec if "embed_dim" in fields else ResNetSpec)(**fields).for_reid()
 
     def augment(self) -> Augment:
         return Augment(flip=self.flip, pad=self.pad, erase=self.erase, jitter=self.jitter)
-
-
-def _typed(key: str, value: Any, default: Any) -> Any:
-    """`value` in the type of `default`, or InputError; configs and JSON hand over lists for tuples, ints for floats."""
-    if isinstance(default, tuple) and isinstance(value, list | tuple):
-        return tuple(value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if key == "backbone" and hasattr(value, "items"):  # a dict or a ConfigDict
-        return dict(value.items())
-    if type(value) is not type(default):
-        raise InputError(f"config.teacher.{key}={value!r}: expected {type(default).__name__}, such as {default!r}")
-    return value

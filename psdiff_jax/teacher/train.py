@@ -25,12 +25,13 @@ import numpy as np
 from flax import nnx
 
 from psdiff_jax import parallel
+from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
 from psdiff_jax.models.weights import load_npz, save_npz, state_hash
 from psdiff_jax.teacher.crop_teacher import CropTeacher
 from psdiff_jax.teacher.crops import BalancedBatches, CropSet, load_crops
-from psdiff_jax.teacher.options import TeacherOptions
+from psdiff_jax.teacher.options import RENAMED, TeacherOptions
 from psdiff_jax.teacher.projection import targets_of_width, teacher_of_width
 from psdiff_jax.teacher.step import (
     Batch,
@@ -81,8 +82,8 @@ class TrainedTeacher:
 
 
 def train_teacher(
-    config_teacher: Mapping[str, Any],
-    dataset: Any,
+    options: TeacherOptions,
+    dataset: PreparedDataset,
     workdir: str | Path,
     *,
     seed: int = 0,
@@ -99,11 +100,10 @@ def train_teacher(
       workers: threads that cut out crops. crops: those of the train split, when they are at hand.
       fit: `training.loop.fit` with the writer and mesh of the run.
     """
-    options = TeacherOptions.from_config(config_teacher)
     path, origin = Path(workdir) / "teacher.npz", _origin(options, dataset, seed)
     checkpoints = Path(workdir) / f"checkpoints-{_digest(origin)}"
     if path.is_file() and path.with_suffix(".json").is_file():
-        if json.loads(path.with_suffix(".json").read_text()) == origin:
+        if _read_origin(path.with_suffix(".json")) == origin:
             return TrainedTeacher(options, load_npz(path, abstract_state(options)))
         say(f"teacher: {path} was made with other options or data; training again")
     if options.steps == 0:
@@ -122,7 +122,7 @@ def train_teacher(
 def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit: Callable[..., TeacherState]) -> Any:
     """The trained state, on the host; its checkpoints are in `folder`."""
     batches = BalancedBatches(
-        crops, options.people, options.crops_per_identity, augment=options.augment(), seed=seed,
+        crops, options.identities, options.crops_per_identity, augment=options.augment(), seed=seed,
         unlabelled=options.unlabelled if options.negatives else 0,
     )  # fmt: skip
     if batches.size % jax.device_count():
@@ -146,7 +146,7 @@ def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit
     return parallel.fetch(nnx.merge_state(state.params, state.stats))
 
 
-def _origin(options: TeacherOptions, dataset: Any, seed: int) -> dict[str, Any]:
+def _origin(options: TeacherOptions, dataset: PreparedDataset, seed: int) -> dict[str, Any]:
     """What decides the outcome of a training, as JSON gives it back."""
     said = dataclasses.asdict(options)
     for key in ("log_every", "checkpoint_every", "init_from", "folder", "file", "preprocessing", "whiten"):
@@ -161,11 +161,19 @@ def _origin(options: TeacherOptions, dataset: Any, seed: int) -> dict[str, Any]:
     return json.loads(json.dumps(origin))
 
 
+def _read_origin(path: Path) -> dict[str, Any]:
+    """The origin of a finished teacher, its options by today's names."""
+    origin = json.loads(path.read_text())
+    return {**origin, "options": {RENAMED.get(key, key): value for key, value in origin["options"].items()}}
+
+
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def open_teacher(config_teacher: Mapping[str, Any], dataset: Any, workdir: str | Path, **training: Any) -> CropTeacher:
+def open_teacher(
+    options: TeacherOptions, dataset: PreparedDataset, workdir: str | Path, **training: Any
+) -> CropTeacher:
     """The network that `config.teacher` describes; one that is trained here is trained (or found) in `workdir`.
 
     `training` goes to `train_teacher`.
@@ -173,9 +181,8 @@ def open_teacher(config_teacher: Mapping[str, Any], dataset: Any, workdir: str |
     Raises:
       InputError: config.teacher.kind is "file": embeddings alone are no network.
     """
-    options = TeacherOptions.from_config(config_teacher)
     if options.kind == "trained":
-        return train_teacher(config_teacher, dataset, workdir, **training).as_crop_teacher()
+        return train_teacher(options, dataset, workdir, **training).as_crop_teacher()
     if options.kind == "network":
         from psdiff_jax.teacher.convert import load_teacher
 
@@ -188,13 +195,13 @@ def open_teacher(config_teacher: Mapping[str, Any], dataset: Any, workdir: str |
 
 
 def open_targets(
-    config_teacher: Mapping[str, Any],
-    dataset: Any,
+    options: TeacherOptions,
+    dataset: PreparedDataset,
     workdir: str | Path,
     splits: Sequence[str] = ("train",),
     *,
     embedding_dim: int | None,
-    train_set: Any = None,
+    train_set: PreparedDataset | None = None,
     teacher: CropTeacher | None = None,
     **training: Any,
 ) -> Targets:
@@ -207,7 +214,7 @@ def open_targets(
         dataset.
       teacher: what `open_teacher` gave, where it is open already. training: goes to `train_teacher`.
     """
-    options, folder, workers = TeacherOptions.from_config(config_teacher), Path(workdir), training.get("workers", 1)
+    folder, workers = Path(workdir), training.get("workers", 1)
     if options.kind == "file":
         targets = _from_file(options.file, dataset, splits)
         if embedding_dim is None or targets.dim == embedding_dim:
@@ -222,14 +229,14 @@ def open_targets(
                 ) from error
         return targets_of_width(targets, embedding_dim, folder=folder, whiten=options.whiten)
     train_set = train_set or dataset
-    teacher = teacher or open_teacher(config_teacher, train_set, folder, **training)
+    teacher = teacher or open_teacher(options, train_set, folder, **training)
     if embedding_dim is None:  # where the PCA of another width looks for them
         return network_targets(teacher, dataset, splits, folder=folder / UNPROJECTED, workers=workers)
     teacher = teacher_of_width(teacher, train_set, embedding_dim, folder=folder, whiten=options.whiten, workers=workers)
     return network_targets(teacher, dataset, splits, folder=folder, workers=workers)
 
 
-def _from_file(path: str, dataset: Any, splits: Sequence[str]) -> Targets:
+def _from_file(path: str, dataset: PreparedDataset, splits: Sequence[str]) -> Targets:
     targets = file_targets(path, dataset, splits)
     for note in targets.notes:
         say(note)

@@ -1,6 +1,6 @@
 """The set loss (paper Eq. 13 and 14).
 
-Legend: B image, N slot, M truth (padded), D embedding.
+Legend: B image, N proposal, M ground truth (padded), D embedding.
 """
 
 import jax
@@ -25,7 +25,7 @@ def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions
 
     batch: boxes [B,M,4] xyxy pixels, boxes_mask [B,M], embeddings [B,M,D] unit norm, image_size [B,2].
     Terms are divided by the number of matched predictions of the whole (global) batch, at least one. Under `jit` with
-    a sharded batch that sum crosses the devices by itself. Truths without an embedding (all zeros) are left out of
+    a sharded batch that sum crosses the devices by itself. Ground truths without an embedding (all zeros) are left out of
     the embedding term.
     """
 
@@ -34,7 +34,7 @@ def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions
         return match(cost, ious, mask, spec)
 
     frozen = jax.lax.stop_gradient(estimate)
-    matched, truth = jax.vmap(one)(
+    matched, gt = jax.vmap(one)(
         frozen.logits,
         frozen.boxes,
         frozen.embeddings,
@@ -46,8 +46,8 @@ def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions
     weight = matched.astype(jnp.float32)
     count = jnp.maximum(weight.sum(), 1.0)
 
-    target_boxes = jnp.take_along_axis(batch["boxes"], truth[..., None], axis=1)
-    target_embeddings = jnp.take_along_axis(batch["embeddings"], truth[..., None], axis=1)
+    target_boxes = jnp.take_along_axis(batch["boxes"], gt[..., None], axis=1)
+    target_embeddings = jnp.take_along_axis(batch["embeddings"], gt[..., None], axis=1)
     wh = jnp.concatenate([batch["image_size"][:, ::-1]] * 2, axis=-1)[:, None].astype(jnp.float32)
     l1 = jnp.abs(estimate.boxes / wh - target_boxes / wh).sum(-1)
     giou = box_ops.giou(estimate.boxes, target_boxes)

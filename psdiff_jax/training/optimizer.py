@@ -1,55 +1,60 @@
 """AdamW with warm-up, the paper's step decay (or cosine), and gradient clipping."""
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from psdiff_jax.models.backbone import BackboneSpec
+from psdiff_jax.options import NOT_NEGATIVE, POSITIVE, Need
 
 PAPER_DECAY = (70 / 90, 84 / 90)  # section V-A3: divided by 10 at 70K and 84K of 90K iterations
 
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """steps: length of the run; warmup: steps of linear warm-up; schedule: "step", "cosine" or "constant"."""
+    """Optimizer and schedule (a part of config.train)."""
 
-    learning_rate: float = 2.5e-5
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    steps: int = 90_000
-    warmup: int = 1_000
-    schedule: str = "step"
-    backbone_scale: float = 1.0
+    learning_rate: Annotated[float, POSITIVE, "AdamW's, at its peak"] = 2.5e-5
+    weight_decay: Annotated[float, NOT_NEGATIVE, "AdamW's, on kernels"] = 1e-4
+    steps: Annotated[int, NOT_NEGATIVE, "training steps"] = 90_000
+    warmup: Annotated[int, NOT_NEGATIVE, "steps of linear warm-up"] = 1_000
+    schedule: Annotated[
+        Literal["step", "cosine", "constant"], "after warm-up: divided by 10 at 70/90 and 84/90 of the steps, or others"
+    ] = "step"
+    clip_norm: Annotated[float, POSITIVE, "largest global norm of a gradient"] = 1.0
+    backbone_scale: Annotated[float, NOT_NEGATIVE, "learning rate of the backbone, relative"] = 1.0
+
+    def check(self, need: Need) -> None:
+        need(self.steps == 0 or self.warmup < self.steps, "warmup", f"must be below config.train.steps={self.steps}")
 
 
-def learning_rate(spec: OptimizerOptions) -> optax.Schedule:
+def learning_rate(options: OptimizerOptions) -> optax.Schedule:
     """Learning rate as a function of the step."""
-    if spec.schedule == "cosine":
-        return optax.warmup_cosine_decay_schedule(
-            0.0, spec.learning_rate, spec.warmup, spec.steps, 0.01 * spec.learning_rate
-        )
-    drops = {round(spec.steps * f): 0.1 for f in PAPER_DECAY} if spec.schedule == "step" else {}
-    decay = optax.piecewise_constant_schedule(spec.learning_rate, drops)
-    return lambda step: decay(step) * jnp.minimum(1.0, (step + 1) / max(spec.warmup, 1))
+    peak, steps = options.learning_rate, options.steps
+    if options.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, options.warmup, steps, 0.01 * peak)
+    drops = {round(steps * f): 0.1 for f in PAPER_DECAY} if options.schedule == "step" else {}
+    decay = optax.piecewise_constant_schedule(peak, drops)
+    return lambda step: decay(step) * jnp.minimum(1.0, (step + 1) / max(options.warmup, 1))
 
 
-def make_optimizer(spec: OptimizerOptions) -> optax.GradientTransformation:
+def make_optimizer(options: OptimizerOptions, backbone: BackboneSpec) -> optax.GradientTransformation:
     """Clip by global norm, AdamW (no decay on biases and scales), backbone updates scaled by `backbone_scale`."""
 
-    def is_matrix(params):
-        # Swin's tables of relative positions are biases too (Liu et al. 2021 do not decay them).
-        return jax.tree_util.tree_map_with_path(
-            lambda path, p: p.ndim > 1 and "bias_table" not in jax.tree_util.keystr(path), params
-        )
+    def is_decayed(path: tuple[Any, ...], value: Any) -> bool:
+        names = tuple(getattr(key, "key", getattr(key, "name", None)) for key in path)
+        return value.ndim > 1 and (names[0] != "backbone" or backbone.is_decayed(names[1:]))
 
-    def scale_backbone(updates, state, params=None):
-        del params
-        return jax.tree_util.tree_map_with_path(
-            lambda path, u: u * spec.backbone_scale if "backbone" in jax.tree_util.keystr(path) else u, updates
-        ), state
+    def scale(path: tuple[Any, ...], update: Any) -> Any:
+        return update * options.backbone_scale if getattr(path[0], "key", "") == "backbone" else update
 
+    each = jax.tree_util.tree_map_with_path
     return optax.chain(
-        optax.clip_by_global_norm(spec.clip_norm),
-        optax.adamw(learning_rate(spec), weight_decay=spec.weight_decay, mask=is_matrix),
-        optax.GradientTransformation(lambda _: optax.EmptyState(), scale_backbone),
+        optax.clip_by_global_norm(options.clip_norm),
+        optax.adamw(learning_rate(options), weight_decay=options.weight_decay, mask=partial(each, is_decayed)),
+        optax.stateless(lambda updates, _: each(scale, updates)),
     )

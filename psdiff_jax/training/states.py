@@ -1,56 +1,58 @@
-"""The states that training denoises: noised truths, and states that the sampler itself would meet.
+"""The states that training denoises: noised ground truths, and states that the sampler itself would meet.
 
-Eq. 10 starts every slot from a truth, so at small t every box that training shows the model lies on a person. A
+Eq. 10 starts every proposal from a ground truth, so at small t every box that training shows the model lies on a person. A
 sampler's boxes do not: some sit on background, some were renewed from noise a moment ago. A model that has never seen
 those calls all of them people, and more steps make detection worse. Two remedies, both measured in docs/results.md:
-`random_fraction` of the slots hold pure noise at every t (what renewal makes), and with `rollout_probability` an
-image's state is the sampler's own: noise the truths to a later time t' > t, denoise once without gradient, step to t.
+`random_fraction` of the proposals hold pure noise at every t (what renewal makes), and with `rollout_probability` an
+image's state is the sampler's own: noise the ground truths to a later time t' > t, denoise once without gradient, step to t.
 
-Legend: B image, N slot, M truth (padded).
+Legend: B image, N proposal, M ground truth (padded).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from psdiff_jax.diffusion.noise import Diffusion, State, repeat_gt
 from psdiff_jax.diffusion.samplers import SamplerOptions, ddim_step, renew
+from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, Need
 
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """slots: N_train. random_fraction, rollout_probability: see above; 0 and 0 is the paper's Algorithm 1.
+    """config.noise: the states that training denoises; fractions and probabilities of 0 are the paper's Algorithm 1."""
 
-    gt_box_proposals: how many slots hold a truth box without noise and an embedding of pure noise, as a pinned query has.
-    one_step: no diffusion: t is T alone, where states hold nothing but noise, and people are regressed from random
-      boxes in one step; the plain distillation of Table VI with the same network.
-    """
+    num_proposals: Annotated[int, AT_LEAST_1, "proposals per training image (N_train)"] = 300
+    random_fraction: Annotated[float, FRACTION, "fraction of the proposals that are pure noise at every t"] = 0.25
+    rollout_probability: Annotated[float, FRACTION, "probability that an image's state is the sampler's own"] = 0.5
+    gt_box_proposals: Annotated[
+        int, NOT_NEGATIVE, "proposals with an exact ground-truth box and an embedding of pure noise, as queries have"
+    ] = 1
+    one_step: Annotated[bool, "no diffusion, t = T alone: the plain distillation of Table VI"] = False
 
-    slots: int = 300
-    random_fraction: float = 0.0
-    rollout_probability: float = 0.0
-    gt_box_proposals: int = 0
-    one_step: bool = False
+    def check(self, need: Need) -> None:
+        need(self.gt_box_proposals < self.num_proposals, "gt_box_proposals", "must be below config.noise.num_proposals")
 
 
 def noised_gt(
     key: jax.Array, diffusion: Diffusion, batch: dict[str, jax.Array], t: jax.Array, spec: NoiseOptions
 ) -> State:
-    """Repeats truths to N slots and noises them to t [B] (Eq. 10)."""
+    """Repeats ground truths to N proposals and noises them to t [B] (Eq. 10)."""
     clean = diffusion.clean(batch["boxes"], batch["embeddings"], batch["image_size"])
     keys = jax.random.split(key, t.shape[0])
-    noise = jax.vmap(lambda k: diffusion.gaussian(jax.random.fold_in(k, 0), spec.slots))(keys)
-    index = jax.vmap(lambda k, m: repeat_gt(jax.random.fold_in(k, 1), m, spec.slots))(keys, batch["boxes_mask"])
+    noise = jax.vmap(lambda k: diffusion.gaussian(jax.random.fold_in(k, 0), spec.num_proposals))(keys)
+    index = jax.vmap(lambda k, m: repeat_gt(jax.random.fold_in(k, 1), m, spec.num_proposals))(keys, batch["boxes_mask"])
     repeated = State(*(jnp.take_along_axis(v, index[..., None], axis=1) for v in clean))
     noisy = diffusion.add_noise(repeated, noise, t)
 
-    slot = jnp.arange(spec.slots)
-    is_random = slot >= spec.slots - round(spec.random_fraction * spec.slots)
+    proposal = jnp.arange(spec.num_proposals)
+    is_random = proposal >= spec.num_proposals - round(spec.random_fraction * spec.num_proposals)
     is_random = is_random | ~batch["boxes_mask"].any(axis=1, keepdims=True)
     noisy = State(*(jnp.where(is_random[..., None], n, x) for x, n in zip(noisy, noise, strict=True)))
-    exact = ((slot < spec.gt_box_proposals) & ~is_random)[..., None]
+    exact = ((proposal < spec.gt_box_proposals) & ~is_random)[..., None]
     return State(jnp.where(exact, repeated.box, noisy.box), jnp.where(exact, noise.embedding, noisy.embedding))
 
 
@@ -80,7 +82,8 @@ def training_states(
     x0, scores = jax.lax.stop_gradient(denoise(before, later))
     image_keys = jax.random.split(keys[4], images)
     fresh, restart = (
-        jax.vmap(lambda k, i=i: diffusion.gaussian(jax.random.fold_in(k, i), spec.slots))(image_keys) for i in (0, 1)
+        jax.vmap(lambda k, i=i: diffusion.gaussian(jax.random.fold_in(k, i), spec.num_proposals))(image_keys)
+        for i in (0, 1)
     )
     eta = sampler.eta if sampler.solver == "ddim" else 0.0  # the others begin as DDIM without randomness
     rolled = renew(ddim_step(diffusion, before, x0, later, t, fresh, eta), restart, scores, sampler.renewal_threshold)

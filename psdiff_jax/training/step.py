@@ -11,8 +11,7 @@ from flax import nnx
 
 from psdiff_jax.diffusion.noise import State
 from psdiff_jax.diffusion.samplers import SamplerOptions
-from psdiff_jax.models.psdiff import Condition, Estimate, PSDiff, merge
-from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.models.psdiff import PSDiff, merge
 from psdiff_jax.training.losses import set_loss
 from psdiff_jax.training.matcher import MatchOptions
 from psdiff_jax.training.states import NoiseOptions, training_states
@@ -33,20 +32,6 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-def is_trained(path: tuple, value: Any, frozen: Sequence[str] = ()) -> bool:
-    """Which variables are trained: all parameters but the backbone's BatchNorm and the modules named in `frozen`."""
-    batch_norm = "backbone" in path and any(str(p).startswith("bn") for p in path)
-    in_downsample_norm = "downsample" in path and 1 in path
-    return isinstance(value, nnx.Param) and not batch_norm and not in_downsample_norm and path[0] not in frozen
-
-
-def to_clean(model: PSDiff, condition: Condition, estimate: Estimate) -> tuple[State, jax.Array]:
-    """An estimate as (clean state, scores), which is what samplers work with."""
-    boxes = box_ops.clip(estimate.boxes, condition.image_size)
-    clean = model.spec.diffusion.clean(boxes, estimate.embeddings, condition.image_size)
-    return clean, jax.nn.sigmoid(estimate.logits)
-
-
 def loss_fn(
     params: Any,
     rest: Any,
@@ -63,9 +48,9 @@ def loss_fn(
     frozen = jax.lax.stop_gradient(condition)
 
     def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array]:
-        return to_clean(model, frozen, model.denoise(frozen, state, t)[-1])
+        return model.clean(frozen, model.denoise(frozen, state, t)[-1])
 
-    state, t = training_states(key, model.spec.diffusion, batch, denoise, noise, sampler)
+    state, t = training_states(key, model.diffusion, batch, denoise, noise, sampler)
     layers = [set_loss(estimate, batch, matching) for estimate in model.denoise(condition, state, t)]
     total = sum(sum(terms.values()) for terms in layers)
     return total, layers[-1]
@@ -106,10 +91,22 @@ def make_train_step(
     return step
 
 
+def is_trained(model: PSDiff, frozen: Sequence[str] = ()) -> Callable[[tuple[Any, ...], Any], bool]:
+    """A filter (path, value) of the variables that are trained: all parameters but those that the backbone keeps frozen
+    and those of the modules named in `frozen`."""
+
+    def trained(path: tuple[Any, ...], value: Any) -> bool:
+        if not isinstance(value, nnx.Param) or path[0] in frozen:
+            return False
+        return path[0] != "backbone" or model.backbone_spec.is_trained(path[1:])
+
+    return trained
+
+
 def create_state(
     model: PSDiff, optimizer: optax.GradientTransformation, key: jax.Array, ema: bool, frozen: Sequence[str] = ()
 ) -> tuple[nnx.GraphDef, TrainState]:
     """Splits the model once: (graphdef, state at step 0). frozen: modules ("backbone", "fpn") that are not trained."""
-    graphdef, params, rest = nnx.split(model, partial(is_trained, frozen=frozen), ...)
+    graphdef, params, rest = nnx.split(model, is_trained(model, frozen), ...)
     average = jax.tree.map(jnp.copy, params) if ema else None
     return graphdef, TrainState(jnp.zeros((), jnp.int32), params, rest, optimizer.init(params), average, key)

@@ -16,7 +16,7 @@ def test_encoding_of_boxes_by_hand():
     size = jnp.int32([[100, 200]])  # height, width
     whole, corner = [0, 0, 200, 100], [50, 50, 100, 100]
     got = DIFFUSION.encode_boxes(jnp.float32([[whole, corner]]), size)
-    # Centre and sides in units of the photograph, then 2 (2 x - 1).
+    # Centre and sides in units of the image, then 2 (2 x - 1).
     np.testing.assert_allclose(got[0], [[0, 0, 2, 2], [-0.5, 1, -1, 0]], atol=1e-6)
 
 
@@ -39,21 +39,21 @@ def test_clean_states_are_bounded():
     clean = DIFFUSION.clean(boxes, jnp.float32([[[3, 4, 0, 0, 0, 0], [0] * 6]]), jnp.int32([[100, 100]]))
     assert jnp.abs(clean.box).max() <= 2
     np.testing.assert_allclose(clean.embedding[0, 0], [1.8, 2.4, 0, 0, 0, 0], rtol=1e-6)
-    np.testing.assert_array_equal(clean.embedding[0, 1], np.zeros(6))  # a truth without an embedding
+    np.testing.assert_array_equal(clean.embedding[0, 1], np.zeros(6))  # a ground truth without an embedding
     assert jnp.isfinite(jax.grad(lambda x: normalize(x).sum())(jnp.zeros(6))).all()
 
 
 def test_forward_process_has_the_mean_and_variance_of_eq_10_at_every_t():
     t, draws = np.arange(1001), 1000
     x0 = State(jnp.float32([-2, 0.5, 1, 2]), jnp.arange(6.0) / 3)
-    noise = jax.vmap(partial(DIFFUSION.gaussian, slots=draws))(jax.random.split(jax.random.key(0), len(t)))
+    noise = jax.vmap(partial(DIFFUSION.gaussian, num_proposals=draws))(jax.random.split(jax.random.key(0), len(t)))
     clean = State(*(jnp.broadcast_to(v, (len(t), draws, len(v))) for v in x0))
     noisy = jax.jit(DIFFUSION.add_noise)(clean, noise, t)
     abar = np.cos((t / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
     spread = np.sqrt(1 - abar)[:, None]
-    for truth, x in zip(x0, noisy, strict=True):
+    for gt, x in zip(x0, noisy, strict=True):
         mean, deviation = np.float64(x).mean(1), np.float64(x).std(1)
-        wrong = np.abs(mean - np.sqrt(abar)[:, None] * np.float64(truth)) - 1e-4  # its last beta is clipped
+        wrong = np.abs(mean - np.sqrt(abar)[:, None] * np.float64(gt)) - 1e-4  # its last beta is clipped
         assert (wrong <= 5.5 * spread / math.sqrt(draws)).all(), t[(wrong > 5.5 * spread / math.sqrt(draws)).any(1)]
         assert (np.abs(deviation - spread) <= 5.5 * spread / math.sqrt(2 * draws) + 1e-6).all()
         # All coordinates together tell the variance to a percent or so.
@@ -63,7 +63,7 @@ def test_forward_process_has_the_mean_and_variance_of_eq_10_at_every_t():
 
 def test_boxes_embeddings_slots_and_images_have_noises_of_their_own():
     draws = 4000
-    noise = jax.vmap(partial(DIFFUSION.gaussian, slots=3))(jax.random.split(jax.random.key(1), draws))
+    noise = jax.vmap(partial(DIFFUSION.gaussian, num_proposals=3))(jax.random.split(jax.random.key(1), draws))
     flat = np.concatenate([np.reshape(n, (draws, -1)) for n in noise], 1)
     correlation = np.corrcoef(flat.T) - np.eye(flat.shape[1])
     assert np.abs(correlation).max() < 6 / math.sqrt(draws)
@@ -82,16 +82,18 @@ def test_repeat_truths_is_even_and_shuffled():
     rng = np.random.default_rng(0)
     masks = rng.uniform(size=(100, 7)) < rng.uniform(size=(100, 1))
     masks[0], masks[1] = False, True
-    for slots in (5, 20):
+    for num_proposals in (5, 20):
         index = np.asarray(
-            jax.vmap(partial(repeat_gt, slots=slots))(jax.random.split(jax.random.key(slots), 100), jnp.asarray(masks))
+            jax.vmap(partial(repeat_gt, num_proposals=num_proposals))(
+                jax.random.split(jax.random.key(num_proposals), 100), jnp.asarray(masks)
+            )
         )
-        assert index.shape == (100, slots) and index.min() >= 0 and index.max() < 7
+        assert index.shape == (100, num_proposals) and index.min() >= 0 and index.max() < 7
         for mask, chosen in zip(masks[1:], index[1:], strict=True):
             if mask.any():
                 counts = np.bincount(chosen, minlength=7)
                 assert counts[~mask].sum() == 0 and np.ptp(counts[mask]) <= 1
-    # Which truths get the slots that are left over, and where they stand, is drawn anew each time.
+    # Which ground truths get the proposals that are left over, and where they stand, is drawn anew each time.
     orders = jax.vmap(lambda k: repeat_gt(k, jnp.ones(4, bool), 6))(jax.random.split(jax.random.key(0), 200))
     first = np.bincount(np.asarray(orders[:, 0]), minlength=4)
     assert first.min() > 20

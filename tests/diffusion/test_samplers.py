@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from psdiff_jax.diffusion import samplers
 from psdiff_jax.diffusion.noise import Diffusion, State
-from psdiff_jax.diffusion.samplers import Path, Pin, SamplerOptions, begin, renew, sample
+from psdiff_jax.diffusion.samplers import Path, QueryBox, SamplerOptions, begin, renew, sample
 from psdiff_jax.diffusion.schedule import cosine_alpha_bar, sampling_times
 from psdiff_jax.diffusion.solvers import solver_table
 
@@ -23,9 +23,12 @@ SOLVERS = [{"eta": 1.0}, {"eta": 0.0}, *({"solver": s, "order": o} for s in ("dp
 EVERY_SOLVER = pytest.mark.parametrize("solver", SOLVERS, ids=lambda v: "-".join(map(str, v.values())))
 
 
-def random_state(seed, images=2, slots=6):
+def random_state(seed, images=2, num_proposals=6):
     rng = np.random.default_rng(seed)
-    return State(jnp.float32(rng.normal(size=(images, slots, 4))), jnp.float32(rng.normal(size=(images, slots, 5))))
+    return State(
+        jnp.float32(rng.normal(size=(images, num_proposals, 4))),
+        jnp.float32(rng.normal(size=(images, num_proposals, 5))),
+    )
 
 
 def table_of(solver, steps, power=1.0):
@@ -77,13 +80,13 @@ def test_times_may_differ_by_image():
         np.testing.assert_allclose(both.box[image], alone.box[0], rtol=1e-6)
 
 
-def run(denoise, spec, steps, images=2, pin=None, keys=None, diffusion=DIFFUSION):
+def run(denoise, spec, steps, images=2, query_box=None, keys=None, diffusion=DIFFUSION):
     keys = jax.random.split(jax.random.key(0), images) if keys is None else keys
     # Compiling is what takes the time here, and optimising most of that.
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(lambda keys, pin: sample(denoise, diffusion, spec, keys, steps, pin), compiler_options=options)(
-        keys, pin
-    )
+    return jax.jit(
+        lambda keys, query_box: sample(denoise, diffusion, spec, keys, steps, query_box), compiler_options=options
+    )(keys, query_box)
 
 
 @EVERY_SOLVER
@@ -92,16 +95,16 @@ def run(denoise, spec, steps, images=2, pin=None, keys=None, diffusion=DIFFUSION
 def test_a_perfect_denoiser_recovers_the_truth(solver, steps, power, seed):
     """In any number of steps; without randomness along x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps with one eps."""
     times, table = table_of(solver, steps, power)
-    path, truth = begin(random_state(seed), table.order), random_state(seed + 1)
+    path, gt = begin(random_state(seed), table.order), random_state(seed + 1)
     a = cosine_alpha_bar(1000)[times]
-    eps = jax.tree.map(lambda x, x0: (x - np.sqrt(a[0]) * x0) / np.sqrt(1 - a[0]), path.x, truth)
+    eps = jax.tree.map(lambda x, x0: (x - np.sqrt(a[0]) * x0) / np.sqrt(1 - a[0]), path.x, gt)
     for i in range(steps):
-        path = advance(path, truth, row(table, i), random_state(seed + 2 + i))
+        path = advance(path, gt, row(table, i), random_state(seed + 2 + i))
         if not table.noise.any():
-            for x, x0, noise in zip(path.x, truth, eps, strict=True):
+            for x, x0, noise in zip(path.x, gt, eps, strict=True):
                 want = np.sqrt(a[i + 1]) * x0 + np.sqrt(1 - a[i + 1]) * noise
                 np.testing.assert_allclose(x, want, atol=1e-5)
-    for x, x0 in zip(path.x, truth, strict=True):
+    for x, x0 in zip(path.x, gt, strict=True):
         np.testing.assert_array_equal(x, x0)
 
 
@@ -119,9 +122,9 @@ def test_one_step_of_all_samplers_agrees():
     "solver", [SOLVERS[1], *(s for s in SOLVERS if s.get("order", 1) > 1)], ids=lambda v: "-".join(map(str, v.values()))
 )
 def test_sampling_follows_the_table_and_renewed_slots_begin_anew(solver):
-    """Each state that the scan met is the table's combination of what went before, over the slot's own path only."""
-    steps, slots, threshold = 8, 40, 0.45
-    run_of = run(contracting, SamplerOptions(slots, renewal_threshold=threshold, **solver), steps)
+    """Each state that the scan met is the table's combination of what went before, over the proposal's own path only."""
+    steps, num_proposals, threshold = 8, 40, 0.45
+    run_of = run(contracting, SamplerOptions(num_proposals, renewal_threshold=threshold, **solver), steps)
     x, x0 = (jax.tree.map(np.float64, state) for state in run_of)
     _, table = table_of(solver, steps)
     scores = 1 / (1 + np.exp(-x.box[..., 0]))
@@ -164,18 +167,18 @@ def test_a_short_path_looks_at_nothing_older(order):
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_a_perfect_denoiser_recovers_the_truth_along_the_forward_process(eta, steps):
     """States that a perfect denoiser meets are those of Eq. 10: the same noise all along (eta 0), the same law (eta 1)."""
-    slots = 600
-    truth = State(jnp.full((2, slots, 4), 1.5), jnp.full((2, slots, 5), -0.7))
+    num_proposals = 600
+    gt = State(jnp.full((2, num_proposals, 4), 1.5), jnp.full((2, num_proposals, 5), -0.7))
 
     def denoise(x, t):
-        return truth, jnp.ones((2, slots)), (x, t, truth)
+        return gt, jnp.ones((2, num_proposals)), (x, t, gt)
 
-    x, t, out = run(denoise, SamplerOptions(slots, eta, renewal_threshold=0.0), steps)
+    x, t, out = run(denoise, SamplerOptions(num_proposals, eta, renewal_threshold=0.0), steps)
     np.testing.assert_array_equal(t[:, 0], np.round(1000 - 1000 / steps * np.arange(steps)))
-    np.testing.assert_array_equal(out.box[-1], truth.box)
+    np.testing.assert_array_equal(out.box[-1], gt.box)
     a = np.asarray(DIFFUSION.alpha_bar(t[:, 0]), np.float64)[:, None, None, None]
     for half in range(2):
-        noise = (np.asarray(x[half]) - np.sqrt(a) * truth[half]) / np.sqrt(1 - a)
+        noise = (np.asarray(x[half]) - np.sqrt(a) * gt[half]) / np.sqrt(1 - a)
         assert np.abs(noise.mean((1, 2))).max() < 0.15
         np.testing.assert_allclose(noise.std((1, 2)), 1, atol=0.12)
         if eta == 0 or steps == 1:
@@ -195,7 +198,7 @@ def test_the_times_may_be_spaced_by_a_power():
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_the_ideal_denoiser_of_a_gaussian_samples_that_gaussian(eta):
     """x_0 ~ N(m, c^2): then E[x_0 | x_t] is known, and sampling with it must return m and c."""
-    mean, deviation, slots = 0.6, 0.3, 3000
+    mean, deviation, num_proposals = 0.6, 0.3, 3000
 
     def denoise(x, t):
         a = DIFFUSION.alpha_bar(t)[:, None, None]
@@ -203,14 +206,14 @@ def test_the_ideal_denoiser_of_a_gaussian_samples_that_gaussian(eta):
         x0 = State(*(mean + gain * (v - jnp.sqrt(a) * mean) for v in x))
         return x0, jnp.ones(x.box.shape[:2]), x0
 
-    out = run(denoise, SamplerOptions(slots, eta, renewal_threshold=0.0), 100)
+    out = run(denoise, SamplerOptions(num_proposals, eta, renewal_threshold=0.0), 100)
     for half in (out.box[-1], out.embedding[-1]):
         assert float(half.mean()) == pytest.approx(mean, abs=0.02)
         assert float(half.std()) == pytest.approx(deviation, rel=0.06)
 
 
 def contracting(x, t):
-    """A denoiser that depends on the state: it answers half of it, and scores a slot by its box's first number."""
+    """A denoiser that depends on the state: it answers half of it, and scores a proposal by its box's first number."""
     x0 = State(*(0.5 * v for v in x))
     return x0, jax.nn.sigmoid(x.box[..., 0]), (x, x0)
 
@@ -258,18 +261,24 @@ def test_pinned_boxes_stay_put_and_are_never_renewed():
     box = jnp.float32([[0.3, -0.4, -1.0, -0.5], [1, 1, 1, 1], [0.2, 0.2, -1.5, -1.2]])
     active = jnp.array([True, False, True])
 
-    def poor(x, t):  # every slot scores low: all but the pinned one start anew in each step
+    def poor(x, t):  # every proposal scores low: all but the held one start anew in each step
         x0 = State(*(0.5 * v for v in x))
         return x0, jnp.zeros(x.box.shape[:2]), x
 
     spec = SamplerOptions(6, 1.0, 0.5)
-    x, free = run(poor, spec, 4, images=3, pin=Pin(box, active)), run(poor, spec, 4, images=3)
+    x, free = run(poor, spec, 4, images=3, query_box=QueryBox(box, active)), run(poor, spec, 4, images=3)
     for image in (0, 2):
         np.testing.assert_array_equal(x.box[:, image, 0], np.tile(box[image], (4, 1)))
     np.testing.assert_allclose(x.box[:, 1], free.box[:, 1], rtol=1e-6)  # not active: as if there were no pin
     np.testing.assert_allclose(x.box[:, :, 1:], free.box[:, :, 1:], rtol=1e-6)
-    # eta 0, estimates x/2: the pinned slot's embedding is denoised like any other and never starts anew.
-    x = run(lambda x, t: (*contracting(x, t)[:2], x), SamplerOptions(6, 0.0, 1.0), 4, images=3, pin=Pin(box, active))
+    # eta 0, estimates x/2: the held proposal's embedding is denoised like any other and never starts anew.
+    x = run(
+        lambda x, t: (*contracting(x, t)[:2], x),
+        SamplerOptions(6, 0.0, 1.0),
+        4,
+        images=3,
+        query_box=QueryBox(box, active),
+    )
     kept = np.asarray(x.embedding[:, 0, 0])
     start = kept[0]
     for step in range(1, 4):
@@ -279,7 +288,7 @@ def test_pinned_boxes_stay_put_and_are_never_renewed():
 
 @pytest.mark.parametrize("solver", ["dpm", "dpm++"])
 def test_higher_orders_hold_pinned_boxes_in_state_and_estimate(solver):
-    """The path of a pinned slot's embedding is that of the free one: the box held beside it takes no part in it."""
+    """The path of a held proposal's embedding is that of the free one: the box held beside it takes no part in it."""
 
     def halve(x, t):
         x0 = State(*(0.5 * v for v in x))
@@ -287,7 +296,7 @@ def test_higher_orders_hold_pinned_boxes_in_state_and_estimate(solver):
 
     box = jnp.float32([[0.3, -0.4, -1.0, -0.5]] * 2)
     spec = SamplerOptions(6, renewal_threshold=0.0, solver=solver, order=3)
-    pinned, free = (run(halve, spec, 6, pin=Pin(box, jnp.full(2, active))) for active in (True, False))
-    np.testing.assert_array_equal(pinned.box[:, :, 0], np.tile(box, (6, 1, 1)))
-    np.testing.assert_allclose(pinned.box[:, :, 1:], free.box[:, :, 1:], rtol=1e-6)
-    np.testing.assert_allclose(pinned.embedding, free.embedding, rtol=1e-6)
+    held, free = (run(halve, spec, 6, query_box=QueryBox(box, jnp.full(2, active))) for active in (True, False))
+    np.testing.assert_array_equal(held.box[:, :, 0], np.tile(box, (6, 1, 1)))
+    np.testing.assert_allclose(held.box[:, :, 1:], free.box[:, :, 1:], rtol=1e-6)
+    np.testing.assert_allclose(held.embedding, free.embedding, rtol=1e-6)

@@ -19,12 +19,12 @@ FIELDS = ("image", "image_size", "image_index")
 
 @pytest.fixture(scope="module")
 def predictor(tiny):
-    return Predictor(tiny.graphdef, SamplerOptions(slots=10, eta=1.0, renewal_threshold=0.5))
+    return Predictor(tiny.graphdef, SamplerOptions(num_proposals=10, eta=1.0, renewal_threshold=0.5))
 
 
 @pytest.fixture
 def batch(make_batch):
-    """Four different photographs."""
+    """Four different images."""
     return {k: v for k, v in make_batch(4).items() if k in FIELDS} | {"image_index": np.int32([7, 3, 11, 0])}
 
 
@@ -64,7 +64,7 @@ def test_what_people_are(predict, batch):
 
 
 def test_a_pinned_query_looks_at_its_box(predict, batch):
-    """The pinned slot's answer depends on the query box; other slots of this model do not."""
+    """The held proposal's answer depends on the query box; other proposals of this model do not."""
     low = np.float32([[4, 4, 30, 40], [50, 10, 80, 60], [10, 10, 20, 30], [0, 0, 90, 60]])
     here, there = predict(batch, low), predict(batch, low[::-1].copy())
     for k in STEPS:
@@ -73,7 +73,7 @@ def test_a_pinned_query_looks_at_its_box(predict, batch):
 
 
 def test_an_ensemble_pools_all_steps_last_first_and_padding_changes_nothing(predict, predictor, tiny, batch):
-    """The photographs stand in a larger frame, beside whatever lies there: slots are those of the plain run."""
+    """The images stand in a larger frame, beside whatever lies there: proposals are those of the plain run."""
     query = np.float32([[4, 4, 30, 40], [50, 10, 80, 60], [10, 10, 20, 30], [0, 0, 90, 60]])
     plain = predict(batch, query)
     frame = np.full((4, 96, 128, 3), 99, np.uint8)
@@ -81,10 +81,10 @@ def test_an_ensemble_pools_all_steps_last_first_and_padding_changes_nothing(pred
     ensemble = Predictor(tiny.graphdef, replace(predictor.sampler, ensemble=True))
     pooled = ensemble(tiny.params, tiny.rest, {**batch, "image": frame}, jax.random.key(1), STEPS, query)
     same(pooled[1], plain[1])
-    slots = jax.tree.map(lambda v: v.reshape(4, 3, 10, *v.shape[2:]), pooled[3])
+    num_proposals = jax.tree.map(lambda v: v.reshape(4, 3, 10, *v.shape[2:]), pooled[3])
     for step, want in ((0, plain[3]), (2, plain[1])):  # the first step is the same in any number of steps
-        same(jax.tree.map(lambda v, step=step: v[:, step], slots)._replace(keep=0), want._replace(keep=0))
-    assert not np.allclose(slots.boxes[:, 0], slots.boxes[:, 1], atol=0.1)
+        same(jax.tree.map(lambda v, step=step: v[:, step], num_proposals)._replace(keep=0), want._replace(keep=0))
+    assert not np.allclose(num_proposals.boxes[:, 0], num_proposals.boxes[:, 1], atol=0.1)
     for image in range(4):
         want = plain_nms(np.float64(pooled[3].boxes[image]), np.asarray(pooled[3].scores[image]), 0.5)
         np.testing.assert_array_equal(pooled[3].keep[image], want)
@@ -117,8 +117,8 @@ def test_nms_of_the_slots_of_eight_steps():
 
 
 def test_pooling_keeps_a_slots_numbers_together():
-    steps, images, slots = 3, 2, 4
-    number = np.arange(steps * images * slots).reshape(steps, images, slots)
+    steps, images, num_proposals = 3, 2, 4
+    number = np.arange(steps * images * num_proposals).reshape(steps, images, num_proposals)
     pooled = pool(Estimate(np.stack([number] * 4, -1), number, np.stack([number] * 8, -1)))
     assert pooled.logits.tolist() == [
         [*range(16, 20), *range(8, 12), *range(4)],
@@ -132,7 +132,7 @@ def test_features_are_computed_once(tiny, batch, monkeypatch):
     calls = []
     original = PSDiff.features
     monkeypatch.setattr(PSDiff, "features", lambda self, *a: calls.append(1) or original(self, *a))
-    fresh = Predictor(tiny.graphdef, SamplerOptions(slots=10), nms_threshold=0.4)
+    fresh = Predictor(tiny.graphdef, SamplerOptions(num_proposals=10, nms_threshold=0.4))
     jax.eval_shape(
         partial(fresh, steps=(1, 4)), tiny.params, tiny.rest, jax.tree.map(jnp.asarray, batch), jax.random.key(1)
     )

@@ -28,7 +28,7 @@ def run(keys):
 
 def main():
     assert jax.device_count() == 8
-    # Seven photographs and one row of padding that repeats the first.
+    # Seven images and one row of padding that repeats the first.
     images = np.int32([7, 3, 11, 0, 5, 6, 2, 7])
     mesh = parallel.make_mesh()
     sharded = run(jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(parallel.put_batch(images, mesh)))

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from psdiff_jax.models.backbones import SPECS, ResNetSpec, abstract_backbone
+from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.fpn import FPN, STRIDES
-from psdiff_jax.models.resnet import fold_batch_norm
+from psdiff_jax.models.resnet import ResNetSpec, fold_batch_norm
 
 BOTTLENECK = ResNetSpec((1, 1, 2, 1), (8, 8, 12, 16), bottleneck=True, stem_width=8)
 NETWORKS = {
-    "basic blocks": SPECS["tiny"],
+    "basic blocks": BACKBONES["tiny"],
     "bottlenecks, stride in the first": dataclasses.replace(BOTTLENECK, stride_in_1x1=True),
-    "swin": dataclasses.replace(SPECS["swin_toy"], depths=(2, 1, 2, 1)),  # shifted in stages of both parities
+    "swin": dataclasses.replace(BACKBONES["swin_toy"], depths=(2, 1, 2, 1)),  # shifted in stages of both parities
 }
 
 
@@ -88,10 +88,10 @@ def test_padding_is_exact_with_folded_batch_norm():
         assert np.abs(got - want).max() < 1e-5 * np.abs(want).max()
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_specs(name):
     """What a config can name has what the model asks of it: four maps of the channels that the spec says."""
-    spec = SPECS[name]
+    spec = BACKBONES[name]
     assert len(spec.channels) == 4 and len(spec.mean) == len(spec.std) == 3
     graphdef, state = nnx.split(abstract_backbone(spec))
     image = jax.ShapeDtypeStruct((1, 64, 96, 3), np.float32)

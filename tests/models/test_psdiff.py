@@ -21,11 +21,11 @@ def run(model, params, image, image_size, box, embedding, t):
     return condition, model.denoise(condition, State(box, embedding), t)
 
 
-def random_states(images, slots=6, seed=0):
+def random_states(images, num_proposals=6, seed=0):
     rng = np.random.default_rng(seed)
     return (
-        rng.normal(size=(images, slots, 4)).astype(np.float32),
-        3 * rng.normal(size=(images, slots, 8)).astype(np.float32),
+        rng.normal(size=(images, num_proposals, 4)).astype(np.float32),
+        3 * rng.normal(size=(images, num_proposals, 8)).astype(np.float32),
         rng.integers(1, 1001, images).astype(np.int32),
     )
 
@@ -101,7 +101,7 @@ def test_what_the_padding_holds_changes_nothing(forward, make_batch):
 
 def test_stacked_layers_refine_one_another(tiny):
     """The second layer is the first one's code on the first one's answer, and teaches it nothing through that."""
-    model = tiny.make(dataclasses.replace(tiny.spec, num_cdl=2))
+    model = tiny.make(dataclasses.replace(tiny.options, num_cdl=2))
     box, embedding, t = random_states(2)
     rng = np.random.default_rng(1)
     pyramid = tuple(np.float32(rng.normal(size=(2, 64 // s, 96 // s, 16))) for s in (4, 8, 16, 32))
@@ -146,7 +146,7 @@ def products(jaxpr):
 def test_bfloat16_computes_in_bfloat16(tiny, make_batch):
     """flax promotes bfloat16 inputs and float32 parameters to float32: the parameters must be cast as well."""
     batch, states = make_batch(1), random_states(1)
-    model = tiny.make(dataclasses.replace(tiny.spec, dtype="bfloat16"))
+    model = tiny.make(dataclasses.replace(tiny.options, dtype="bfloat16"))
 
     def loss(params):
         condition, (estimate,) = run(model, params, batch["image"], batch["image_size"], *states)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from psdiff_jax.convert.backbone import convert_backbone
-from psdiff_jax.models.backbones import SPECS, abstract_backbone
+from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.resnet import ResNet, ResNetSpec, fold_batch_norm
 
 MEAN, STD = (120.0, 115.0, 100.0), (60.0, 58.0, 57.0)
@@ -53,7 +53,7 @@ def filled(spec: ResNetSpec, reference):
         BOTTLENECK,
         dataclasses.replace(BOTTLENECK, stride_in_1x1=True, epsilon=1e-3, std=(1.0, 1.0, 1.0)),
         BASIC,
-        SPECS["resnet50"],
+        BACKBONES["resnet50"],
     ],
     ids=["torchvision layout", "v1 layout", "basic blocks", "ResNet-50"],
 )

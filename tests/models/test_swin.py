@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from psdiff_jax.convert.backbone import convert_backbone
-from psdiff_jax.models.backbones import SPECS, abstract_backbone
+from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.swin import SwinSpec, relative_index, shift_mask, split_windows
 
 
@@ -36,7 +36,7 @@ def torch_reference(spec: SwinSpec, seed: int):
 @pytest.mark.parametrize("name, size", [("swin_t", (75, 109)), ("swin_b", (45, 61))])
 def test_equals_transformers(name, size):
     torch = pytest.importorskip("torch")
-    spec = SPECS[name]
+    spec = BACKBONES[name]
     reference = torch_reference(spec, seed=1)
     graphdef, state = nnx.split(abstract_backbone(spec))
     weights = {key: tensor.numpy() for key, tensor in reference.state_dict().items()}
@@ -84,7 +84,7 @@ def test_shift_mask_by_hand(valid):
 
 def test_bfloat16_stays_bfloat16():
     """All matrix products have bfloat16 operands once the parameters are cast, and so have the maps."""
-    graphdef, state = nnx.split(abstract_backbone(SPECS["swin_toy"]))
+    graphdef, state = nnx.split(abstract_backbone(BACKBONES["swin_toy"]))
     state = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, jnp.bfloat16), state)
     image = jax.ShapeDtypeStruct((1, 40, 50, 3), jnp.float32)
     jaxpr, outputs = jax.make_jaxpr(lambda s, x: nnx.merge(graphdef, s)(x, dtype=jnp.bfloat16), return_shape=True)(

@@ -87,7 +87,7 @@ def test_clip_takes_height_and_width_in_this_order():
 
 
 def test_formats_areas_and_clipping_in_float64():
-    """Boxes of full-size photographs, some turned inside out, some beyond the border."""
+    """Boxes of full-size images, some turned inside out, some beyond the border."""
     rng = np.random.default_rng(2)
     boxes = np.float64(np.float32(rng.uniform(-200, 1500, (3, 400, 4))))
     size = np.int32([[800, 1333], [1080, 1920], [96, 160]])

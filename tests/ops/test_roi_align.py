@@ -77,7 +77,7 @@ def plain_weights(box, height, width, stride, side, ratio):
 
 
 def case_boxes(rng, count):
-    """Boxes of all sizes; then at the border, across it, outside, empty, and as large as the photograph."""
+    """Boxes of all sizes; then at the border, across it, outside, empty, and as large as the image."""
     size = np.exp(rng.uniform(np.log(3), np.log(120), (count, 2)))
     low = rng.uniform(-0.2, 1, (count, 2)) * [WIDTH, HEIGHT]
     special = [
@@ -214,7 +214,7 @@ def test_auto_is_the_measured_choice(case, values):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_other_sides_and_ratios_and_gradients_against_a_float64_loop(backend):
     rng = np.random.default_rng(1)
-    sizes, strides, side, ratio = ((9, 13), (5, 7)), (4, 8), 2, 3  # odd sizes, as pyramids of odd photographs have
+    sizes, strides, side, ratio = ((9, 13), (5, 7)), (4, 8), 2, 3  # odd sizes, as pyramids of odd images have
     pyramid = tuple(jnp.float32(rng.normal(size=(1, *size, 3))) for size in sizes)
     boxes = np.float32(
         [[[2, 3, 17, 30], [-6, -6, 5, 9], [5, 5, 49, 35], [30, 1, 56, 33], [80, 80, 90, 90], [10, 10, 10, 10]]]

@@ -186,7 +186,7 @@ def test_data_that_end_or_fail_are_an_error():
 
     def broken(step):
         yield toy_batch(step)
-        raise InputError("photo.jpg is no photograph")
+        raise InputError("photo.jpg is no image")
 
     with pytest.raises(InputError, match=r"photo\.jpg"):
         fit(toy_step, toy_state(), broken, steps=10)

@@ -37,10 +37,10 @@ def test_focal_loss_and_its_gradient_are_torchs():
 
 @pytest.fixture(scope="module")
 def scene():
-    """One photograph 200 wide and 100 high, two truths and a padded one; slots 0 and 2 lie on the truths."""
-    truths = np.float32([[[20, 20, 60, 80], [120, 10, 160, 90], [0, 0, 0, 0]]])
+    """One image 200 wide and 100 high, two ground truths and a padded one; proposals 0 and 2 lie on the ground truths."""
+    gts = np.float32([[[20, 20, 60, 80], [120, 10, 160, 90], [0, 0, 0, 0]]])
     batch = {
-        "boxes": truths,
+        "boxes": gts,
         "boxes_mask": np.array([[True, True, False]]),
         "image_size": np.int32([[100, 200]]),
         "embeddings": np.float32([[[1, 0, 0], [0, 1, 0], [0, 0, 0]]]),
@@ -77,19 +77,19 @@ def test_every_term_by_hand(scene, loss, rule):
     p = 1 / (1 + np.exp(-np.array([1.0, -2.0, 0.5, -3.0])))
     focal = np.where([1, 0, 1, 0], -0.25 * (1 - p) ** 2 * np.log(p), -0.75 * p**2 * np.log(1 - p))
     assert terms["cls"] == pytest.approx(2 * focal.sum() / 2, rel=1e-5)
-    # Slot 0 ends 20 px too high (of 100), slot 2 ends 10 px too far right (of 200).
+    # Proposal 0 ends 20 px too high (of 100), proposal 2 ends 10 px too far right (of 200).
     assert terms["l1"] == pytest.approx(5 * (20 / 100 + 10 / 200) / 2, rel=1e-5)
     # One box holds the other in both, so the hull is the union: GIoU = IoU = 2400 / 3200 and 2400 / 3000.
     assert terms["giou"] == pytest.approx(2 * (0.25 + 0.2) / 2, rel=1e-5)
     assert terms["reid"] == pytest.approx(3 * (0.5 + 0.8) / 2, rel=1e-5)  # the norm, not its square
-    # Slots 1 and 3 are matched to nothing: only their score is taught.
+    # Proposals 1 and 3 are matched to nothing: only their score is taught.
     for value in (gradient.boxes, gradient.embeddings):
         assert not np.any(value[0, [1, 3]]) and np.any(value[0, 0]) and np.any(value[0, 2])
     assert np.all(gradient.logits[0, [1, 3]] > 0) and np.all(gradient.logits[0, [0, 2]] < 0)
 
 
 def test_terms_are_divided_by_the_matches_of_the_whole_batch(scene, loss):
-    """Three photographs, the second with one truth, the third with none: sums are shared, not averaged by image."""
+    """Three images, the second with one ground truth, the third with none: sums are shared, not averaged by image."""
     estimate, batch = scene
     batch = {k: np.concatenate([v, v, v]) for k, v in batch.items()}
     batch["boxes_mask"] = np.array([[True, True, False], [True, False, False], [False] * 3])
@@ -130,31 +130,33 @@ def test_a_perfect_estimate_costs_next_to_nothing(scene, loss):
     assert sum(terms.values()) < 1e-4 and all(np.isfinite(v).all() for v in gradient)
 
 
-def made_up(images: int, slots: int, truths: int, dim: int = 8, seed: int = 0) -> tuple[Estimate, dict]:
-    """Estimates near the truths; the images have 0, 1, ... `truths` people, most of them in the last images."""
+def made_up(images: int, num_proposals: int, gts: int, dim: int = 8, seed: int = 0) -> tuple[Estimate, dict]:
+    """Estimates near the ground truths; the images have 0, 1, ... `ground truths` people, most of them in the last images."""
     rng = np.random.default_rng(seed)
-    low = rng.uniform(0, 60, (images, truths, 2))
+    low = rng.uniform(0, 60, (images, gts, 2))
     boxes = np.concatenate([low, low + rng.uniform(8, 40, low.shape)], -1)
-    near = boxes[np.arange(images)[:, None], rng.integers(0, truths, (images, slots))]
+    near = boxes[np.arange(images)[:, None], rng.integers(0, gts, (images, num_proposals))]
     near = near + rng.normal(size=near.shape) * 3
     near[..., 2:] = np.maximum(near[..., 2:], near[..., :2] + 1)
-    embeddings = rng.normal(size=(images, truths, dim))
+    embeddings = rng.normal(size=(images, gts, dim))
     embeddings /= np.linalg.norm(embeddings, axis=-1, keepdims=True)
     embeddings[:, 0] *= rng.uniform(size=(images, 1)) < 0.7  # some without an embedding
     batch = {"boxes": boxes, "embeddings": embeddings, "image_size": np.full((images, 2), (100, 120))}
     batch = {k: v.astype(np.float32) for k, v in batch.items()} | {
-        "boxes_mask": np.arange(truths) < np.arange(images)[:, None] * (truths + 1) // images
+        "boxes_mask": np.arange(gts) < np.arange(images)[:, None] * (gts + 1) // images
     }
     batch["image_size"] = batch["image_size"].astype(np.int32)
-    estimate = Estimate(near, 2 * rng.normal(size=(images, slots)) - 1, rng.normal(size=(images, slots, dim)))
+    estimate = Estimate(
+        near, 2 * rng.normal(size=(images, num_proposals)) - 1, rng.normal(size=(images, num_proposals, dim))
+    )
     return Estimate(*(v.astype(np.float32) for v in estimate)), batch
 
 
-def torch_loss(torch, estimate, batch, matched, truth):
+def torch_loss(torch, estimate, batch, matched, gt):
     """Eq. 13 and 14 for given matches in float64: the terms, with torch's own losses where it has them."""
-    image, slot = np.nonzero(matched)
-    target = truth[image, slot]
-    boxes, wanted = estimate.boxes[image, slot], torch.tensor(batch["boxes"][image, target], dtype=torch.float64)
+    image, proposal = np.nonzero(matched)
+    target = gt[image, proposal]
+    boxes, wanted = estimate.boxes[image, proposal], torch.tensor(batch["boxes"][image, target], dtype=torch.float64)
     height, width = (torch.tensor(batch["image_size"][image, axis], dtype=torch.float64) for axis in (0, 1))
     scale = torch.stack([width, height, width, height], -1)
     entropy = torch.nn.functional.binary_cross_entropy_with_logits(
@@ -168,11 +170,11 @@ def torch_loss(torch, estimate, batch, matched, truth):
     giou = area(meet) / union - (area(hull) - union) / area(hull)
     vector = torch.tensor(batch["embeddings"][image, target], dtype=torch.float64)
     known = vector.abs().sum(-1) > 0
-    distance = torch.linalg.vector_norm(estimate.embeddings[image, slot] - vector, dim=-1)[known]
+    distance = torch.linalg.vector_norm(estimate.embeddings[image, proposal] - vector, dim=-1)[known]
     return {
-        "cls": 2 * focal.sum() / len(slot),
-        "giou": 2 * (1 - giou).sum() / len(slot),
-        "l1": 5 * torch.nn.functional.l1_loss(boxes / scale, wanted / scale, reduction="sum") / len(slot),
+        "cls": 2 * focal.sum() / len(proposal),
+        "giou": 2 * (1 - giou).sum() / len(proposal),
+        "l1": 5 * torch.nn.functional.l1_loss(boxes / scale, wanted / scale, reduction="sum") / len(proposal),
         "reid": 3 * distance.sum() / known.sum(),
     }
 
@@ -186,7 +188,7 @@ def test_terms_and_gradients_are_torchs(loss, rule):
         spec = dataclasses.replace(SPEC, rule=rule)
         return match(*cost_matrix(logits, boxes, embeddings, gt_boxes, gt_embeddings, mask, size, spec), mask, spec)
 
-    matched, truth = (
+    matched, gt = (
         np.asarray(v)
         for v in jax.jit(jax.vmap(matches))(
             estimate.logits,
@@ -200,7 +202,7 @@ def test_terms_and_gradients_are_torchs(loss, rule):
     )
     assert matched.any(1).tolist() == [False, *[True] * 5]  # the first image has no person
     tensors = Estimate(*(torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in estimate))
-    want = torch_loss(torch, tensors, batch, matched, truth)
+    want = torch_loss(torch, tensors, batch, matched, gt)
     sum(want.values()).backward()
     terms, gradient = loss(estimate, batch, rule)
     for name, value in want.items():
@@ -215,7 +217,7 @@ def test_more_people_than_slots(loss):
     for rule in ("simota", "hungarian"):
         terms, gradient = loss(estimate, batch, rule)
         assert all(np.isfinite(v) and v > 0 for v in terms.values())
-        assert np.abs(gradient.boxes).sum((0, 2)).min() > 0  # every slot is matched, so every box is taught
+        assert np.abs(gradient.boxes).sum((0, 2)).min() > 0  # every proposal is matched, so every box is taught
 
 
 def test_eight_devices_lose_what_one_does(tmp_path):
@@ -243,8 +245,8 @@ def test_stacked_layers_are_each_supervised(tiny, make_batch, monkeypatch):
     from psdiff_jax.training.states import NoiseOptions
 
     # A backbone, attention and matching would take a minute to compile.
-    plain = dataclasses.replace(tiny.spec.cdl, self_attention=False, dynamic_conv=False, cross_attention=False)
-    model = tiny.make(dataclasses.replace(tiny.spec, num_cdl=2, cdl=plain))
+    plain = {"self_attention": False, "dynamic_conv": False, "cross_attention": False}
+    model = tiny.make(dataclasses.replace(tiny.options, num_cdl=2, **plain))
     rng, asked = np.random.default_rng(0), []
     pyramid = tuple(rng.normal(size=(2, 64 // s, 96 // s, 16)).astype(np.float32) for s in (4, 8, 16, 32))
 
@@ -255,7 +257,7 @@ def test_stacked_layers_are_each_supervised(tiny, make_batch, monkeypatch):
 
     monkeypatch.setattr(PSDiff, "features", lambda _, images, size: Condition(pyramid, size))
     monkeypatch.setattr(step, "set_loss", stand_in)
-    noise = NoiseOptions(slots=8, random_fraction=0.0, rollout_probability=0.0, gt_box_proposals=0)
+    noise = NoiseOptions(num_proposals=8, random_fraction=0.0, rollout_probability=0.0, gt_box_proposals=0)
     (total, terms), gradients = jax.jit(
         jax.value_and_grad(
             partial(
@@ -265,7 +267,7 @@ def test_stacked_layers_are_each_supervised(tiny, make_batch, monkeypatch):
                 batch=make_batch(2),
                 matching=SPEC,
                 noise=noise,
-                sampler=SamplerOptions(slots=8),
+                sampler=SamplerOptions(num_proposals=8),
             ),
             has_aux=True,
         )

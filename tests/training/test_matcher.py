@@ -10,50 +10,50 @@ from scipy.optimize import linear_sum_assignment
 
 from psdiff_jax.training.matcher import FORBIDDEN, MatchOptions, cost_matrix, focal_cost, hungarian, match, simota
 
-SHAPES = ((12, 5), (5, 8), (30, 6))  # the second has more truths than slots
+SHAPES = ((12, 5), (5, 8), (30, 6))  # the second has more ground truths than proposals
 CASES = 100
 
 
-def random_costs(slots, truths, seed=0, cases=CASES, ties=False):
+def random_costs(num_proposals, gts, seed=0, cases=CASES, ties=False):
     """Costs as they occur: a spread of 10 and, for some, the penalties of 100 and 10,000. Masks from none to all.
 
     `ties`: whole numbers and quarters, so that many costs are equal.
     """
     rng = np.random.default_rng(seed)
-    cost = rng.uniform(-2, 10, (cases, slots, truths))
+    cost = rng.uniform(-2, 10, (cases, num_proposals, gts))
     cost = np.round(cost / 3) if ties else cost + 100 * (rng.uniform(size=cost.shape) < 0.4)
-    cost += 1e4 * (rng.uniform(size=(cases, slots, 1)) < 0.2)
-    mask = rng.uniform(size=(cases, truths)) < rng.choice([0, 0.2, 0.6, 1, 1], size=(cases, 1))
+    cost += 1e4 * (rng.uniform(size=(cases, num_proposals, 1)) < 0.2)
+    mask = rng.uniform(size=(cases, gts)) < rng.choice([0, 0.2, 0.6, 1, 1], size=(cases, 1))
     ious = rng.uniform(size=cost.shape) ** rng.uniform(0.5, 4, (cases, 1, 1)) * mask[:, None]
     ious = np.round(4 * ious) / 4 if ties else ious
     return np.where(mask[:, None], cost, FORBIDDEN).astype(np.float32), ious.astype(np.float32), mask
 
 
 def plain_simota(cost, ious, mask, candidates):
-    """The rule of the docstring, truth by truth: -1 or the truth of each slot."""
-    slots = len(cost)
-    claims = [set() for _ in range(slots)]
-    for truth in np.flatnonzero(mask):
-        k = max(int(np.sort(ious[:, truth])[::-1][:candidates].sum()), 1)
-        for slot in sorted(range(slots), key=lambda s: cost[s, truth])[:k]:
-            claims[slot].add(truth)
-    owner = [min(sorted(c), key=lambda truth, s=s: cost[s, truth]) if c else -1 for s, c in enumerate(claims)]
+    """The rule of the docstring, ground truth by ground truth: -1 or the ground truth of each proposal."""
+    num_proposals = len(cost)
+    claims = [set() for _ in range(num_proposals)]
+    for gt in np.flatnonzero(mask):
+        k = max(int(np.sort(ious[:, gt])[::-1][:candidates].sum()), 1)
+        for proposal in sorted(range(num_proposals), key=lambda s: cost[s, gt])[:k]:
+            claims[proposal].add(gt)
+    owner = [min(sorted(c), key=lambda gt, s=s: cost[s, gt]) if c else -1 for s, c in enumerate(claims)]
     while True:
-        free = [s for s in range(slots) if owner[s] < 0]
+        free = [s for s in range(num_proposals) if owner[s] < 0]
         wishes: dict[int, list[int]] = {}
-        for truth in np.flatnonzero(mask):
-            if truth not in owner and free:
-                wishes.setdefault(min(free, key=lambda s: cost[s, truth]), []).append(truth)
+        for gt in np.flatnonzero(mask):
+            if gt not in owner and free:
+                wishes.setdefault(min(free, key=lambda s: cost[s, gt]), []).append(gt)
         if not wishes:
             return np.array(owner)
-        for slot, truths in wishes.items():
-            owner[slot] = min(truths, key=lambda truth: cost[slot, truth])
+        for proposal, gts in wishes.items():
+            owner[proposal] = min(gts, key=lambda gt: cost[proposal, gt])
 
 
 def owners(result):
-    matched, truth = (np.asarray(v) for v in result)
-    assert not truth[~matched].any()
-    return np.where(matched, truth, -1)
+    matched, gt = (np.asarray(v) for v in result)
+    assert not gt[~matched].any()
+    return np.where(matched, gt, -1)
 
 
 def check_against_scipy(cost, mask, results, tolerance):
@@ -69,24 +69,24 @@ def check_against_scipy(cost, mask, results, tolerance):
         assert cost[case][used, got[used]].astype(np.float64).sum() == pytest.approx(best, abs=tolerance), case
 
 
-@pytest.mark.parametrize(("slots", "truths", "cases"), [(12, 5, 400), (5, 8, 300), (30, 6, 300)])
-def test_hungarian_costs_what_scipys_does(slots, truths, cases):
-    """1,000 cases, a third of them with more truths than slots; numbers of truths vary by the masks."""
-    cost, _, mask = random_costs(slots, truths, cases=cases)
+@pytest.mark.parametrize(("num_proposals", "gts", "cases"), [(12, 5, 400), (5, 8, 300), (30, 6, 300)])
+def test_hungarian_costs_what_scipys_does(num_proposals, gts, cases):
+    """1,000 cases, a third of them with more ground truths than proposals; numbers of ground truths vary by the masks."""
+    cost, _, mask = random_costs(num_proposals, gts, cases=cases)
     results = jax.jit(jax.vmap(hungarian))(cost, mask)
     check_against_scipy(cost, mask, results, 5e-3)  # beside penalties of 1e4, float32 has three digits left
-    assert {mask.sum(1).min(), mask.sum(1).max()} == {0, truths} and (mask.sum(1) == 1).any()
+    assert {mask.sum(1).min(), mask.sum(1).max()} == {0, gts} and (mask.sum(1) == 1).any()
 
 
-@pytest.mark.parametrize(("slots", "truths", "cases"), [(300, 64, 12), (1, 1, 4), (1, 3, 10), (9, 9, 100)])
-def test_hungarian_at_other_sizes_and_with_ties(slots, truths, cases):
+@pytest.mark.parametrize(("num_proposals", "gts", "cases"), [(300, 64, 12), (1, 1, 4), (1, 3, 10), (9, 9, 100)])
+def test_hungarian_at_other_sizes_and_with_ties(num_proposals, gts, cases):
     run = jax.jit(jax.vmap(hungarian))
     rng = np.random.default_rng(1)
-    mask = rng.uniform(size=(cases, truths)) < np.linspace(0, 1, cases)[:, None]
+    mask = rng.uniform(size=(cases, gts)) < np.linspace(0, 1, cases)[:, None]
     for cost in (
-        rng.uniform(-2, 10, (cases, slots, truths)),
-        rng.integers(0, 4, (cases, slots, truths)),
-        np.zeros((cases, slots, truths)),
+        rng.uniform(-2, 10, (cases, num_proposals, gts)),
+        rng.integers(0, 4, (cases, num_proposals, gts)),
+        np.zeros((cases, num_proposals, gts)),
     ):
         check_against_scipy(cost.astype(np.float32), mask, run(cost.astype(np.float32), mask), 1e-4)
 
@@ -114,9 +114,9 @@ def test_a_diverged_model_ends_no_matching(rule):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize(("slots", "truths"), SHAPES)
-def test_simota_is_its_rule(slots, truths, ties):
-    cost, ious, mask = random_costs(slots, truths, seed=1, ties=ties)
+@pytest.mark.parametrize(("num_proposals", "gts"), SHAPES)
+def test_simota_is_its_rule(num_proposals, gts, ties):
+    cost, ious, mask = random_costs(num_proposals, gts, seed=1, ties=ties)
     results = jax.jit(jax.vmap(partial(simota, candidates=5)))(cost, ious, mask)
     unserved = conflicts = 0
     for case in range(CASES):
@@ -124,13 +124,13 @@ def test_simota_is_its_rule(slots, truths, ties):
         np.testing.assert_array_equal(got, plain_simota(cost[case], ious[case], mask[case], 5), err_msg=str(case))
         missing = set(np.flatnonzero(mask[case])) - set(got)
         unserved += len(missing)
-        assert not missing or (got >= 0).all()  # a truth goes without only where every slot is taken
-        if slots >= 5 * truths:
+        assert not missing or (got >= 0).all()  # a ground truth goes without only where every proposal is taken
+        if num_proposals >= 5 * gts:
             assert not missing
         wanted = np.maximum(np.sort(ious[case], 0)[::-1][:5].sum(0).astype(int), 1)
         conflicts += sum((got == t).sum() != wanted[t] for t in np.flatnonzero(mask[case]))
     assert conflicts > 20  # the cases put the later rules to the test
-    assert (unserved > 0) == (slots < truths * 5 and unserved > 0)
+    assert (unserved > 0) == (num_proposals < gts * 5 and unserved > 0)
 
 
 def test_one_truth_takes_as_many_as_its_overlaps_sum_to():
@@ -141,7 +141,7 @@ def test_one_truth_takes_as_many_as_its_overlaps_sum_to():
     np.testing.assert_array_equal(owners(simota(cost, ious, jnp.array([False]), 5)), [-1] * 6)
 
 
-def random_scene(slots=20, truths=5, seed=0):
+def random_scene(num_proposals=20, gts=5, seed=0):
     rng = np.random.default_rng(seed)
     height, width = 90, 160
 
@@ -153,13 +153,13 @@ def random_scene(slots=20, truths=5, seed=0):
         e = rng.normal(size=(count, 6))
         return e / np.linalg.norm(e, axis=-1, keepdims=True)
 
-    mask = np.array([True, True, False, True, False])[:truths]
+    mask = np.array([True, True, False, True, False])[:gts]
     return (
-        3 * rng.normal(size=slots),
-        boxes(slots),
-        2 * unit(slots),
-        boxes(truths),
-        unit(truths),
+        3 * rng.normal(size=num_proposals),
+        boxes(num_proposals),
+        2 * unit(num_proposals),
+        boxes(gts),
+        unit(gts),
         mask,
         np.int32([height, width]),
     )
@@ -184,12 +184,12 @@ def test_costs_pair_by_pair(rule):
         centre = (boxes[n, :2] + boxes[n, 2:]) / 2
         inside, near = np.zeros(5, bool), np.zeros(5, bool)
         for m in range(5):
-            truth = gt_boxes[m]
-            middle, sides = (truth[:2] + truth[2:]) / 2, truth[2:] - truth[:2]
-            inside[m] = mask[m] and (truth[:2] < centre).all() and (centre < truth[2:]).all()
+            gt = gt_boxes[m]
+            middle, sides = (gt[:2] + gt[2:]) / 2, gt[2:] - gt[:2]
+            inside[m] = mask[m] and (gt[:2] < centre).all() and (centre < gt[2:]).all()
             near[m] = mask[m] and (abs(centre - middle) < 0.6 * sides).all()
-            iou, giou = plain_iou_giou(boxes[n], truth)
-            l1 = (np.abs(boxes[n] - truth) / [width, height, width, height]).sum()
+            iou, giou = plain_iou_giou(boxes[n], gt)
+            l1 = (np.abs(boxes[n] - gt) / [width, height, width, height]).sum()
             want[n, m] = 2 * focal + 5 * l1 - 2.5 * giou + 1.5 * np.linalg.norm(embeddings[n] - gt_embeddings[m])
             want_iou[n, m] = iou * mask[m]
         if rule == "simota":

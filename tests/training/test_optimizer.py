@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from psdiff_jax.models.backbones import BACKBONES
 from psdiff_jax.training.optimizer import OptimizerOptions, learning_rate, make_optimizer
 
 
@@ -42,7 +43,7 @@ def zeros():
 
 
 def updates(spec, gradients):
-    optimizer = make_optimizer(spec)
+    optimizer = make_optimizer(spec, BACKBONES["swin_toy"])
     return jax.jit(lambda g: optimizer.update(g, optimizer.init(PARAMS), PARAMS)[0])(gradients)
 
 
@@ -68,7 +69,9 @@ def test_the_backbone_has_a_rate_of_its_own(scale):
 
 def test_gradients_are_clipped_as_a_whole():
     """Adam's first moment after a huge gradient is (1 - 0.9) times one of norm clip_norm."""
-    optimizer = make_optimizer(OptimizerOptions(1e-2, weight_decay=0.0, clip_norm=0.5, warmup=0, schedule="constant"))
+    optimizer = make_optimizer(
+        OptimizerOptions(1e-2, weight_decay=0.0, clip_norm=0.5, warmup=0, schedule="constant"), BACKBONES["swin_toy"]
+    )
     gradients = zeros() | {"head": {"kernel": jnp.full((3, 2), 3e6), "scale": jnp.full(2, 4e6)}}
     state = jax.jit(lambda g: optimizer.update(g, optimizer.init(PARAMS), PARAMS)[1])(gradients)
     moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape in ((3, 2), (2,)) and leaf.max() > 1e-3]

@@ -12,7 +12,7 @@ from psdiff_jax.training.optimizer import OptimizerOptions, learning_rate, make_
 from psdiff_jax.training.states import NoiseOptions
 from psdiff_jax.training.step import create_state, make_train_step
 
-NOISE = NoiseOptions(slots=12, random_fraction=0.25, rollout_probability=0.5, gt_box_proposals=1)
+NOISE = NoiseOptions(num_proposals=12, random_fraction=0.25, rollout_probability=0.5, gt_box_proposals=1)
 OPTIMIZER = OptimizerOptions(learning_rate=3e-3, steps=1000, warmup=1, schedule="constant", clip_norm=10.0)
 
 # One step of the tiny model of tests/conftest.py (weights from NumPy) on its batch. When a change is meant to alter
@@ -30,13 +30,13 @@ GOLDEN = {
 @pytest.fixture(scope="module")
 def training(tiny):
     """(step, function that makes a fresh state): steps give their state's memory away."""
-    optimizer = make_optimizer(OPTIMIZER)
+    optimizer = make_optimizer(OPTIMIZER, tiny.backbone)
     step = make_train_step(
         tiny.graphdef,
         optimizer,
         NOISE,
         MatchOptions(),
-        SamplerOptions(slots=12),
+        SamplerOptions(num_proposals=12),
         ema_decay=0.9,
         schedule=learning_rate(OPTIMIZER),
     )
@@ -99,7 +99,9 @@ def _at(tree, path):
 def test_frozen_modules_are_no_parameters(tiny):
     model = nnx.merge(tiny.graphdef, tiny.params, tiny.rest)
     whole = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(nnx.state(model))[0]}
-    _, state = create_state(model, make_optimizer(OPTIMIZER), jax.random.key(0), ema=True, frozen=("backbone", "fpn"))
+    _, state = create_state(
+        model, make_optimizer(OPTIMIZER, tiny.backbone), jax.random.key(0), ema=True, frozen=("backbone", "fpn")
+    )
     split = [
         {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
         for tree in (state.params, state.rest)

@@ -12,11 +12,8 @@ import optax
 from flax import nnx
 
 from psdiff_jax import parallel
-from psdiff_jax.diffusion.noise import Diffusion
 from psdiff_jax.diffusion.samplers import SamplerOptions
-from psdiff_jax.models.cdl import CDLOptions
-from psdiff_jax.models.psdiff import PSDiff, PSDiffSpec
-from psdiff_jax.models.resnet import SPECS
+from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions
 from psdiff_jax.training.checkpoint import Checkpoints, named_leaves
 from psdiff_jax.training.loop import fit
 from psdiff_jax.training.matcher import MatchOptions
@@ -29,8 +26,18 @@ STEPS = 3
 
 def make_training():
     """(step function, state at step 0)."""
-    spec = PSDiffSpec(SPECS["tiny"], CDLOptions(dim=16, side=3, heads=2, dynamic_width=4, embedding_dim=DIM, time_dim=16),
-                      Diffusion(embedding_dim=DIM), canonical_size=32.0)  # fmt: skip
+    options = PSDiffOptions(
+        backbone="tiny",
+        dim=16,
+        side=3,
+        heads=2,
+        dynamic_width=4,
+        embedding_dim=DIM,
+        time_dim=16,
+        cascade="paper",
+        canonical_size=32.0,
+        dtype="float32",
+    )
     rng = np.random.default_rng(0)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -40,13 +47,14 @@ def make_training():
         return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1]))), leaf.dtype)
 
     # NumPy's weights: compiling the model's own initialisers would take as long as the step.
-    skeleton, shapes = nnx.split(nnx.eval_shape(lambda: PSDiff(spec, rngs=nnx.Rngs(0))))
+    skeleton, shapes = nnx.split(nnx.eval_shape(lambda: PSDiff(options, rngs=nnx.Rngs(0))))
     model = nnx.merge(skeleton, jax.tree_util.tree_map_with_path(draw, shapes))
     # Not Adam: it makes full steps of rounding errors where the gradient is zero (the bias of an attention's keys).
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.01, momentum=0.9))
     graphdef, state = create_state(model, optimizer, jax.random.key(0), ema=True)
-    step = make_train_step(graphdef, optimizer, NoiseOptions(slots=12, random_fraction=0.25, rollout_probability=0.5),
-                           MatchOptions(), SamplerOptions(slots=12), ema_decay=0.9)  # fmt: skip
+    noise = NoiseOptions(num_proposals=12, random_fraction=0.25, rollout_probability=0.5, gt_box_proposals=0)
+    sampler = SamplerOptions(num_proposals=12)
+    step = make_train_step(graphdef, optimizer, noise, MatchOptions(), sampler, ema_decay=0.9)
     return step, state
 
 

@@ -1,0 +1,64 @@
+"""What a backbone must offer. A new one is a file with such a class and its registration in `backbones.py`."""
+
+from abc import ABC, abstractmethod
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Path = tuple[Any, ...]  # of a variable inside the backbone, such as ("layer1", 0, "bn1", "scale")
+
+
+class Backbone(Protocol):
+    """The network that a `BackboneSpec` makes."""
+
+    def __call__(
+        self,
+        images: jax.Array,
+        train: bool = False,
+        dtype: jnp.dtype = ...,
+        image_size: jax.Array | None = None,
+    ) -> tuple[jax.Array, ...]:
+        """Images float [B,H,W,3], 0..255 RGB -> four maps [B,H/s,W/s,C] of strides 4, 8, 16 and 32.
+
+        `train` updates statistics, if there are any. `image_size` [B,2]: (h, w) of the valid pixels, None = all: what
+        lies inside must not depend on how far the batch is padded to the right and below, nor on what it holds there.
+        """
+        ...
+
+
+class BackboneSpec(ABC):
+    """What distinguishes one backbone from another; a frozen dataclass, as it is a part of a static graph.
+
+    mean, std: per channel of the 0..255 RGB input. channels: of the four maps.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    @abstractmethod
+    def channels(self) -> tuple[int, ...]: ...
+
+    @abstractmethod
+    def make(self, *, rngs: nnx.Rngs) -> Any:
+        """A `Backbone` with random weights."""
+
+    def for_reid(self) -> "BackboneSpec":
+        """The same for crops of people; re-ID networks keep stage 4's resolution in stage 5 where they can."""
+        return self
+
+    def is_trained(self, path: Path) -> bool:
+        """Whether a parameter is trained with the detector."""
+        del path
+        return True
+
+    def is_decayed(self, path: Path) -> bool:
+        """Whether weight decay applies to a parameter with more than one axis."""
+        del path
+        return True
+
+    def fold(self, network: Any) -> None:
+        """Folds frozen normalisation into the weights, in place, for inference; None to do by default."""
+        del network

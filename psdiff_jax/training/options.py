@@ -1,0 +1,46 @@
+"""Options of training."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from psdiff_jax.diffusion.noise import DiffusionOptions
+from psdiff_jax.diffusion.samplers import SamplerOptions
+from psdiff_jax.models.psdiff import PSDiffOptions
+from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, Need
+from psdiff_jax.training.matcher import MatchOptions
+from psdiff_jax.training.optimizer import OptimizerOptions
+from psdiff_jax.training.states import NoiseOptions
+
+Part = Literal["backbone", "fpn", "cdl"]  # the modules of a PSDiff
+
+
+@dataclass(frozen=True)
+class TrainOptions(OptimizerOptions):
+    """config.train."""
+
+    batch_size: Annotated[int, AT_LEAST_1, "images per step, over all devices"] = 32
+    ema_decay: Annotated[float, FRACTION, "decay of the moving average of the weights; 0 = none"] = 0.0
+    init_from: Annotated[str, ".npz of a whole PSDiff to start from"] = ""
+    init_parts: Annotated[tuple[Part, ...], "modules taken from that file; () = all"] = ()
+    frozen: Annotated[tuple[Part, ...], "modules that are not trained"] = ()
+    log_every: Annotated[int, AT_LEAST_1, "steps between two log lines"] = 50
+    checkpoint_every: Annotated[int, AT_LEAST_1, "steps between two checkpoints"] = 1_000
+    image_every: Annotated[int, NOT_NEGATIVE, "steps between two TensorBoard images of predictions; 0 = none"] = 1_000
+    keep_checkpoints: Annotated[int, AT_LEAST_1, "checkpoints that are kept"] = 2
+
+    def check(self, need: Need) -> None:
+        super().check(need)
+        need(len(set(self.frozen)) < 3, "frozen", "leave a module to train")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that decides a training but its data."""
+
+    seed: Annotated[int, NOT_NEGATIVE, "of weights, data order and noise"] = 0
+    model: PSDiffOptions = field(default_factory=PSDiffOptions)
+    diffusion: DiffusionOptions = field(default_factory=DiffusionOptions)
+    noise: NoiseOptions = field(default_factory=NoiseOptions)
+    matching: MatchOptions = field(default_factory=MatchOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
