@@ -15,9 +15,8 @@ from psdiff_jax.data.pipeline import Processes, reading_threads, train_batches
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.curves import make_curves
+from psdiff_jax.evaluation.evaluate import Evaluation, write_evaluation
 from psdiff_jax.evaluation.evaluate import evaluate as evaluate_detections
-from psdiff_jax.evaluation.evaluate import threshold_at, write_evaluation
 from psdiff_jax.evaluation.protocols import Protocol, make_protocols
 from psdiff_jax.evaluation.seeds import mean_and_sd
 from psdiff_jax.files import write_atomically
@@ -25,6 +24,7 @@ from psdiff_jax.inference.calibrate import calibrate, calibrated_threshold
 from psdiff_jax.inference.embed import Embedder, embed_all, image_loader
 from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.inference.ranking import rank
+from psdiff_jax.progress import progress
 from psdiff_jax.report.naming import gallery_name, steps_name
 from psdiff_jax.report.predictions import prediction_images
 from psdiff_jax.report.rankings import search_picture, telling_strips, write_picture
@@ -111,30 +111,30 @@ def evaluate(
     settings: dict[str, Any] = {"training_step": step} | ({"calibration": calibration} if calibration else {})
     if config.evaluate.data.is_given:
         settings["trained_on"] = config.data.name
-    shown, results = {}, []
+    shown, evaluations = {}, []
     for seed in config.evaluate.seeds or (config.seed,):
         detections = embed_all(embedder.with_seed(seed), dataset)
         if not shown:
             shown = detections
             export(config, workdir, shown)
         if parallel.is_main_process():
-            results.append(score(config, dataset, detections, {**settings, "seed": seed}))
-    if not results:
+            evaluations.append(score(config, dataset, detections, {**settings, "seed": seed}))
+    if not evaluations:
         return {}
-    result = mean_and_sd(results)
+    result = mean_and_sd([evaluation.numbers for evaluation in evaluations])
     with MetricWriter(workdir) as writer:
         for kind, metrics in scalars(result).items():
             writer.scalars(step, kind, metrics)
-    report(config, workdir, dataset, shown, result)
+    report(config, workdir, dataset, shown, evaluations[0], result)
     return result
 
 
 def evaluate_folder(config: Config, workdir: Path, dataset: PreparedDataset, folder: Path) -> dict[str, Any]:
     """Scores a folder of embeddings, whoever made them: no model is loaded."""
     detections = {"given": (load_embeddings(folder / "gallery"), load_embeddings(folder / "query"))}
-    result = score(config, dataset, detections, {"embeddings": str(folder)})
-    report(config, workdir, dataset, detections, result)
-    return result
+    evaluation = score(config, dataset, detections, {"embeddings": str(folder)})
+    report(config, workdir, dataset, detections, evaluation, evaluation.numbers)
+    return evaluation.numbers
 
 
 def score(
@@ -142,8 +142,8 @@ def score(
     dataset: PreparedDataset,
     detections: StepDetections,
     settings: dict[str, Any],
-) -> dict[str, Any]:
-    """Every protocol of config.evaluate.protocols over every entry of `detections`: the content of evaluation.json.
+) -> Evaluation:
+    """Every protocol of config.evaluate.protocols over every entry of `detections`.
 
     settings: what made the detections; its "calibration", if any, holds the search thresholds.
     """
@@ -161,6 +161,7 @@ def score(
         search_threshold=threshold,
         query_embedding={"gt_box": "pin", "detected": "match"}[config.evaluate.query],  # evaluation.json's words
         settings={"dataset": dataset.title, "seed": config.seed, **settings},
+        progress=progress,
     )
 
 
@@ -192,34 +193,26 @@ def report(
     workdir: Path,
     dataset: PreparedDataset,
     detections: StepDetections,
+    evaluation: Evaluation,
     result: dict[str, Any],
 ) -> None:
-    """Writes evaluation.json and `workdir/report`, and prints the table."""
+    """Writes evaluation.json and `workdir/report`, and prints the table.
+
+    evaluation: of `detections`, for curves and figures; result: its numbers, or the means of several evaluations.
+    """
     write_evaluation(workdir / "evaluation.json", result)
     text = format_table(result)
     print(text, flush=True)
-    folder, threshold = workdir / "report", result["settings"]["search_threshold"]
+    folder = workdir / "report"
     write_atomically(folder / "table.txt", text + "\n")
-    annotations, queries, protocols = dataset.annotations("gallery"), dataset.queries(), protocols_of(config, dataset)
-    curves = make_curves(
-        detections,
-        annotations,
-        queries,
-        protocols,
-        search_threshold=threshold,
-        detection_threshold=config.evaluate.detection_threshold,
-    )
-    steps, shown = list(detections)[-1], protocols[-1]
-    strips = telling_strips(
-        *detections[steps],
-        annotations,
-        queries,
-        shown,
-        threshold_at(threshold, steps),
-        each=config.evaluate.example_queries,
-    )
-    strips_of = f"{gallery_name(shown.name, str(shown.size))}, {steps_name(str(steps))}"
-    page = write_report(folder, result, curves, strips, image_loader(dataset), strips_of)
+    strips, strips_of = [], ""
+    if evaluation.ranked:
+        steps, protocol = list(detections)[-1], evaluation.ranked.protocol
+        strips = telling_strips(
+            evaluation.ranked, detections[steps][0], dataset.queries(), config.evaluate.example_queries
+        )
+        strips_of = f"{gallery_name(protocol.name, str(protocol.size))}, {steps_name(str(steps))}"
+    page = write_report(folder, result, evaluation.curves, strips, image_loader(dataset), strips_of)
     print(f"report: {page}", flush=True)
 
 

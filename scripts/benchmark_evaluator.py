@@ -1,11 +1,11 @@
-"""How fast the evaluator is: random data of PRW's or CUHK-SYSU's size, beside a plain loop-by-loop evaluator.
+"""Speed of the evaluator on random data of PRW's or CUHK-SYSU's size, compared with a plain loop-by-loop evaluator.
 
     python scripts/benchmark_evaluator.py [--size prw|cuhk] [--plain_queries 20] [--reranking cws cbgm:30,4]
         [--protocols whole temporal_gap:250 ...]
 
 Prints seconds (wall and CPU) of each part and the peak memory of the process; then, for the first few queries, those of
 the plain evaluator in the same run, the ratio of CPU seconds a query, and the largest difference between the two. The
-plain evaluator is the one of tests/evaluation, so this runs from a clone.
+plain evaluator is the one of tests/evaluation, so this needs a clone of the repository.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ import numpy as np
 
 from psdiff_jax.data.detections import Detections
 from psdiff_jax.data.galleries import GalleryList
-from psdiff_jax.data.records import Annotations, Queries
+from psdiff_jax.data.schema import Annotations, Queries
 from psdiff_jax.evaluation.detection import coco_metrics, detection_metrics
+from psdiff_jax.evaluation.evaluate import evaluate
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
 from psdiff_jax.evaluation.reranking import parse_rerankings
 
-# queries, frames, detections, people, labelled truths, image (width, height), cameras
+# queries, frames, detections, identities, labelled boxes, image (width, height), cameras
 SIZES = {
     "prw": (2057, 6112, 43000, 450, 19127, (1920, 1080), 6),
     "cuhk": (2900, 6978, 60000, 2900, 8345, (800, 600), 1),
@@ -68,6 +69,8 @@ def main() -> None:
         print("    mAP " + ", ".join(f"{r.name} {r.protocol.size} {100 * r.summary()['mAP']:.2f}" for r in results))
         if not some:
             in_plain = seconds
+    data = annotations, queries, protocols
+    timed("detection, search, curves and rankings", lambda: evaluate({"given": (gallery, query)}, *data))
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, made-up data included")
     against_plain(results, in_plain, arguments.plain_queries, annotations, queries, gallery, query)
 
@@ -78,17 +81,17 @@ def against_plain(results, seconds, count, annotations, queries, gallery, query)
     spec = importlib.util.spec_from_file_location("plain_evaluator", path)
     plain = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plain)
-    only = results[0].asked.nonzero()[0][:count].tolist()
+    only = results[0].evaluated.nonzero()[0][:count].tolist()
     total, data = 0.0, (gallery, query, annotations, queries)
     for result in results:
         protocol = result.protocol
         galleries = {q: [annotations.image_names[i] for i in protocol.gallery(q)] for q in only}
-        truths = None
+        gt_boxes = None
         if protocol.official is not None:
             everything = protocol.size == "all"
-            truths = {q: plain.plain_list(protocol.official, q, annotations, queries, everything)[1] for q in only}
+            gt_boxes = {q: plain.plain_list(protocol.official, q, annotations, queries, everything)[1] for q in only}
         begin = time.process_time()
-        expected = plain.plain_search(*data, galleries, 0.5, only, truths, result.reranking.name)
+        expected = plain.plain_search(*data, galleries, 0.5, only, gt_boxes, result.reranking.name)
         each = (time.process_time() - begin) / len(only)
         total += each * len(queries) * (not result.reranking.name)
         worst = max(abs(result.average_precision[q] - e["ap"]) for q, e in zip(only, expected, strict=True))
@@ -102,16 +105,16 @@ def against_plain(results, seconds, count, annotations, queries, gallery, query)
 
 
 def lists(annotations: Annotations, queries: Queries) -> dict[str, GalleryList]:
-    """Made-up galleries as CUHK-SYSU has them: the photographs that show the person, then others, nested."""
+    """Made-up galleries as CUHK-SYSU has them: the images that show the person, then others, nested."""
     rng = np.random.default_rng(1)
-    stands: dict[int, list[tuple[int, np.ndarray]]] = {}
+    shown: dict[int, list[tuple[int, np.ndarray]]] = {}
     for image, (boxes, ids) in enumerate(zip(annotations.boxes, annotations.person_ids, strict=True)):
         for box, person in zip(boxes, ids.tolist(), strict=True):
-            stands.setdefault(person, []).append((image, box))
+            shown.setdefault(person, []).append((image, box))
     full, counts, boxes = [], [], []
     for name, person in zip(queries.image_names, queries.person_ids.tolist(), strict=True):
-        true = [(image, box) for image, box in stands[person] if annotations.image_names[image] != name]
-        others = np.setdiff1d(rng.permutation(len(annotations))[:4100], [image for image, _ in stands[person]])
+        true = [(image, box) for image, box in shown[person] if annotations.image_names[image] != name]
+        others = np.setdiff1d(rng.permutation(len(annotations))[:4100], [image for image, _ in shown[person]])
         full.append(np.concatenate([[image for image, _ in true], rng.permutation(others)]).astype(np.int32))
         counts.append(len(true))
         boxes.append(np.array([box for _, box in true], np.float32).reshape(-1, 4))
@@ -125,16 +128,16 @@ def lists(annotations: Annotations, queries: Queries) -> dict[str, GalleryList]:
     }
 
 
-def made_up(queries, frames, detections, people, labelled, size, cameras):
-    """Truths, and detections of them that are mostly right, with embeddings that are mostly near the person's; one in
-    ten looks like nobody, so that rankings have to be gone through to the end."""
+def made_up(queries, frames, detections, identities, labelled, size, cameras):
+    """Ground truth, and detections of it that are mostly true positives, with embeddings that are mostly near the
+    identity's; one in ten is random, so that positives are found at the end of rankings too."""
     rng = np.random.default_rng(0)
-    truths = int(0.85 * detections)
-    frame = rng.integers(0, frames, truths)
-    person = np.full(truths, -1)
-    person[:labelled] = rng.permutation(np.arange(labelled) % people)
-    corner = rng.random((truths, 2)) * np.array(size) * 0.8
-    height = rng.uniform(20, 200, truths)
+    gt_boxes = int(0.85 * detections)
+    frame = rng.integers(0, frames, gt_boxes)
+    person = np.full(gt_boxes, -1)
+    person[:labelled] = rng.permutation(np.arange(labelled) % identities)
+    corner = rng.random((gt_boxes, 2)) * np.array(size) * 0.8
+    height = rng.uniform(20, 200, gt_boxes)
     box = np.concatenate([corner, corner + np.stack([0.4 * height, height], 1)], 1)
     camera = rng.integers(0, cameras, frames)
     names = tuple(f"{i:05d}.jpg" for i in range(frames))
@@ -147,11 +150,13 @@ def made_up(queries, frames, detections, people, labelled, size, cameras):
         boxes=tuple(box[m].astype(np.float32) for m in members),
         person_ids=tuple(person[m] for m in members),
     )
-    shown = rng.permutation(labelled)[:queries]
-    of = frame[shown]
-    asked = Queries(tuple(names[i] for i in of), box[shown].astype(np.float32), person[shown], camera[of], of * 25)
-    center = rng.normal(size=(people, WIDTH))
-    found = np.concatenate([rng.permutation(truths)[: detections * 3 // 4], rng.integers(0, truths, detections // 4)])
+    chosen = rng.permutation(labelled)[:queries]
+    of = frame[chosen]
+    wanted = Queries(tuple(names[i] for i in of), box[chosen].astype(np.float32), person[chosen], camera[of], of * 25)
+    center = rng.normal(size=(identities, WIDTH))
+    found = np.concatenate(
+        [rng.permutation(gt_boxes)[: detections * 3 // 4], rng.integers(0, gt_boxes, detections // 4)]
+    )
     seen = np.where(person[found, None] >= 0, center[person[found]], 0) + 1.5 * rng.normal(size=(len(found), WIDTH))
     lost = rng.random(len(found)) < 0.1
     seen[lost] = rng.normal(size=(int(lost.sum()), WIDTH))
@@ -166,13 +171,13 @@ def made_up(queries, frames, detections, people, labelled, size, cameras):
     )
     query = Detections(
         images=names,
-        boxes=asked.boxes,
-        scores=np.ones(len(shown), np.float32),
-        embeddings=unit(center[person[shown]] + 1.5 * rng.normal(size=(len(shown), WIDTH))),
+        boxes=wanted.boxes,
+        scores=np.ones(len(chosen), np.float32),
+        embeddings=unit(center[person[chosen]] + 1.5 * rng.normal(size=(len(chosen), WIDTH))),
         image_index=of.astype(np.int32),
-        person_id=person[shown],
+        person_id=person[chosen],
     )
-    return annotations, asked, gallery, query
+    return annotations, wanted, gallery, query
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

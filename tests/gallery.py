@@ -32,8 +32,8 @@ def make_annotations(images):
         sizes=np.full((len(images), 2), 400, np.int32),
         cameras=np.array([camera for _, camera, *_ in images], np.int32),
         frames=np.array([frame for _, _, frame, _ in images], np.int64),
-        boxes=tuple(np.array([box for box, _ in people], np.float32).reshape(-1, 4) for *_, people in images),
-        person_ids=tuple(np.array([person for _, person in people], np.int64) for *_, people in images),
+        boxes=tuple(np.array([box for box, _ in persons], np.float32).reshape(-1, 4) for *_, persons in images),
+        person_ids=tuple(np.array([person for _, person in persons], np.int64) for *_, persons in images),
     )
 
 
@@ -73,18 +73,18 @@ def make_query(queries, embeddings):
     )
 
 
-def random_case(seed, images=10, people=5, width=4, ties=False):
-    """A small messy gallery: tiny boxes, strangers, a person twice in an image, misses, doubles, false alarms."""
+def random_case(seed, images=10, identities=5, width=4, ties=False):
+    """A small messy gallery: tiny boxes, unlabelled persons, a person twice in an image, misses, doubles, alarms."""
     rng = np.random.default_rng(seed)
     scenes, found, wanted = [], [], []
     # with `ties`, signed unit vectors with one entry: similarities are exactly -1, 0 or 1
-    identity = unit(np.eye(width)[rng.integers(0, width, people)] if ties else rng.normal(size=(people, width)))
+    identity = unit(np.eye(width)[rng.integers(0, width, identities)] if ties else rng.normal(size=(identities, width)))
     for i in range(images):
         name, here = f"scene {i}.jpg", []
         for _ in range(rng.integers(0, 5)):
             corner, size = rng.integers(0, 80, 2), rng.integers(3, 60, 2)
             box = np.concatenate([corner, corner + size]).astype(np.float32)
-            person = int(rng.integers(-1, people))
+            person = int(rng.integers(-1, identities))
             here.append((box, person))
             for _ in range(rng.integers(0, 3)):
                 moved = box + rng.normal(0, rng.choice([0.5, 4.0]), 4)
@@ -102,14 +102,14 @@ def random_case(seed, images=10, people=5, width=4, ties=False):
     annotations = make_annotations(scenes)
     for name, _, _, here in scenes:
         wanted += [(name, box, person) for box, person in here if person >= 0 and rng.random() < 0.5]
-    wanted += [(scenes[0][0], np.array([0, 0, 9, 9], np.float32), people + 7)]  # somebody whom no photograph shows
-    order = rng.permutation(len(found))  # a stranger's folder need not be sorted by image
+    wanted += [(scenes[0][0], np.array([0, 0, 9, 9], np.float32), identities + 7)]  # a person whom no image shows
+    order = rng.permutation(len(found))  # detections need not be sorted by image
     queries = make_queries(annotations, wanted)
     names = list(annotations.image_names)
     gallery = make_gallery(annotations, [found[i] for i in order], images=[names[i] for i in rng.permutation(images)])
     if not found:
         gallery = make_gallery(annotations, [(names[0], (0, 0, 5, 5), 0.9, np.ones(width))])
-    embeddings = [identity[p] if p < people else np.eye(width)[0] for *_, p in wanted]
+    embeddings = [identity[p] if p < identities else np.eye(width)[0] for *_, p in wanted]
     if not ties:
         embeddings = embeddings + rng.normal(size=(len(wanted), width)) * 0.3
     return types.SimpleNamespace(

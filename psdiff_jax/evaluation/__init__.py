@@ -1,5 +1,5 @@
-"""Evaluation of person search from detections, embeddings and annotations: NumPy only, no model.
+"""Metrics of person search from detections, embeddings and annotations: NumPy only; nothing here prints or draws.
 
-`embeddings` (what is scored), `detection`, `protocols`, `person_search` (the rules), `evaluate` (all numbers of a
-run), `table`, `ranking` (one query), `drawing`, `figures`, `strips` (pictures).
+`evaluate` makes all numbers of a run from `detection`, `person_search` (one pass over `similarity`, by `matches`),
+`protocols`, `reranking` and `curves`. Beside it `seeds` (means), `calibration` (the search threshold), `reid` (crops).
 """

@@ -12,7 +12,7 @@ from psdiff_jax.errors import InputError
 def mean_and_sd(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One result from those of several seeds, each as `evaluate` returns it; a single one comes back as it is.
 
-    Every number of "detection" and "search" is the mean over the seeds, and the dict it stands in gets
+    Every number of "detection" and "search" is the mean over the seeds, and the dict that holds it gets
     "sd": {name: sample standard deviation (n - 1)}. In the settings, "seed" becomes "seeds", and whatever else differs
     between the seeds becomes the list of its values. The rest has to be the same in all. InputError when the results
     do not belong to the same evaluation.

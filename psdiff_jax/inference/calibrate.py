@@ -13,6 +13,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.calibration import choose_threshold
 from psdiff_jax.files import write_atomically
 from psdiff_jax.inference.embed import Embedder, embed_all
+from psdiff_jax.progress import progress
 
 FILE = "calibration.json"
 
@@ -36,7 +37,7 @@ def calibrate(embedder: Embedder, workdir: Path, train_set: PreparedDataset | No
     chosen = {}
     for k, found in embed_all(embedder, held_out).items():
         try:
-            chosen[str(k)] = dataclasses.asdict(choose_threshold(*found, annotations, queries))
+            chosen[str(k)] = dataclasses.asdict(choose_threshold(*found, annotations, queries, progress=progress))
         except InputError as error:  # of a model that has hardly been trained: no reason to end here
             print(f"{k} steps: {error}; taking {options.search_threshold}", file=sys.stderr, flush=True)
     if parallel.is_main_process():

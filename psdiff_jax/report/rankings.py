@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from psdiff_jax.data.detections import Detections
-from psdiff_jax.evaluation.person_search import SearchResult, score_search
-from psdiff_jax.evaluation.protocols import Protocol
+from psdiff_jax.evaluation.person_search import SearchResult
 from psdiff_jax.inference.ranking import Hit, hits_of_query
 from psdiff_jax.report.drawing import (
     FAINT,
@@ -34,7 +33,7 @@ from psdiff_jax.report.drawing import (
 )
 
 if TYPE_CHECKING:
-    from psdiff_jax.data.records import Annotations, Queries
+    from psdiff_jax.data.records import Queries
 
 LoadImage = Callable[[str], np.ndarray]
 
@@ -66,9 +65,9 @@ def telling_queries(result: SearchResult, queries: Queries, each: int = 2) -> li
     Queries without a true photograph are passed over. Of equal APs the query with more true photographs is the better
     one, or the worse one when it was never found.
     """
-    able = np.flatnonzero(result.truths > 0)
+    able = np.flatnonzero(result.positives > 0)
     ap = result.average_precision[able]
-    weight = np.where(ap > 0, result.truths[able], -result.truths[able])
+    weight = np.where(ap > 0, result.positives[able], -result.positives[able])
     order = able[np.lexsort((able, -weight, -ap))]
     groups = {"best": order, "median": order[len(order) // 2 :], "worst": order[::-1]}
     taken: list[tuple[str, int]] = []
@@ -82,18 +81,12 @@ def telling_queries(result: SearchResult, queries: Queries, each: int = 2) -> li
 
 
 def telling_strips(
+    found: SearchResult,
     gallery: Detections,
-    query: Detections,
-    annotations: Annotations,
     queries: Queries,
-    protocol: Protocol,
-    threshold: float,
     each: int = 2,
 ) -> list[Strip]:
-    """Searches once more under one protocol: the strips of `telling_queries`, none for `each` = 0."""
-    if not each:
-        return []
-    found = score_search(gallery, query, annotations, queries, [protocol], threshold, keep=10)[0]
+    """The strips of `telling_queries`."""
     return [strip_of(found, q, gallery, queries, name) for name, q in telling_queries(found, queries, each)]
 
 
@@ -103,12 +96,12 @@ def strip_of(result: SearchResult, query: int, gallery: Detections, queries: Que
     facts = [
         f"query {query}, person {int(queries.person_ids[query])}",
         f"AP {100 * result.average_precision[query]:.1f}",
-        f"found in {result.found[query]} of {result.truths[query]} photographs",
+        f"found in {result.found[query]} of {result.positives[query]} photographs",
         f"first right at rank {result.first_rank[query]}" if result.first_rank[query] else "never found",
     ]
     caption = (f"{name}: " if name else "") + " · ".join(facts)
     box = tuple(float(v) for v in queries.boxes[query])
-    return Strip(queries.image_names[query], box, hits, result.right[query][: len(hits)].tolist(), caption)
+    return Strip(queries.image_names[query], box, hits, result.true_positive[query][: len(hits)].tolist(), caption)
 
 
 def ranking_sheet(strips: Sequence[Strip], load_image: LoadImage, title: str = "", columns: int = 10) -> np.ndarray:

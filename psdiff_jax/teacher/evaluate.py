@@ -36,6 +36,7 @@ from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import Protocol
 from psdiff_jax.evaluation.reid import cross_camera_queries, reid_scores
 from psdiff_jax.files import write_atomically
+from psdiff_jax.progress import progress
 from psdiff_jax.report.naming import gallery_name
 from psdiff_jax.report.table import align
 from psdiff_jax.teacher.options import TeacherOptions
@@ -113,7 +114,9 @@ def score_targets(
         gallery, query = (teacher_detections(targets, dataset, split) for split in SCORED)
         for rule, scores in crop_scores(gallery, query, dataset).items():
             found["reid"].setdefault(rule, {})[name] = scores
-        for search in score_search(gallery, query, annotations, queries, protocols, 0.0, label=f"search, {name}"):
+        for search in score_search(
+            gallery, query, annotations, queries, protocols, 0.0, label=f"search, {name}", progress=progress
+        ):
             sizes = found["search"].setdefault(search.name, {})
             sizes.setdefault(str(search.protocol.size), {})[name] = search.summary()
     return found
@@ -132,8 +135,8 @@ def crop_scores(gallery: Detections, query: Detections, dataset: PreparedDataset
     scored = {}
     across = people[cross_camera_queries(people, cameras)]  # whom two cameras have seen: in videos nobody at times
     if np.isin(queries.person_ids, across).any():
-        scored["cross-camera"] = reid_scores(embeddings, people, cameras, photographs=photographs, **rows)
-    return scored | {"any camera": reid_scores(embeddings, people, photographs=photographs, **rows)}
+        scored["cross-camera"] = reid_scores(embeddings, people, cameras, images=photographs, **rows)
+    return scored | {"any camera": reid_scores(embeddings, people, images=photographs, **rows)}
 
 
 def _loss(result: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any] | None:

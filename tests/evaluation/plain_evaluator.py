@@ -23,7 +23,7 @@ def floats(box):
 
 
 def detections_of(gallery, name, threshold):
-    """[(row, box)] of the photograph `name` with a score of at least `threshold`."""
+    """[(row, box)] in the image `name` with a score of at least `threshold`."""
     rows = []
     for row in range(len(gallery.scores)):
         if gallery.images[gallery.image_index[row]] == name and gallery.scores[row] >= threshold:
@@ -32,7 +32,7 @@ def detections_of(gallery, name, threshold):
 
 
 def plain_gallery(protocol, q, annotations, queries, seed=0):
-    """Names of the photographs query q meets under "whole", "cross_camera", "same_camera", "temporal_gap:G" or
+    """Names of the images in the gallery of query q under "whole", "cross_camera", "same_camera", "temporal_gap:G" or
     "sized:N"."""
     kind, _, value = protocol.partition(":")
     if kind == "sized":
@@ -53,19 +53,19 @@ def plain_gallery(protocol, q, annotations, queries, seed=0):
 
 
 def plain_sized(size, q, annotations, queries, seed):
-    """Every photograph that shows the person, then those of smallest draw, never the query's own."""
+    """Every image that shows the person, then those of smallest draw, never the query's own."""
     draws = philox(seed, q, len(annotations.image_names))
-    true, others = [], []
+    positives, others = [], []
     for name, ids, draw in zip(annotations.image_names, annotations.person_ids, draws, strict=True):
         if name == queries.image_names[q]:
             continue
         if any(int(person) == int(queries.person_ids[q]) for person in ids):
-            true.append(name)
+            positives.append(name)
         else:
             others.append((draw, name))
     if size == "all":
-        return true + [name for _, name in others]
-    return true + [name for _, name in sorted(others)[: max(0, int(size) - len(true))]]
+        return positives + [name for _, name in others]
+    return positives + [name for _, name in sorted(others)[: max(0, int(size) - len(positives))]]
 
 
 def philox(key_0, key_1, count):
@@ -83,28 +83,29 @@ def philox(key_0, key_1, count):
 
 
 def plain_list(official, q, annotations, queries, everything=False):
-    """(names, truth box or None of each place) of query q by an official list; with `everything` the rest behind it."""
+    """(names, ground-truth box or None of each place) of query q by an official list; with `everything` all other
+    images behind it."""
     row = [int(number) for number in official.queries].index(q)
     names = [annotations.image_names[i] for i in official.images[row]]
-    truths = [None] * len(names)
+    gt_boxes = [None] * len(names)
     for place, box in zip(official.gt_places[row], official.gt_boxes[row], strict=True):
-        truths[place] = floats(box)
+        gt_boxes[place] = floats(box)
     if everything:
         for name in annotations.image_names:
             if name not in names and name != queries.image_names[q]:
                 names.append(name)
-                truths.append(None)
-    return names, truths
+                gt_boxes.append(None)
+    return names, gt_boxes
 
 
 def best_matchings(weights):
     """[(detection of person 0 or None, highest single weight)] of every matching of greatest sum; weights [person][
     detection]."""
-    people, detections = len(weights), len(weights[0])
-    if people <= detections:
-        ways = [list(enumerate(columns)) for columns in itertools.permutations(range(detections), people)]
+    persons, detections = len(weights), len(weights[0])
+    if persons <= detections:
+        ways = [list(enumerate(columns)) for columns in itertools.permutations(range(detections), persons)]
     else:
-        ways = [list(zip(rows, range(detections))) for rows in itertools.permutations(range(people), detections)]  # noqa: B905
+        ways = [list(zip(rows, range(detections))) for rows in itertools.permutations(range(persons), detections)]  # noqa: B905
     sums = [sum(weights[i][j] for i, j in way) for way in ways]
     found, best = [], max(sums)
     for way, total in zip(ways, sums, strict=True):
@@ -116,7 +117,7 @@ def best_matchings(weights):
 
 
 def rerank(met, q, gallery, query, queries, threshold, weighted, k1, k2, settle):
-    """CBGM: changes the similarities of `met`, {name: (rows, similarities, truth)}."""
+    """CBGM: changes the similarities of `met`, {name: (rows, similarities, gt_box)}."""
     own = [(row, box) for row, box in detections_of(gallery, queries.image_names[q], threshold)]
     beside = [row for row, box in own if overlap(floats(query.boxes[q]), box) <= 0.5]
     beside = sorted(beside, key=lambda row: (-gallery.scores[row], row))[: k2 - 1]
@@ -135,19 +136,19 @@ def rerank(met, q, gallery, query, queries, threshold, weighted, k1, k2, settle)
 
 
 def plain_search(
-    gallery, query, annotations, queries, galleries, threshold, only=None, truths=None, option="", settle=None
+    gallery, query, annotations, queries, galleries, threshold, only=None, gt_boxes=None, option="", settle=None
 ):
-    """Per query {"ap", "first_rank", "truths", "found"}; `galleries[q]` lists photograph names, repeats allowed.
+    """Per query {"ap", "first_rank", "positives", "found"}; `galleries[q]` lists image names, repeats allowed.
 
-    truths: `truths[q]` gives a box or None for each place of the gallery; without it the annotations do. option: "",
-    "cws", "cbgm:K1,K2" or "cws+cbgm:K1,K2". settle(weights, outcomes) picks one of several equal matchings.
+    gt_boxes: `gt_boxes[q]` gives a box or None for each place of the gallery; without it the annotations do. option:
+    "", "cws", "cbgm:K1,K2" or "cws+cbgm:K1,K2". settle(weights, outcomes) picks one of several equal matchings.
     """
     weighted, context = "cws" in option, [int(k) for k in option.partition("cbgm:")[2].split(",") if k]
-    truth_of = {}
+    gt_of = {}
     for name, boxes, ids in zip(annotations.image_names, annotations.boxes, annotations.person_ids, strict=True):
         for box, person in zip(boxes, ids, strict=True):
-            if person >= 0 and (name, int(person)) not in truth_of:
-                truth_of[name, int(person)] = floats(box)
+            if person >= 0 and (name, int(person)) not in gt_of:
+                gt_of[name, int(person)] = floats(box)
     kept = {name: [] for name in annotations.image_names}
     for row in range(len(gallery.scores)):
         if gallery.scores[row] >= threshold:
@@ -156,75 +157,75 @@ def plain_search(
     for q in range(len(queries.image_names)) if only is None else only:
         met, count = {}, 0
         for place, name in enumerate(galleries[q]):
-            truth = truth_of.get((name, int(queries.person_ids[q]))) if truths is None else truths[q][place]
-            count += truth is not None
+            gt_box = gt_of.get((name, int(queries.person_ids[q]))) if gt_boxes is None else gt_boxes[q][place]
+            count += gt_box is not None
             if not kept[name] or name in met:
                 continue
             rows = kept[name]
             sims = [float(v) for v in gallery.embeddings[rows] @ query.embeddings[q]]
             if weighted:
                 sims = [v * float(gallery.scores[row]) for v, row in zip(sims, rows, strict=True)]
-            met[name] = rows, sims, truth
+            met[name] = rows, sims, gt_box
         if context:
             rerank(met, q, gallery, query, queries, threshold, weighted, *context, settle)
         results.append(judge(met, count, gallery))
     return results
 
 
-def judge(met, truths, gallery):
-    """The numbers of one query from {name: (rows, similarities, truth)} and the count of true places."""
+def judge(met, positives, gallery):
+    """The numbers of one query from {name: (rows, similarities, gt_box)} and the number of places with a box."""
     labels, similarities, found = [], [], 0
-    for rows, sims, truth in met.values():
+    for rows, sims, gt_box in met.values():
         label = [0] * len(rows)
-        if truth is not None:
-            w, h = truth[2] - truth[0], truth[3] - truth[1]
+        if gt_box is not None:
+            w, h = gt_box[2] - gt_box[0], gt_box[3] - gt_box[1]
             limit = min(0.5, w * h / ((w + 10) * (h + 10)))
             for place in sorted(range(len(rows)), key=lambda i: -sims[i]):
-                if overlap(floats(gallery.boxes[rows[place]]), truth) >= limit:
+                if overlap(floats(gallery.boxes[rows[place]]), gt_box) >= limit:
                     label[place] = 1
                     found += 1
                     break
         labels += label
         similarities += sims
-    ap = average_precision(labels, similarities) * found / truths if found else 0.0
-    # equal similarities: the wrong one stands first
+    ap = average_precision(labels, similarities) * found / positives if found else 0.0
+    # equal similarities: the false positive is ranked first
     walk = sorted(zip(similarities, labels, strict=True), key=lambda pair: (-pair[0], pair[1]))
     first = next((place for place, pair in enumerate(walk, 1) if pair[1]), 0)
-    return {"ap": float(ap), "first_rank": first, "truths": truths, "found": found}
+    return {"ap": float(ap), "first_rank": first, "positives": positives, "found": found}
 
 
 def average_precision(labels, similarities):
     """Sum over falling thresholds of (recall gained) x (precision there); equal similarities are one threshold."""
     pairs = sorted(zip(similarities, labels, strict=True), reverse=True)
-    total, right, right_before = 0.0, 0, 0
+    total, true, true_before = 0.0, 0, 0
     for place, (similarity, label) in enumerate(pairs, 1):
-        right += label
+        true += label
         if place == len(pairs) or pairs[place][0] != similarity:
-            total += (right - right_before) * right / place
-            right_before = right
+            total += (true - true_before) * true / place
+            true_before = true
     return total / sum(labels)
 
 
 def plain_detection(gallery, annotations, threshold, labelled_only):
     """(recall, AP x recall) by the mutual row and column maximum rule."""
-    labels, scores, found, truths = [], [], 0, 0
+    labels, scores, found, positives = [], [], 0, 0
     for name, boxes, ids in zip(annotations.image_names, annotations.boxes, annotations.person_ids, strict=True):
-        truth = [floats(b) for b, p in zip(boxes, ids, strict=True) if p >= 0 or not labelled_only]
-        if labelled_only and not truth:
+        gt_boxes = [floats(b) for b, p in zip(boxes, ids, strict=True) if p >= 0 or not labelled_only]
+        if labelled_only and not gt_boxes:
             continue
-        truths += len(truth)
+        positives += len(gt_boxes)
         rows = detections_of(gallery, name, threshold)
-        iou = [[overlap(t, box) for _, box in rows] for t in truth]
+        iou = [[overlap(t, box) for _, box in rows] for t in gt_boxes]
         for j, (row, _) in enumerate(rows):
-            right = False
-            for i in range(len(truth)):
-                column = [iou[n][j] for n in range(len(truth))]
+            matched = False
+            for i in range(len(gt_boxes)):
+                column = [iou[n][j] for n in range(len(gt_boxes))]
                 is_column_best = column.index(max(column)) == i
                 is_row_best = iou[i].index(max(iou[i])) == j
-                right = right or (iou[i][j] >= 0.5 and is_column_best and is_row_best)
-            labels.append(int(right))
+                matched = matched or (iou[i][j] >= 0.5 and is_column_best and is_row_best)
+            labels.append(int(matched))
             scores.append(float(gallery.scores[row]))
-            found += right
-    recall = found / truths if truths else 0.0
+            found += matched
+    recall = found / positives if positives else 0.0
     ap = average_precision_score(labels, scores) * recall if found else 0.0
     return recall, float(ap)

@@ -1,4 +1,4 @@
-"""The search threshold chosen on held-out photographs, against one whole evaluation for each threshold."""
+"""The search threshold chosen on held-out images, against one whole evaluation for each threshold."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ def held_out(make, found, scenes=("own", "a", "b")):
 
 
 def test_by_hand(make):
-    """At 0.2: a wrong one (0.9) before two right ones: (1/2 + 2/3) / 2 = 7/12. At 0.4: right, right: 1. At 0.6 the same
-    (equal mAP, fewer boxes). At 0.8 one of two: 1/2. At 1.0 nothing."""
+    """At 0.2: a false positive (0.9) before two true ones: (1/2 + 2/3) / 2 = 7/12. At 0.4: true, true: 1. At 0.6 the
+    same (equal mAP, fewer boxes). At 0.8 one of two: 1/2. At 1.0 nothing."""
     found = [("a", FAR, 0.3, 0.9), ("a", BOX, 0.9, 0.8), ("b", BOX, 0.7, 0.7), ("own", BOX, 1.0, 1.0)]
     chosen = choose_threshold(*held_out(make, found), thresholds=(0.8, 0.2, 0.4, 0.6, 1.0))
     assert chosen.thresholds == (0.2, 0.4, 0.6, 0.8, 1.0)
@@ -30,7 +30,7 @@ def test_by_hand(make):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_equals_one_evaluation_for_each_threshold(make, seed):
-    case = make.random_case(seed, images=25, people=6, ties=seed % 3 == 0)
+    case = make.random_case(seed, images=25, identities=6, ties=seed % 3 == 0)
     data = case.gallery, case.query, case.annotations, case.queries
     chosen = choose_threshold(*data)
     protocols = make_protocols(["whole"], case.annotations, case.queries)
@@ -42,14 +42,16 @@ def test_equals_one_evaluation_for_each_threshold(make, seed):
 @pytest.mark.parametrize(
     ("found", "scenes"),
     [
-        ([("own", BOX, 0.9, 1.0)], ("own",)),  # he stands in no other photograph
-        ([("own", BOX, 0.9, 1.0), ("a", FAR, 0.9, 1.0)], ("own", "a")),  # where he stands nobody is detected
+        ([("own", BOX, 0.9, 1.0)], ("own",)),  # no other image shows the person
+        ([("own", BOX, 0.9, 1.0), ("a", FAR, 0.9, 1.0)], ("own", "a")),  # the person is not detected
         ([], ("own", "a")),
     ],
 )
-def test_nobody_can_be_found_again(make, found, scenes):
+def test_no_query_can_be_found(make, found, scenes):
     data = held_out(make, found, scenes)
-    with pytest.raises(InputError, match=r"none of 1 held-out queries is found again .* config\.evaluate\.search_thre"):
+    with pytest.raises(
+        InputError, match=r"none of 1 held-out queries is found in another image .* config\.evaluate\.search_thre"
+    ):
         choose_threshold(*data)
 
 

@@ -8,7 +8,8 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.detection import average_precision, box_iou, coco_metrics, detection_metrics
+from psdiff_jax.evaluation.detection import average_precision, coco_metrics, detection_metrics
+from psdiff_jax.ops.boxes import box_iou
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -31,15 +32,16 @@ def test_iou_by_hand():
     np.testing.assert_allclose(iou, [[0.5, 25 / 175, 0], [0, 0, 0]])
 
 
-def test_two_detections_on_one_truth(make):
-    """The better overlap is right although the other scores higher: labels by falling score 0, 1; AP 1/2, recall 1."""
+def test_two_detections_on_one_box(make):
+    """The better overlap is the true positive although the other scores higher: labels by falling score 0, 1; AP 1/2,
+    recall 1."""
     annotations = make.annotations([("a", 0, 0, [((0, 0, 10, 10), 1)])])
     gallery = make.gallery(annotations, [("a", (0, 0, 10, 8), 0.9, [1, 0]), ("a", (0, 0, 10, 9), 0.8, [1, 0])])
     assert detection_metrics(gallery, annotations) == {"recall": 1.0, "AP": 0.5, "truths": 1, "detections": 2}
 
 
-def test_mutual_maximum_leaves_a_truth_without_detection(make):
-    """One detection over two truths counts for its best only; images without detections add their truths."""
+def test_mutual_maximum_leaves_a_box_without_detection(make):
+    """One detection over two boxes counts for its best only; images without detections add their boxes."""
     annotations = make.annotations(
         [("a", 0, 0, [((0, 0, 10, 10), 1), ((0, 1, 10, 11), -1)]), ("b", 0, 0, [((0, 0, 9, 9), -1), ((0, 0, 9, 9), 2)])]
     )
@@ -57,11 +59,11 @@ def test_labelled_only_leaves_images_without_a_labelled_box_out(make):
     assert detection_metrics(gallery, annotations)["AP"] == 1.0
 
 
-def test_threshold_and_an_image_without_people(make):
-    """Labels by score 0 (an alarm where nobody is), 1; what scores under the threshold is not there."""
-    annotations = make.annotations([("a", 0, 0, [((0, 0, 10, 10), 1)]), ("nobody", 0, 0, [])])
+def test_threshold_and_an_image_without_persons(make):
+    """Labels by score 0 (a false alarm in an empty image), 1; what scores under the threshold is dropped."""
+    annotations = make.annotations([("a", 0, 0, [((0, 0, 10, 10), 1)]), ("empty", 0, 0, [])])
     found = [
-        ("nobody", (0, 0, 5, 5), 0.9, [1, 0]),
+        ("empty", (0, 0, 5, 5), 0.9, [1, 0]),
         ("a", (0, 0, 10, 10), 0.5, [1, 0]),
         ("a", (20, 0, 30, 9), 0.1, [1, 0]),
     ]
@@ -99,12 +101,12 @@ def pycocotools_metrics(gallery, annotations):
     def xywh(box):
         return [float(box[0]), float(box[1]), float(box[2]) - float(box[0]), float(box[3]) - float(box[1])]
 
-    truth, number = [], 0
+    gt, number = [], 0
     for i, boxes in enumerate(annotations.boxes):
         for box in boxes:
             number += 1
             x, y, w, h = xywh(box)
-            truth.append(
+            gt.append(
                 {"id": number, "image_id": i, "category_id": 1, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
             )
     at = {name: i for i, name in enumerate(annotations.image_names)}
@@ -116,7 +118,7 @@ def pycocotools_metrics(gallery, annotations):
         reference = coco.COCO()
         reference.dataset = {
             "images": [{"id": i} for i in range(len(annotations.boxes))],
-            "annotations": truth,
+            "annotations": gt,
             "categories": [{"id": 1}],
         }
         reference.createIndex()
@@ -136,7 +138,7 @@ def test_coco_equals_pycocotools(make, seed):
 
 
 def test_coco_crowded_images_and_no_detections(make):
-    """More than 100 detections in an image, equal truths, equal scores."""
+    """More than 100 detections in an image, equal ground-truth boxes, equal scores."""
     rng = np.random.default_rng(3)
     boxes = [(*corner, *(corner + 20)) for corner in rng.integers(0, 200, (60, 2))]
     annotations = make.annotations([("a", 0, 0, [(b, -1) for b in boxes + boxes[:5]]), ("b", 0, 0, [])])

@@ -16,7 +16,7 @@ from psdiff_jax.report.table import format_hits, format_table
 
 @pytest.fixture
 def case(make):
-    return make.random_case(3, images=40, people=8)
+    return make.random_case(3, images=40, identities=8)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def result(case):
         search_threshold=0.3,
         query_embedding="match",
         settings={"seed": 4},
-    )
+    ).numbers
 
 
 def test_every_protocol_size_and_number_of_steps(case, result):
@@ -76,10 +76,10 @@ def test_table_is_aligned_and_complete(result):
 def scored(case, **options):
     protocols = make_protocols(["whole", "sized:5,all"], case.annotations, case.queries)
     runs = {1: (case.gallery, case.query), 8: (case.gallery, case.query)}
-    return evaluate(runs, case.annotations, case.queries, protocols, **options)
+    return evaluate(runs, case.annotations, case.queries, protocols, **options).numbers
 
 
-def test_scorings_stand_beside_the_plain_one(case):
+def test_scorings_beside_the_plain_one(case):
     plain, result = scored(case), scored(case, reranking=["cws", "cws+cbgm:5,3"])
     assert list(result["search"]) == [
         "whole", "sized", "whole+cws", "sized+cws", "whole+cws+cbgm:5,3", "sized+cws+cbgm:5,3"
@@ -91,7 +91,7 @@ def test_scorings_stand_beside_the_plain_one(case):
     assert "\nsized+cws+cbgm:5,3  " in format_table(result)
     with pytest.raises(InputError, match=r"config\.evaluate\.reranking: 'cws:1' is not understood"):
         scored(case, reranking=["cws:1"])
-    with pytest.raises(InputError, match=r"config\.evaluate\.reranking: 'cbgm:5,3' is asked for twice"):
+    with pytest.raises(InputError, match=r"config\.evaluate\.reranking: 'cbgm:5,3' is given twice"):
         scored(case, reranking=["cbgm:5,3", "cbgm:5, 3"])
 
 
@@ -108,7 +108,7 @@ def test_a_search_threshold_for_each_number_of_steps(case):
         scored(case, search_threshold={1: 0.2})
 
 
-def test_means_of_seeds_stand_with_their_deviation(case):
+def test_means_of_seeds_and_their_deviation(case):
     one, other = scored(case, search_threshold=0.3, settings={"seed": 0}), scored(case, settings={"seed": 1})
     text = format_table(mean_and_sd([one, other]))
     values = [100 * r["search"]["whole"]["all"]["8"]["mAP"] for r in (one, other)]

@@ -4,7 +4,6 @@ In the hand-worked cases the query's embedding is (1, 0) and a detection of simi
 """
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation import person_search, reranking, similarity
-from psdiff_jax.evaluation.matches import truth_threshold
+from psdiff_jax.evaluation.matches import match_threshold
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import Protocol, make_protocols
 from psdiff_jax.evaluation.reranking import _match_one, parse_rerankings
@@ -27,17 +26,23 @@ def like(similarity):
     return [similarity, np.sqrt(1 - similarity**2)]
 
 
+class Given(Protocol):
+    """Galleries as they are given, repeats included."""
+
+    def __init__(self, size, galleries):
+        self.name, self.size, self.galleries = "list", size, galleries
+
+    def gallery(self, query):
+        return self.galleries[query]
+
+
 def search(make, scenes, found, threshold=0.5, protocol="whole", galleries=None, keep=4):
     """Scores one query, person 1 of the first scene; [(name, [(box, person)])] and [(name, box, score, s)]."""
-    annotations = make.annotations([(name, 0, i, people) for i, (name, people) in enumerate(scenes)])
+    annotations = make.annotations([(name, 0, i, persons) for i, (name, persons) in enumerate(scenes)])
     queries = make.queries(annotations, [(scenes[0][0], BOX, 1)])
     gallery = make.gallery(annotations, [(n, b, score, like(s)) for n, b, score, s in found])
     query = make.query(queries, [[1.0, 0.0]])
-    protocols = (
-        make_protocols([protocol], annotations, queries)
-        if galleries is None
-        else [Protocol("list", 9, galleries.__getitem__)]
-    )
+    protocols = make_protocols([protocol], annotations, queries) if galleries is None else [Given(9, galleries)]
     return score_search(gallery, query, annotations, queries, protocols, threshold, keep)[0]
 
 
@@ -48,20 +53,20 @@ def test_found_everywhere(make):
     found = [("a", BOX, 0.9, 0.9), ("b", BOX, 0.9, 0.8), ("a", FAR, 0.9, 0.1), ("own", BOX, 0.9, 1.0)]
     result = search(make, [OWN, ("a", [(BOX, 1)]), ("b", [(BOX, 1), (FAR, 2)])], found)
     assert result.average_precision[0] == 1.0
-    assert (result.truths[0], result.found[0], result.first_rank[0], result.gallery_images[0]) == (2, 2, 1, 2)
-    assert result.hits[0].tolist() == [0, 1, 2, -1]  # never the photograph of the query itself
-    assert result.right[0].tolist() == [True, True, False, False]
+    assert (result.positives[0], result.found[0], result.first_rank[0], result.gallery_images[0]) == (2, 2, 1, 2)
+    assert result.hits[0].tolist() == [0, 1, 2, -1]  # never the image of the query itself
+    assert result.true_positive[0].tolist() == [True, True, False, False]
 
 
 def test_recall_rate_scales_ap(make):
-    """Found in one of two true photographs, behind one wrong detection: AP = 1/2 x 1/2."""
+    """Found in one of two positives, behind one false positive: AP = 1/2 x 1/2."""
     result = search(make, [OWN, ("a", [(BOX, 1)]), ("b", [(BOX, 1)])], [("a", BOX, 0.9, 0.5), ("b", FAR, 0.9, 0.9)])
     assert result.average_precision[0] == 0.25
     assert result.first_rank[0] == 2
     assert result.summary()["top-1"] == 0.0 and result.summary()["top-5"] == 1.0
 
 
-def test_a_query_never_detected_scores_zero_and_stays(make):
+def test_a_query_never_detected_scores_zero_and_is_counted(make):
     result = search(make, [OWN, ("a", [(BOX, 1)])], [("a", BOX, 0.4, 1.0), ("a", FAR, 0.9, 0.9)])
     assert result.average_precision[0] == 0.0 and result.first_rank[0] == 0
     assert result.summary()["queries"] == 1 and result.summary()["queries_without_hit"] == 1
@@ -72,27 +77,27 @@ def test_no_detections_at_all(make):
     assert result.average_precision[0] == 0.0 and result.hits[0].tolist() == [-1] * 4
 
 
-def test_only_the_most_similar_of_two_detections_on_one_truth_is_right(make):
-    """The less similar one is a wrong detection at rank 2; behind it comes the second photograph."""
+def test_only_the_most_similar_of_two_detections_on_one_box_is_a_true_positive(make):
+    """The less similar one is a false positive at rank 2; behind it comes the second image."""
     near = (2, 2, 40, 100)
     found = [("a", BOX, 0.6, 0.8), ("a", near, 0.9, 0.9), ("b", BOX, 0.9, 0.7)]
     result = search(make, [OWN, ("a", [(BOX, 1)]), ("b", [(BOX, 1)])], found)
     assert result.average_precision[0] == pytest.approx((1 + 2 / 3) / 2)
-    assert result.hits[0].tolist() == [1, 0, 2, -1] and result.right[0].tolist() == [True, False, True, False]
+    assert result.hits[0].tolist() == [1, 0, 2, -1] and result.true_positive[0].tolist() == [True, False, True, False]
 
 
-def test_a_more_similar_wrong_box_does_not_stop_the_walk(make):
+def test_a_more_similar_false_positive_does_not_end_the_search(make):
     found = [("a", FAR, 0.9, 0.9), ("a", BOX, 0.9, 0.8)]
     assert search(make, [OWN, ("a", [(BOX, 1)])], found).average_precision[0] == 0.5
 
 
-def test_no_true_photograph_scores_zero(make):
+def test_a_query_without_positives_scores_zero(make):
     result = search(make, [OWN, ("a", [(BOX, 2)])], [("a", BOX, 0.9, 1.0)])
-    assert result.truths[0] == 0 and result.average_precision[0] == 0.0
+    assert result.positives[0] == 0 and result.average_precision[0] == 0.0
     assert result.summary()["mAP"] == 0.0 and result.summary()["queries_without_truth"] == 1
 
 
-def test_temporal_gap_counts_queries_without_a_truth_apart(make):
+def test_temporal_gap_counts_queries_without_positives_apart(make):
     annotations = make.annotations(
         [
             ("q", 0, 100, [(BOX, 1), (FAR, 2)]),
@@ -106,7 +111,7 @@ def test_temporal_gap_counts_queries_without_a_truth_apart(make):
     query = make.query(queries, [[1, 0], [0, 1]])
     protocols = make_protocols(["temporal_gap:250"], annotations, queries)
     result = score_search(gallery, query, annotations, queries, protocols)[0]
-    assert result.gallery_images.tolist() == [2, 2] and result.truths.tolist() == [0, 1]
+    assert result.gallery_images.tolist() == [2, 2] and result.positives.tolist() == [0, 1]
     summary = result.summary()
     assert (summary["mAP"], summary["mAP_all_queries"], summary["top-1"]) == (1.0, 0.5, 1.0)
     assert (summary["queries"], summary["queries_total"], summary["queries_without_truth"]) == (1, 2, 1)
@@ -114,7 +119,7 @@ def test_temporal_gap_counts_queries_without_a_truth_apart(make):
 
 @pytest.mark.parametrize(("box", "limit"), [((0, 0, 40, 100), 0.5), ((0, 0, 10, 10), 0.25), ((0, 0, 4, 20), 80 / 420)])
 def test_small_boxes_lower_the_threshold(make, box, limit):
-    assert truth_threshold(np.array(box)) == pytest.approx(limit)
+    assert match_threshold(np.array(box)) == pytest.approx(limit)
     width = box[2]
     inside = (0, 0, width, box[3] * limit * 1.001)  # IoU just above and just below the limit
     outside = (0, 0, width, box[3] * limit * 0.999)
@@ -127,37 +132,37 @@ def test_iou_of_exactly_the_threshold_counts(make):
 
 
 def test_an_image_twice_in_a_gallery(make):
-    """Its truth is counted twice, before its second showing is skipped: recall rate 1/2."""
+    """It is two positives, and its detections are ranked once: recall rate 1/2."""
     scenes = [OWN, ("a", [(BOX, 1)]), ("b", [(FAR, 3)])]
     found = [("a", BOX, 0.9, 0.9), ("b", FAR, 0.9, 0.1)]
     result = search(make, scenes, found, galleries=[np.array([1, 2, 1])])
-    assert (result.truths[0], result.found[0]) == (2, 1)
+    assert (result.positives[0], result.found[0]) == (2, 1)
     assert result.average_precision[0] == 0.5 and result.hits[0].tolist() == [0, 1, -1, -1]
 
 
-def test_a_person_twice_in_a_frame_is_his_first_box(make):
+def test_of_a_person_twice_in_an_image_the_first_box_counts(make):
     scenes = [OWN, ("a", [(FAR, 1), (BOX, 1)])]
     assert search(make, scenes, [("a", BOX, 0.9, 0.9)]).average_precision[0] == 0.0
     assert search(make, scenes, [("a", FAR, 0.9, 0.9)]).average_precision[0] == 1.0
 
 
 def test_equal_similarities(make):
-    """A right and a wrong one tie: one threshold of precision 1/2 for AP, and rank 2 for the right one."""
+    """A true and a false positive tie: one threshold of precision 1/2 for AP, and rank 2 for the true one."""
     found = [("a", BOX, 0.9, 0.5), ("a", FAR, 0.9, 0.5), ("b", FAR, 0.9, 0.1)]
     result = search(make, [OWN, ("a", [(BOX, 1)]), ("b", [])], found)
     assert result.average_precision[0] == 0.5 and result.first_rank[0] == 2
     assert result.hits[0].tolist() == [1, 0, 2, -1]
 
 
-def test_embeddings_that_tell_nobody_apart_score_nothing(make):
+def test_embeddings_that_do_not_discriminate_score_nothing(make):
     found = [("a", BOX, 0.9, 0.5), *[("b", (i, 0, i + 20, 50), 0.9, 0.5) for i in range(30)]]
     result = search(make, [OWN, ("a", [(BOX, 1)]), ("b", [])], found)
     assert result.summary()["top-10"] == 0.0 and result.average_precision[0] == pytest.approx(1 / 31)
 
 
-def test_an_empty_truth_box_is_met_by_nobody(make):
+def test_nothing_matches_an_empty_ground_truth_box(make):
     result = search(make, [OWN, ("a", [((5, 5, 5, 50), 1)])], [("a", FAR, 0.9, 0.9)])
-    assert (result.truths[0], result.found[0]) == (1, 0)
+    assert (result.positives[0], result.found[0]) == (1, 0)
 
 
 PROTOCOLS = ["whole", "cross_camera", "same_camera", "temporal_gap:250", "sized:3,6,all"]
@@ -172,7 +177,7 @@ def settle(weights, outcomes):
     return near[0]
 
 
-def equal_to_plain(plain, case, protocols, galleries, threshold, options=(), truths=None):
+def equal_to_plain(plain, case, protocols, galleries, threshold, options=(), gt_boxes=None):
     """Every protocol, `galleries` in the same order, plainly and by each of `options`."""
     data = case.gallery, case.query, case.annotations, case.queries
     results = score_search(*data, protocols, threshold, keep=3, rerankings=parse_rerankings(options))
@@ -182,34 +187,39 @@ def equal_to_plain(plain, case, protocols, galleries, threshold, options=(), tru
         for names, only, boxes in zip(
             galleries,
             [protocol.queries(len(case.queries)).tolist() for protocol in protocols],
-            truths or [None] * len(galleries),
+            gt_boxes or [None] * len(galleries),
             strict=True,
         )
     ]
     for result, numbers in zip(results, expected, strict=True):
-        asked = np.flatnonzero(result.asked)
-        for field, key in (("average_precision", "ap"), ("first_rank", "first_rank"), ("truths",) * 2, ("found",) * 2):
+        evaluated = np.flatnonzero(result.evaluated)
+        for field, key in (
+            ("average_precision", "ap"),
+            ("first_rank", "first_rank"),
+            ("positives",) * 2,
+            ("found",) * 2,
+        ):
             values = np.array([e[key] for e in numbers])
             ours = getattr(result, field)
-            assert not ours[~result.asked].any()
-            np.testing.assert_allclose(ours[asked], values, atol=1e-6, err_msg=f"{result.name} {field}")
+            assert not ours[~result.evaluated].any()
+            np.testing.assert_allclose(ours[evaluated], values, atol=1e-6, err_msg=f"{result.name} {field}")
         mean = np.mean([e["ap"] for e in numbers]) if numbers else 0.0
         summary = result.summary()
         assert summary.get("mAP_all_queries", summary["mAP"]) == pytest.approx(mean, abs=1e-6)
         assert summary["queries_total"] == len(numbers)
-        assert summary["queries_without_truth"] == sum(e["truths"] == 0 for e in numbers)
-        assert summary["queries_without_hit"] == sum(e["truths"] > 0 and e["found"] == 0 for e in numbers)
+        assert summary["queries_without_truth"] == sum(e["positives"] == 0 for e in numbers)
+        assert summary["queries_without_hit"] == sum(e["positives"] > 0 and e["found"] == 0 for e in numbers)
         for k in (1, 5, 10):
-            counted = [e for e in numbers if e["truths"] or not result.protocol.leaves_out_hopeless]
-            right = sum(0 < e["first_rank"] <= k for e in counted)
-            assert summary[f"top-{k}"] == pytest.approx(right / max(len(counted), 1))
+            counted = [e for e in numbers if e["positives"] or not result.protocol.excludes_queries_without_positives]
+            found = sum(0 < e["first_rank"] <= k for e in counted)
+            assert summary[f"top-{k}"] == pytest.approx(found / max(len(counted), 1))
         lists_agree_with_ranks(result)
     return results
 
 
 def lists_agree_with_ranks(result):
-    for first, right in zip(result.first_rank, result.right, strict=True):
-        assert (right.argmax() + 1 if right.any() else 0) == (first if first <= len(right) else 0)
+    for first, true in zip(result.first_rank, result.true_positive, strict=True):
+        assert (true.argmax() + 1 if true.any() else 0) == (first if first <= len(true) else 0)
 
 
 def plain_galleries(plain, case, protocols, seed):
@@ -232,11 +242,11 @@ def test_equals_the_plain_evaluator_in_every_protocol_and_option(plain, make, se
 
 @pytest.mark.parametrize("seed", range(200))
 def test_equals_the_plain_evaluator_on_official_lists(plain, make, seed):
-    """Queries left out, photographs repeated, truths that are not the annotations', and everything behind the list."""
+    """Queries left out, images repeated, ground truth that is not the annotations', and all images behind the list."""
     case = make.random_case(1000 + seed, ties=seed % 4 == 0)
     lists = {"6": random_list(case, seed), "15": random_list(case, seed + 500), "hard": random_list(case, seed + 900)}
     protocols = make_protocols(["listed:hard,all,15,6"], case.annotations, case.queries, galleries=lists)
-    galleries, truths = [], []
+    galleries, gt_boxes = [], []
     for protocol in protocols:
         official = lists["6" if protocol.size == "all" else str(protocol.size)]
         found = {
@@ -244,12 +254,12 @@ def test_equals_the_plain_evaluator_on_official_lists(plain, make, seed):
             for q in official.queries.tolist()
         }
         galleries.append({q: names for q, (names, _) in found.items()})
-        truths.append({q: boxes for q, (_, boxes) in found.items()})
-    equal_to_plain(plain, case, protocols, galleries, 0.4, OPTIONS, truths)
+        gt_boxes.append({q: boxes for q, (_, boxes) in found.items()})
+    equal_to_plain(plain, case, protocols, galleries, 0.4, OPTIONS, gt_boxes)
 
 
 def random_list(case, seed):
-    """A GalleryList of some queries; truths stand where a detection or an annotation does, or nowhere near."""
+    """A GalleryList of some queries; its boxes are those of detections or annotations, or far from both."""
     rng = np.random.default_rng(seed)
     images = len(case.annotations)
     queries = np.flatnonzero(rng.random(len(case.queries)) < 0.7)
@@ -275,7 +285,7 @@ def test_equals_the_plain_evaluator_on_lists_with_repeats(plain, make, seed):
     rng = np.random.default_rng(seed)
     lists = [rng.integers(0, len(case.annotations), rng.integers(0, 15)) for _ in case.queries.image_names]
     names = np.array(case.annotations.image_names)
-    protocol = Protocol("list", 15, lists.__getitem__)
+    protocol = Given(15, lists)
     equal_to_plain(plain, case, [protocol], [[names[g].tolist() for g in lists]], threshold=0.4)
 
 
@@ -289,7 +299,7 @@ def test_the_plain_average_precision_is_scikit_learns(plain):
 
 
 def test_blocks_of_queries_do_not_matter(make, monkeypatch):
-    case = make.random_case(5, images=30, people=8)
+    case = make.random_case(5, images=30, identities=8)
     protocols = make_protocols(["whole"], case.annotations, case.queries)
     arguments = (case.gallery, case.query, case.annotations, case.queries, protocols, 0.3)
     whole = score_search(*arguments)[0]
@@ -306,7 +316,7 @@ def test_blocks_of_queries_do_not_matter(make, monkeypatch):
 ])  # fmt: skip
 @pytest.mark.parametrize("seed", range(4))
 def test_ways_of_counting_do_not_matter(make, monkeypatch, module, name, value, seed):
-    case = make.random_case(seed, images=30, people=4, ties=seed % 2 == 0)
+    case = make.random_case(seed, images=30, identities=4, ties=seed % 2 == 0)
     protocols = make_protocols(["whole", "sized:4,20"], case.annotations, case.queries)
     arguments = (case.gallery, case.query, case.annotations, case.queries, protocols, 0.1, 5)
     options = parse_rerankings(["cws", "cbgm:5,3"])
@@ -317,16 +327,18 @@ def test_ways_of_counting_do_not_matter(make, monkeypatch, module, name, value, 
     assert all((a.hits == b.hits).all() for a, b in zip(usual, again, strict=True))
 
 
-def test_a_line_of_progress(make, monkeypatch, capsys):
+def test_progress_is_told_of_every_query(make):
     case = make.random_case(5)
+    told = []
+
+    def progress(queries, what, unit):
+        for q in queries:
+            told.append((what, q, len(queries), unit))
+            yield q
+
     arguments = (case.gallery, case.query, case.annotations, case.queries, [], 0.3)
-    score_search(*arguments)
-    assert capsys.readouterr().err == ""  # nothing in the first ten seconds
-    monkeypatch.setattr(similarity, "SECONDS_BETWEEN_LINES", 0.0)
-    score_search(*arguments, label="search, steps 8")
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == len(case.query) - 1
-    assert re.fullmatch(rf"search, steps 8 1/{len(case.query)}  [\d.]+ queries/s  ETA \d+ s", lines[0])
+    score_search(*arguments, label="search, steps 8", progress=progress)
+    assert told == [("search, steps 8", q, len(case.query), "queries") for q in range(len(case.query))]
 
 
 def test_embeddings_of_other_queries_are_refused(make):

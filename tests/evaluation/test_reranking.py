@@ -1,4 +1,4 @@
-"""Names of scorings, the people beside a query, and context matching on its own; with the rest in test_golden.py and
+"""Names of scorings, the persons beside a query, and context matching on its own; the rest is in test_golden.py and
 test_person_search.py."""
 
 import dataclasses
@@ -10,12 +10,12 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation import reranking
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
-from psdiff_jax.evaluation.reranking import Reranking, context_people, parse_reranking, parse_rerankings
+from psdiff_jax.evaluation.reranking import Reranking, context_persons, parse_reranking, parse_rerankings
 
 
 def test_names():
     assert parse_reranking("cws") == Reranking("cws", weighted=True)
-    assert parse_reranking("cbgm:30,4") == Reranking("cbgm:30,4", top=30, people=4)
+    assert parse_reranking("cbgm:30,4") == Reranking("cbgm:30,4", top=30, persons=4)
     assert parse_reranking("cws+cbgm:10, 3") == Reranking("cws+cbgm:10,3", True, 10, 3)
     assert [r.of("temporal_gap:250") for r in (Reranking(), *parse_rerankings(["cws"]))] == [
         "temporal_gap:250",
@@ -31,16 +31,16 @@ def test_a_scoring_that_means_nothing_is_named(spec):
     assert repr(spec) in str(error.value)
 
 
-def test_people_beside_a_query():
+def test_persons_beside_a_query():
     """Without those of IoU over 0.5; exactly 0.5 stays; best score first, of equal scores the lower row."""
     box = np.array([0, 0, 40, 100])
     boxes = np.array([[0, 0, 40, 51], [0, 0, 40, 50], [90, 0, 99, 9], [9, 9, 9, 9], [50, 0, 90, 100]], float)
     scores = np.array([0.9, 0.6, 0.8, 0.8, 0.7])
     rows = np.arange(5)
-    assert context_people(box, rows, boxes, scores, 9).tolist() == [2, 3, 4, 1]
-    assert context_people(box, rows, boxes, scores, 2).tolist() == [2, 3]
-    assert context_people(box, rows[[0, 4]], boxes, scores, 2).tolist() == [4]
-    assert context_people(box, rows[:0], boxes, scores, 2).tolist() == []
+    assert context_persons(box, rows, boxes, scores, 9).tolist() == [2, 3, 4, 1]
+    assert context_persons(box, rows, boxes, scores, 2).tolist() == [2, 3]
+    assert context_persons(box, rows[[0, 4]], boxes, scores, 2).tolist() == [4]
+    assert context_persons(box, rows[:0], boxes, scores, 2).tolist() == []
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -64,7 +64,7 @@ def test_highest():
 
 @pytest.fixture
 def case(make):
-    return make.random_case(11, images=40, people=6)
+    return make.random_case(11, images=40, identities=6)
 
 
 def scored(case, gallery, option):
@@ -73,7 +73,7 @@ def scored(case, gallery, option):
     return score_search(*data, rerankings=parse_rerankings([option]))
 
 
-def test_how_many_leaders_are_looked_at_does_not_matter(case, monkeypatch):
+def test_the_number_of_leaders_does_not_matter(case, monkeypatch):
     few = scored(case, case.gallery, "cbgm:6,3")
     monkeypatch.setattr(reranking, "LEADERS", 3)
     again = scored(case, case.gallery, "cbgm:6,3")
@@ -89,8 +89,8 @@ def test_scores_of_one_change_nothing_under_cws(case):
     assert uncertain[0].summary() != uncertain[3].summary()
 
 
-def test_an_alone_query_is_not_reranked(make):
-    """Nobody beside the query: the best detection of a photograph would get its own similarity."""
+def test_a_query_without_context_is_not_reranked(make):
+    """No person beside the query: the best detection of an image would get its own similarity."""
     box = (0, 0, 40, 100)
     annotations = make.annotations([("own", 0, 0, [(box, 1)]), ("a", 0, 1, [(box, 1)])])
     queries = make.queries(annotations, [("own", box, 1)])

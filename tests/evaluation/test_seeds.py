@@ -14,8 +14,8 @@ from psdiff_jax.evaluation.seeds import mean_and_sd
 
 @pytest.fixture
 def results(make):
-    """Three evaluations that differ as seeds do: other detections of the same photographs."""
-    cases = [make.random_case(3, images=20, people=5) for _ in range(3)]
+    """Three evaluations that differ as seeds do: other detections in the same images."""
+    cases = [make.random_case(3, images=20, identities=5) for _ in range(3)]
     protocols = make_protocols(["whole", "sized:5,all"], cases[0].annotations, cases[0].queries)
     return [
         evaluate(
@@ -26,7 +26,7 @@ def results(make):
             search_threshold={"1": 0.2 + 0.2 * seed, "4": 0.5},
             reranking=("cws",),
             settings={"seed": seed, "dataset": "made up"},
-        )
+        ).numbers
         for seed, case in enumerate(cases)
     ]
 

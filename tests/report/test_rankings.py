@@ -53,7 +53,7 @@ def has(picture, color):
 
 @pytest.fixture
 def case(make):
-    return make.random_case(3, images=40, people=8)
+    return make.random_case(3, images=40, identities=8)
 
 
 @pytest.fixture
@@ -114,10 +114,10 @@ def test_telling_queries(case, found):
     picks = telling_queries(found, case.queries, each=3)
     numbers = [q for _, q in picks]
     assert [name for name, _ in picks] == ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
-    assert len(set(numbers)) == 9 and all(found.truths[q] > 0 for q in numbers)
+    assert len(set(numbers)) == 9 and all(found.positives[q] > 0 for q in numbers)
     ap = found.average_precision[numbers]
     assert (np.diff(ap) <= 0).all()
-    assert ap[0] == found.average_precision.max() and ap[-1] == found.average_precision[found.truths > 0].min()
+    assert ap[0] == found.average_precision.max() and ap[-1] == found.average_precision[found.positives > 0].min()
     for group in (numbers[:3], numbers[3:6], numbers[6:]):
         assert len({int(case.queries.person_ids[q]) for q in group}) == 3
     few = telling_queries(found, case.queries, each=1000)
@@ -149,7 +149,7 @@ def test_search_picture(case, top):
 def result(case):
     protocols = make_protocols(["whole", "temporal_gap:100", "sized:5,10,all"], case.annotations, case.queries)
     pair = case.gallery, case.query
-    return evaluate({1: pair, 4: pair}, case.annotations, case.queries, protocols, reranking=["cws"])
+    return evaluate({1: pair, 4: pair}, case.annotations, case.queries, protocols, reranking=["cws"]).numbers
 
 
 def test_strip_picture_and_its_words(case, found):
@@ -164,10 +164,9 @@ def test_strip_picture_and_its_words(case, found):
 
 
 def test_telling_strips_are_those_of_the_telling_queries(case, found):
-    arguments = case.gallery, case.query, case.annotations, case.queries, found.protocol, 0.3
-    strips = telling_strips(*arguments, each=2)
+    strips = telling_strips(found, case.gallery, case.queries, each=2)
     wanted = [strip_of(found, q, case.gallery, case.queries, name) for name, q in telling_queries(found, case.queries)]
-    assert strips == wanted and len(strips) == 6 and telling_strips(*arguments, each=0) == []
+    assert strips == wanted and len(strips) == 6 and telling_strips(found, case.gallery, case.queries, each=0) == []
 
 
 def test_steps_panels_hold_the_numbers(result):
@@ -248,5 +247,5 @@ def test_histograms_and_thresholds_of_curves():
 
 def test_no_curve_without_steps(case):
     protocols = make_protocols(["whole"], case.annotations, case.queries)
-    result = evaluate({"given": (case.gallery, case.query)}, case.annotations, case.queries, protocols)
+    result = evaluate({"given": (case.gallery, case.query)}, case.annotations, case.queries, protocols).numbers
     assert steps_panels(result) == [] == sizes_panels(result)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psdiff_jax.evaluation.curves import make_curves
 from psdiff_jax.evaluation.evaluate import evaluate
 from psdiff_jax.evaluation.protocols import make_protocols
 from psdiff_jax.evaluation.seeds import mean_and_sd
@@ -31,7 +30,7 @@ def scene(name):
 
 @pytest.fixture(scope="module")
 def case(make):
-    return make.random_case(3, images=30, people=6)
+    return make.random_case(3, images=30, identities=6)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def result_of(case, protocols, threshold=0.3, **settings):
         reranking=["cws"],
         search_threshold={1: 0.1, 4: threshold},
         settings={"dataset": EVIL, "seed": 0, **settings},
-    )
+    ).numbers
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +66,8 @@ def result(case, protocols):
 def written(tmp_path_factory, case, protocols, result):
     folder = tmp_path_factory.mktemp("run") / "report"
     pair = case.gallery, case.query
-    curves = make_curves({1: pair, 4: pair}, case.annotations, case.queries, protocols, search_threshold=0.3)
-    strips = telling_strips(*pair, case.annotations, case.queries, protocols[0], 0.3, each=1)
+    evaluation = evaluate({1: pair, 4: pair}, case.annotations, case.queries, protocols, search_threshold=0.3)
+    curves, strips = evaluation.curves, telling_strips(evaluation.ranked, case.gallery, case.queries, each=1)
     strips = [dataclasses.replace(strip, caption=f"{EVIL} {strip.caption}") for strip in strips]
     path = write_report(folder, result, curves, strips, scene, "whole gallery, 4 steps")
     return path, path.read_text(encoding="utf-8"), curves
@@ -150,7 +149,7 @@ def test_what_made_them_is_there_and_everything_is_escaped(written, result):
 
 
 def test_a_folder_of_embeddings_without_pictures_makes_a_page(tmp_path, case, protocols):
-    result = evaluate({"given": (case.gallery, case.query)}, case.annotations, case.queries, protocols[:1])
+    result = evaluate({"given": (case.gallery, case.query)}, case.annotations, case.queries, protocols[:1]).numbers
     for name in ("steps.png", "ranking.png", "curves.json"):
         (tmp_path / name).write_bytes(b"of an evaluation before")
     page = Page(write_report(tmp_path, result).read_text(encoding="utf-8"))
