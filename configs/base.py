@@ -6,6 +6,7 @@ lists the keys. This file is no experiment of its own: it names no dataset folde
 change a few keys.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,17 +16,34 @@ from psdiff_jax.config import Config, to_config_dict
 # The keys in which a named config differs from the defaults (docs/paper.md says why, and what each is worth).
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # Algorithms 1 and 2 of the paper and its section V-A3, to the letter.
-    "paper": {"model.cascade": "paper"},
+    # Algorithms 1 and 2 of the paper and its section V-A3, to the letter; give it an ImageNet backbone.
+    "paper": {
+        "model.cascade": "paper",
+        "model.head_init": "xavier",
+        "noise.random_fraction": 0.0,
+        "noise.rollout_probability": 0.0,
+        "noise.gt_box_proposals": 0,
+        "matching.rule": "hungarian",
+        "matching.reid_reduction": "sum",
+        "sampler.eta": 0.0,
+        "sampler.renewal_threshold": 0.0,
+        "evaluate.query": "detected",
+        "teacher.warmup_steps": 0,
+    },
     # For accuracy beyond the paper.
     "wide": {"model.dynamic_width": 64, "model.pool": "flatten", "model.proposal_attention": True},
 }
 
 
+def variant_error(file: str, variant: str, known: Iterable[str]) -> ValueError:
+    """What a config file raises for a variant that it does not have."""
+    return ValueError(f"configs/{file} has no variant {variant!r}; choose {', '.join(filter(None, known))}")
+
+
 def get_config(preset: str = "default") -> ConfigDict:
     """The defaults with the changes of a preset; `--config configs/base.py:wide` passes the name."""
     if preset not in PRESETS:
-        raise ValueError(f"configs/base.py has no preset {preset!r}; there are {', '.join(PRESETS)}")
+        raise variant_error("base.py", preset, PRESETS)
     config = to_config_dict(Config())
     config.update_from_flattened_dict(PRESETS[preset])
     return config

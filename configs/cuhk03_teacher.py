@@ -19,6 +19,7 @@ street teacher (whose first layers are of use though it has seen drawings only).
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
+from psdiff_jax.configs.base import variant_error
 from psdiff_jax.configs.small import PRETRAINED
 
 VARIANTS = {
@@ -34,7 +35,7 @@ VARIANTS = {
 
 def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
-        raise ValueError(f"configs/cuhk03_teacher.py has no variant {variant!r}; there are resnet50 and imagenet")
+        raise variant_error("cuhk03_teacher.py", variant, VARIANTS)
     config = base()
     config.data.update({"name": "custom"})
     config.teacher.update(VARIANTS[variant])

@@ -3,12 +3,13 @@
     python -m psdiff_jax.main --config configs/custom.py:cpu --config.data.root=DIR --workdir runs/mine
 
 datasets/custom/README.md says what DIR holds. `cpu` is the shrunk variant for two CPU cores, which begins with the
-shipped weights; without it, the paper's setting for an accelerator.
+shipped weights; the full variant is for an accelerator.
 """
 
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
+from psdiff_jax.configs.base import variant_error
 from psdiff_jax.configs.small import shrink
 
 
@@ -20,5 +21,5 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "cpu":
         return shrink(config, image_size=(288, 384))
     if variant:
-        raise ValueError(f"configs/custom.py has no variant {variant!r}; there is cpu")
+        raise variant_error("custom.py", variant, ("cpu",))
     return config

@@ -3,13 +3,13 @@
     python -m psdiff_jax.main --config configs/mot.py:cpu --config.data.root=DIR --workdir runs/mot
 
 DIR holds sequences (`SEQ/img1`, `SEQ/gt/gt.txt`; datasets/mot/README.md says how queries are drawn). `cpu` is the
-shrunk variant for two CPU cores, which begins with the shipped weights; without it, the paper's setting for an
-accelerator.
+shrunk variant for two CPU cores, which begins with the shipped weights; the full variant is for an accelerator.
 """
 
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
+from psdiff_jax.configs.base import variant_error
 from psdiff_jax.configs.small import shrink
 
 
@@ -22,5 +22,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.data.max_boxes = 32
         return shrink(config, image_size=(288, 384))
     if variant:
-        raise ValueError(f"configs/mot.py has no variant {variant!r}; there is cpu")
+        raise variant_error("mot.py", variant, ("cpu",))
     return config

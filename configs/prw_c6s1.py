@@ -16,6 +16,7 @@ network without diffusion, people and their embeddings regressed from random box
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
+from psdiff_jax.configs.base import variant_error
 from psdiff_jax.configs.small import shrink
 
 VARIANTS = ("", "cpu", "distillation", "cpu_distillation")
@@ -36,7 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.train.update({"steps": 12_000, "batch_size": 16, "learning_rate": 1e-4, "ema_decay": 0.999})
     config.evaluate.update({"protocols": ("whole", "temporal_gap:250"), "search_threshold": 0.3})
     if variant not in VARIANTS:
-        raise ValueError(f"configs/prw_c6s1.py has no variant {variant!r}; there are {', '.join(VARIANTS[1:])}")
+        raise variant_error("prw_c6s1.py", variant, VARIANTS)
     if variant.startswith("cpu"):
         shrink(config, image_size=(288, 360))
     if variant.endswith("distillation"):

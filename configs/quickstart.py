@@ -7,6 +7,7 @@
 
 from ml_collections import ConfigDict
 
+from psdiff_jax.configs.base import variant_error
 from psdiff_jax.configs.small import PRETRAINED
 from psdiff_jax.configs.street_pretrain import get_config as pretrain
 
@@ -62,5 +63,5 @@ def get_config(variant: str = "") -> ConfigDict:
         config.train.update({"steps": 4, "warmup": 1, "log_every": 2, "checkpoint_every": 2, "image_every": 4})
         config.evaluate.update({"steps": (1, 2), "protocols": ("sized:8,all",)})
     elif variant:
-        raise ValueError(f"configs/quickstart.py has no variant {variant!r}; there is smoke")
+        raise variant_error("quickstart.py", variant, ("smoke",))
     return config

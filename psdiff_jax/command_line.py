@@ -19,6 +19,7 @@ def todays_names(argv: list[str]) -> tuple[list[str], list[Renaming]]:
     now, replaced = [], []
     for arg in argv:
         key, equals, value = arg.removeprefix("--config.").partition("=")
+        value = value.strip("'\"") if key in RENAMED_VALUES else value
         if arg.startswith("--config.") and (key in RENAMED or value in RENAMED_VALUES.get(key, ())):
             said = f"{RENAMED.get(key, key)}{equals}{RENAMED_VALUES.get(key, {}).get(value, value)}"
             replaced.append((f"config.{key}{equals}{value}", f"config.{said}"))

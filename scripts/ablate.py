@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdiff_jax.config import load_config, look_up, unknown_key
+from psdiff_jax.command_line import look_up, unknown_key
+from psdiff_jax.config import load_config
+from psdiff_jax.configs.base import PRESETS
 from psdiff_jax.errors import InputError
 
 Overrides = dict[str, Any]
@@ -93,6 +95,9 @@ _SNR = dict(
     )
 )
 
+# The keys of the preset `paper` that matter once the teacher stands.
+PAPER = {key: value for key, value in PRESETS["paper"].items() if not key.startswith("teacher.")}
+
 SWEEPS = {
     "cascade": Sweep(
         "Cascaded prediction (Table IV c)",
@@ -105,6 +110,15 @@ SWEEPS = {
     ),
     "matcher": Sweep(
         "Matching rule", {"simota": {"matching.rule": "simota"}, "hungarian": {"matching.rule": "hungarian"}}, {}
+    ),
+    "paper": Sweep(
+        "Deviations from the paper, each undone by itself",
+        {
+            "default": {},
+            **{f"{key}={value}": {key: value} for key, value in PAPER.items()},
+            "all of them": PAPER,
+        },
+        {},
     ),
     "interaction": Sweep(
         "Collaborative interaction (Table IV b)",
@@ -134,7 +148,13 @@ SWEEPS = {
         trained=False,
     ),
     "query": Sweep(
-        "Query embedding", {"pin": {"evaluate.query": "pin"}, "match": {"evaluate.query": "match"}}, {}, trained=False
+        "Query embedding",
+        {
+            "ground-truth box": {"evaluate.query": "gt_box"},
+            "detected": {"evaluate.query": "detected"},
+        },
+        {},
+        trained=False,
     ),
     "ensemble": Sweep(
         "Ensemble over steps",

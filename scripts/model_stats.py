@@ -17,6 +17,7 @@ import json
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from psdiff_jax import config as cfg
+from psdiff_jax.config import Config, from_values, load_config
 from psdiff_jax.configs.base import PRESETS
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.diffusion.noise import State
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.predictor import Predictor
-from psdiff_jax.models.psdiff import PSDiff, PSDiffSpec, merge
+from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions, merge
+from psdiff_jax.training.train import new_model
 
 # Table II of the paper: parameters (M), GFLOP, images a second on a V100.
 PAPER = {
@@ -47,16 +49,16 @@ PAPER = {
 }
 
 
-def abstract_model(config: Any) -> PSDiff:
+def abstract_model(config: Config) -> PSDiff:
     """The model of a config: names and shapes without values."""
-    return nnx.eval_shape(lambda: PSDiff(cfg.model_spec(config), rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: new_model(config))
 
 
 def count_parameters(model: PSDiff) -> dict[str, int]:
     """Parameters of each module; running statistics are none."""
     return {
         name: sum(int(np.prod(v.shape)) for v in jax.tree.leaves(nnx.state(getattr(model, name), nnx.Param)))
-        for name in cfg.PARTS
+        for name in ("backbone", "fpn", "cdl")
     }
 
 
@@ -81,7 +83,7 @@ def count_products(jaxpr: Any) -> int:
 def programs(model: PSDiff, size: tuple[int, int], num_proposals: int) -> dict[str, tuple]:
     """{"features", "step": (function, abstract arguments)} for one image."""
     graphdef, state = nnx.split(model)
-    diffusion, array = model.spec.diffusion, jax.ShapeDtypeStruct
+    diffusion, array = model.diffusion, jax.ShapeDtypeStruct
     image = (state, array((1, *size, 3), jnp.uint8), array((1, 2), jnp.int32))
 
     def features(state, images, image_size):
@@ -97,12 +99,12 @@ def programs(model: PSDiff, size: tuple[int, int], num_proposals: int) -> dict[s
     return {"features": (features, image), "step": (step, (state, condition, noisy, array((1,), jnp.int32)))}
 
 
-def roi_align_flops(spec: PSDiffSpec, num_proposals: int) -> int:
+def roi_align_flops(model: PSDiffOptions, num_proposals: int) -> int:
     """RoIAlign's weighted sums in one denoising step."""
-    return spec.num_cdl * num_proposals * 2 * spec.cdl.side**2 * (2 * spec.sampling_ratio) ** 2 * spec.cdl.dim
+    return model.num_cdl * num_proposals * 2 * model.side**2 * (2 * model.sampling_ratio) ** 2 * model.dim
 
 
-def measure(model: PSDiff, config: Any, size: tuple[int, int], steps: list[int], repeats: int) -> dict[int, float]:
+def measure(model: PSDiff, config: Config, size: tuple[int, int], steps: list[int], repeats: int) -> dict[int, float]:
     """Median seconds of an image for each number of steps."""
 
     def fill(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -113,7 +115,7 @@ def measure(model: PSDiff, config: Any, size: tuple[int, int], steps: list[int],
 
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     params, rest = (jax.tree_util.tree_map_with_path(fill, tree) for tree in (params, rest))
-    predict = Predictor(graphdef, cfg.sampler_spec(config), config.sampler.nms_threshold)
+    predict = Predictor(graphdef, config.sampler)
     batch = {
         "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, *size, 3)), jnp.uint8),
         "image_size": jnp.int32([size]),
@@ -133,16 +135,16 @@ def measure(model: PSDiff, config: Any, size: tuple[int, int], steps: list[int],
 
 
 def statistics_of(
-    config: Any, size: tuple[int, int], num_proposals: int, steps: list[int], compiled: bool = True
+    config: Config, size: tuple[int, int], num_proposals: int, steps: list[int], compiled: bool = True
 ) -> dict:
     """What --json writes, but for the times. FLOPs are plain integers, 2 x multiply-add."""
-    config = config.copy_and_resolve_references()
-    config.model.roi_backend = "gather"  # the other backend multiplies by zeros, which is no work of the model
+    # The other backend multiplies by zeros, which is no work of the model.
+    config = replace(config, model=replace(config.model, roi_backend="gather"))
     model = abstract_model(config)
     parts = count_parameters(model)
     runs = programs(model, size, num_proposals)
     products = {name: count_products(jax.make_jaxpr(f)(*args).jaxpr) for name, (f, args) in runs.items()}
-    roi = roi_align_flops(model.spec, num_proposals)
+    roi = roi_align_flops(config.model, num_proposals)
     products["step"] += roi
     result = {
         "parameters": sum(parts.values()),
@@ -215,8 +217,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if min(*arguments.size, arguments.num_proposals, arguments.repeats, *arguments.steps) < 1:
         raise InputError("--size, --num-proposals, --steps and --repeats must be 1 or more")
-    config = cfg.load_config(arguments.config) if arguments.config else base(arguments.preset)
-    config.sampler.num_proposals = arguments.num_proposals
+    config = from_values(load_config(arguments.config) if arguments.config else base(arguments.preset))
+    config = replace(config, sampler=replace(config.sampler, num_proposals=arguments.num_proposals))
     name, size = arguments.config or f"{arguments.preset} preset", tuple(arguments.size)
     stats = statistics_of(config, size, arguments.num_proposals, arguments.steps, not arguments.no_compile)
     if arguments.time:

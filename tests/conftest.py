@@ -46,7 +46,7 @@ def numpy_weights(state, scale: float = 1.0):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A tiny PSDiff, weights from NumPy: .options, .graphdef, .params (trained ones), .rest, .make(options) for others."""
+    """A tiny PSDiff, weights from NumPy: .options, .graphdef, .params (trained), .rest; .make(options) for others."""
     from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions
     from psdiff_jax.training.step import is_trained
 
@@ -80,7 +80,7 @@ def tiny():
 
 @pytest.fixture
 def make_batch():
-    """(images, people, seed) -> a batch of 64x96 noise images with 0, 1, ... `people` ground truths, embeddings of 8."""
+    """(images, people, seed) -> a batch of 64x96 noise images with 0, 1, ... `people` boxes, embeddings of 8."""
 
     def make(images: int = 2, people: int = 3, seed: int = 0, dim: int = 8) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(seed)

@@ -1,21 +1,17 @@
 """The command line: every mistake is one line that names the culprit, before anything is compiled."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from psdiff_jax.config import (
-    builder_options,
-    check_files,
-    fill_in_root,
-    set_builder_options,
-    unknown_key,
-    validate,
-)
+from psdiff_jax.command_line import builder_options, set_builder_options, todays_names, unknown_key
+from psdiff_jax.config import RENAMED, Config, check_files, from_values, to_config_dict
 from psdiff_jax.configs import base, street_pretrain
 from psdiff_jax.errors import InputError
+from psdiff_jax.options import describe, tree
 
 CONFIGS = Path(base.__file__).parent
 
@@ -67,7 +63,7 @@ def test_a_missing_config_file_is_named(tmp_path):
 def test_an_unknown_variant_is_one_line(tmp_path):
     done = command("--workdir", str(tmp_path), config=f"{CONFIGS / 'quickstart.py'}:tiny")
     assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].endswith("quickstart.py has no variant 'tiny'; there is smoke")
+    assert done.stderr.strip().splitlines()[-1].endswith("quickstart.py has no variant 'tiny'; choose smoke")
 
 
 def test_a_missing_dataset_folder_is_named(tmp_path):
@@ -113,7 +109,7 @@ def test_unknown_key_suggests_the_nearest():
     ("key", "value", "message"),
     [
         ("noise.gt_box_proposals", 300, "config.noise.gt_box_proposals"),
-        ("noise.slots", 5, "config.noise.slots"),
+        ("noise.num_proposals", 5, "config.noise.num_proposals"),
         ("evaluate.steps", (0,), "config.evaluate.steps"),
         ("evaluate.protocols", ("whoole",), "whoole"),
         ("evaluate.reranking", ("cbgm:3",), "config.evaluate.reranking"),
@@ -125,7 +121,7 @@ def test_unknown_key_suggests_the_nearest():
         ("sampler.renewal_threshold", 1.5, "config.sampler.renewal_threshold"),
         ("sampler.solver", "euler", "config.sampler.solver='euler': choose one of ddim, dpm, dpm"),
         ("sampler.order", 4, "config.sampler.order=4: choose one of 1, 2, 3"),
-        ("teacher.people", 1, "config.teacher.people"),
+        ("teacher.identities", 1, "config.teacher.identities"),
         ("model.cascade", "waterfall", "config.model.cascade"),
     ],
 )
@@ -134,7 +130,7 @@ def test_impossible_combinations_name_the_key(key, value, message):
     group, name = key.split(".")
     config[group][name] = value
     with pytest.raises(InputError, match=message) as caught:
-        validate(config)
+        from_values(config)
     assert "\n" not in str(caught.value)
 
 
@@ -145,31 +141,73 @@ def test_a_missing_file_names_the_key(key):
     config[group][name] = "nowhere.npz"
     config.teacher.kind = "file" if key == "teacher.file" else "trained"
     with pytest.raises(InputError, match=f"config.{key}='nowhere.npz': no such file"):
-        check_files(config)
+        check_files(from_values(config))
 
 
 def test_weights_of_a_teacher_brought_along_start_no_backbone_but_do_not_keep_it_from_being_scored():
     config = street_pretrain.get_config()
     config.teacher.update({"kind": "file", "file": __file__})
-    validate(config)
-    check_files(config, parts=("teacher",))
+    options = from_values(config)
+    check_files(options, parts=("teacher",))
     with pytest.raises(InputError, match=r"config\.model\.backbone_weights='teacher': the teacher must be"):
-        check_files(config)
+        check_files(options)
 
 
 def test_every_config_file_is_valid():
     from psdiff_jax.configs import cuhk_sysu, custom, mot, prw, prw_c6s1, quickstart
 
     for config in (base.get_config(), street_pretrain.get_config(), cuhk_sysu.get_config(), prw.get_config()):
-        validate(config)
+        from_values(config)
     for config in (quickstart.get_config(), quickstart.get_config("smoke")):
-        validate(config)
-        check_files(config)  # the shipped weights are there
+        check_files(from_values(config))  # the shipped weights are there
     for file in (prw_c6s1, mot, custom):
         for variant in getattr(file, "VARIANTS", ("", "cpu")):
             config = file.get_config(variant)
             config.data.root = "somewhere"
-            fill_in_root(config)
-            validate(config)
-            assert config.teacher.file == ("somewhere/teacher_omz0277.npz" if file is prw_c6s1 else "")
-            assert not variant.startswith("cpu") or Path(config.train.init_from).is_file()
+            options = from_values(config)
+            assert options.teacher.file == ("somewhere/teacher_omz0277.npz" if file is prw_c6s1 else "")
+            assert not variant.startswith("cpu") or Path(options.train.init_from).is_file()
+
+
+def test_the_defaults_are_those_of_the_dataclasses():
+    assert from_values(base.get_config()) == Config()
+    assert base.get_config().to_dict() == to_config_dict(Config()).to_dict()
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_is_understood_on_the_command_line_and_in_a_config(old, new):
+    argv, replaced = todays_names(["main", f"--config.{old}=7", "--workdir=x"])
+    assert argv == ["main", f"--config.{new}=7", "--workdir=x"]
+    assert replaced == [(f"config.{old}=7", f"config.{new}=7")]
+    (group, before), (_, after) = old.split("."), new.split(".")
+    values = base.get_config().to_dict()
+    assert before not in values[group]
+    value = values[group].pop(after)
+    expected = type(value)(value + 1) if not isinstance(value, bool) else not value
+    values[group][before] = expected
+    assert getattr(getattr(from_values(values), group), after) == expected
+
+
+def test_a_renamed_value_is_understood():
+    argv, replaced = todays_names(["--config.evaluate.query=pin"])
+    assert argv == ["--config.evaluate.query=gt_box"] and len(replaced) == 1
+    values = base.get_config().to_dict()
+    values["evaluate"]["query"] = "match"
+    assert from_values(values).evaluate.query == "detected"
+
+
+def test_a_resolved_config_reads_back_as_it_was():
+    """config.json holds lists for tuples."""
+    options = from_values(street_pretrain.get_config())
+    assert from_values(json.loads(json.dumps(tree(options)))) == options
+
+
+def test_print_config_names_every_key_with_its_meaning():
+    done = command("--print_config", "--config.model.dim=32", "--config.sampler.slots=9")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "config.model.dim = 32  (int)  C, channels of the features (the FPN's)" in lines
+    assert "config.sampler.slots=9 is now called config.sampler.num_proposals=9" in done.stderr
+    keys = {line.split(" = ")[0] for line in lines}
+    assert keys == {option.key for option in describe(Config())}
+    assert all(line.split(")  ", 1)[1].strip() for line in lines)

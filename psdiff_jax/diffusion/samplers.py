@@ -42,9 +42,9 @@ class QueryBox(NamedTuple):
 
 
 class Path(NamedTuple):
-    """Where proposals stand: state x; predictions of earlier steps, newest first; how many of those are a proposal's own [B,N].
+    """A solver's state: x; predictions of earlier steps, newest first; how many of those are a proposal's own [B,N].
 
-    A proposal that was renewed begins a path of its own: what the proposal predicted before is no part of it.
+    A renewed proposal starts a new path: its earlier predictions do not belong to it.
     """
 
     x: State
@@ -100,7 +100,7 @@ def image_noise(diffusion: Diffusion, keys: jax.Array, num_proposals: int, draw:
 
 
 def hold(x: State, query_box: QueryBox | None) -> State:
-    """Puts the held box back into proposal 0; the proposal's embedding goes on being denoised."""
+    """Puts the query's box back into proposal 0; the proposal's embedding is denoised like any other."""
     if query_box is None:
         return x
     first = jnp.where(query_box.active[:, None], query_box.box, x.box[:, 0])
@@ -123,7 +123,7 @@ def sample(
       denoise: (state, t [B]) -> (clean state, scores [B,N], output); clean as `Diffusion.clean` makes it.
       keys: [B] one random key for each image.
       steps: number of denoising steps.
-      pin: query boxes to hold in proposal 0.
+      query_box: boxes to hold in proposal 0.
 
     Returns:
       `output` of every step, stacked along a new leading axis [steps, ...]; the last one is the answer.

@@ -18,7 +18,7 @@ def cosine_alpha_bar(timesteps: int = 1000, offset: float = 0.008, max_beta: flo
 def sampling_times(timesteps: int, steps: int, power: float = 1.0) -> np.ndarray:
     """`steps + 1` times from T down to 0: T (1 - i/K)^power rounded, strictly falling; int32 [steps+1].
 
-    power (1 or more): 1 is evenly spaced; above 1 the last steps look at smaller t, where boxes and embeddings are
+    power (1 or more): 1 is evenly spaced; above 1 the last steps are at smaller t, where boxes and embeddings are
     nearly clean.
     """
     remaining = np.arange(steps, -1, -1)

@@ -5,7 +5,7 @@ Legend: B image, N proposal, K cell of a box (S*S), C channel, H head, D embeddi
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,9 @@ class CDLOptions:
         Literal["paper", "residual", "parallel"],
         "boxes from e0_hat (paper), e0_hat + W F_c (residual) or F_c (parallel) (Table IV c)",
     ] = "residual"
+    head_init: Annotated[
+        Literal["small", "xavier"], "initialisation of the embedding, score and delta heads: small normal, or Xavier"
+    ] = "small"
     pool: Annotated[Literal["mean", "flatten"], "mean over the cells, or a linear layer over all of them"] = "mean"
     proposal_attention: Annotated[bool, "self-attention across the proposals of an image"] = False
     time_dim: Annotated[int, AT_LEAST_1, "width of the time MLP"] = 768
@@ -129,7 +132,13 @@ class CDL(nnx.Module):
     def __init__(self, options: CDLOptions, *, rngs: nnx.Rngs):
         self.options = options
         c, d = options.dim, options.embedding_dim
-        norm = lambda width: nnx.LayerNorm(width, rngs=rngs)  # noqa: E731
+        norm = partial(nnx.LayerNorm, rngs=rngs)
+
+        def head(cin: int, cout: int, deviation: float, **given: Any) -> nnx.Linear:
+            xavier = options.head_init == "xavier"
+            init = nnx.initializers.xavier_uniform() if xavier else nnx.initializers.normal(deviation)
+            return nnx.Linear(cin, cout, kernel_init=init, rngs=rngs, **given)
+
         # Without it attention and 1x1 dynamic kernels cannot tell where in the box a cell lies.
         self.position = nnx.Param(jax.random.normal(rngs.params(), (options.side**2, c)) * 0.02)
         self.embed = linear(d, c, rngs=rngs)
@@ -151,16 +160,14 @@ class CDL(nnx.Module):
         self.collaborate_time = ScaleShift(options.time_dim, 2 * c, rngs=rngs)
         self.embedding_hidden = linear(2 * c, 2 * c, rngs=rngs)
         self.embedding_norm = norm(2 * c)
-        # Small, so that e0_hat starts near the length of its target (1) and Eq. 14 does not drown the other terms.
-        self.embedding_head = nnx.Linear(2 * c, d, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
+        # Small, so that e0_hat starts near the length of its target (1) and Eq. 14 does not dominate the loss.
+        self.embedding_head = head(2 * c, d, 0.01)
         self.skip = linear(2 * c, d, rngs=rngs) if options.cascade != "paper" else None
         self.object_time = ScaleShift(options.time_dim, d, rngs=rngs)
         self.tower = nnx.List([linear(d, d, rngs=rngs) for _ in range(options.towers)])
         self.tower_norm = nnx.List([norm(d) for _ in range(options.towers)])
-        self.score = nnx.Linear(
-            d, 1, kernel_init=nnx.initializers.normal(0.01), bias_init=nnx.initializers.constant(-4.595), rngs=rngs
-        )  # prior 0.01 (focal loss)
-        self.delta = nnx.Linear(d, 4, kernel_init=nnx.initializers.normal(0.001), rngs=rngs)
+        self.score = head(d, 1, 0.01, bias_init=nnx.initializers.constant(-4.595))  # prior 0.01 (focal loss)
+        self.delta = head(d, 4, 0.001)
 
     def interact(self, cells: jax.Array, query: jax.Array) -> jax.Array:
         """Collaborative interaction (Fig. 3): F_d [B,N,K,C], F_r [B,N,C] -> F_c [B,N,2C]."""

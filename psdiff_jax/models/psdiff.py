@@ -25,7 +25,7 @@ MAX_LOG_SCALE = 4.135  # log(1000 / 16), detectron2's limit on how much one step
 
 
 class Condition(NamedTuple):
-    """What denoising looks at (Eq. 9): pyramid levels [B,H/s,W/s,C] and image_size [B,2] (h, w) in pixels."""
+    """What denoising is conditioned on (Eq. 9): pyramid levels [B,H/s,W/s,C] and image_size [B,2] (h, w) in pixels."""
 
     pyramid: tuple[jax.Array, ...]
     image_size: jax.Array

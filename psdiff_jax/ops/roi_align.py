@@ -62,8 +62,8 @@ def _matmul_level(features, boxes, stride, cells, side, ratio, chosen):
 
     rows = (weights(boxes[..., 1], boxes[..., 3], 0) * chosen[..., None, None]).astype(features.dtype)
     columns = weights(boxes[..., 0], boxes[..., 2], 1).astype(features.dtype)
-    strips = jnp.einsum("bnyh,bhwc->bnywc", rows, features)
-    return jnp.einsum("bnxw,bnywc->bnyxc", columns, strips)
+    bands = jnp.einsum("bnyh,bhwc->bnywc", rows, features)
+    return jnp.einsum("bnxw,bnywc->bnyxc", columns, bands)
 
 
 def _matmul(pyramid, boxes, levels, strides, cells, side, ratio):

@@ -60,7 +60,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        # A copy, for on CPUs NumPy would look at the very memory that the next step writes to.
+        # A copy: on CPUs NumPy would share the memory that the next step writes to.
         arrays = {name: np.array(parallel.fetch(_data(leaf))) for name, leaf in named_leaves(state)}
         kinds = {name: str(leaf.dtype) for name, leaf in named_leaves(state)}
         leaves = {name: {"shape": list(arrays[name].shape), "dtype": kinds[name], "sha256": digest}

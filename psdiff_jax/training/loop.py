@@ -27,7 +27,7 @@ from psdiff_jax.training.writer import MetricWriter
 
 StepFn = Callable[[Any, Any], tuple[Any, Mapping[str, jax.Array]]]
 Hook = tuple[int, Callable[[int, Any], None]]
-POLL = 0.002  # seconds between two looks at whether data or devices are ready
+POLL = 0.002  # seconds between two checks whether data or devices are ready
 
 
 class Positioned(Protocol):

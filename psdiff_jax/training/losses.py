@@ -25,8 +25,8 @@ def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions
 
     batch: boxes [B,M,4] xyxy pixels, boxes_mask [B,M], embeddings [B,M,D] unit norm, image_size [B,2].
     Terms are divided by the number of matched predictions of the whole (global) batch, at least one. Under `jit` with
-    a sharded batch that sum crosses the devices by itself. Ground truths without an embedding (all zeros) are left out of
-    the embedding term.
+    a sharded batch that sum crosses the devices by itself. Ground truths without an embedding (all zeros) are left out
+    of the embedding term, which `spec.reid_reduction` divides by their number, or by the number of images.
     """
 
     def one(logits, boxes, embeddings, gt_boxes, gt_embeddings, mask, image_size):
@@ -53,9 +53,10 @@ def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions
     giou = box_ops.giou(estimate.boxes, target_boxes)
     squared = jnp.sum((estimate.embeddings - target_embeddings) ** 2, axis=-1)
     known = weight * jnp.any(target_embeddings != 0, axis=-1)
+    embeddings = jnp.maximum(known.sum(), 1.0) if spec.reid_reduction == "mean" else known.shape[0]
     return {
         "cls": spec.cls * sigmoid_focal(estimate.logits, weight, spec.alpha, spec.gamma).sum() / count,
         "l1": spec.l1 * (weight * l1).sum() / count,
         "giou": spec.giou * (weight * (1 - giou)).sum() / count,
-        "reid": spec.reid * (known * jnp.sqrt(squared + 1e-12)).sum() / jnp.maximum(known.sum(), 1.0),
+        "reid": spec.reid * (known * jnp.sqrt(squared + 1e-12)).sum() / embeddings,
     }

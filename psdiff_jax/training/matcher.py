@@ -13,8 +13,8 @@ from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.assignment import assign
 from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, POSITIVE
 
-OUTSIDE = 100.0  # prediction's centre is not both in the ground truth and near its centre
-FOREIGN = 1e4  # prediction's centre is in no ground truth at all
+OUTSIDE = 100.0  # the prediction's centre is not both inside the box and near its centre
+FOREIGN = 1e4  # the prediction's centre is in no ground-truth box at all
 FORBIDDEN = 1e6  # padding
 
 
@@ -27,6 +27,9 @@ class MatchOptions:
     l1: Annotated[float, NOT_NEGATIVE, "weight of the L1 loss of boxes"] = 5.0
     giou: Annotated[float, NOT_NEGATIVE, "weight of the GIoU loss"] = 2.0
     reid: Annotated[float, NOT_NEGATIVE, "weight of the embedding loss (Eq. 14)"] = 5.0
+    reid_reduction: Annotated[
+        Literal["mean", "sum"], "Eq. 14 over the matched predictions: their mean, or the sum of each image's"
+    ] = "mean"
     candidates: Annotated[int, AT_LEAST_1, "IoUs that are summed to a ground truth's number of matches (simota)"] = 5
     centre_radius: Annotated[
         float, POSITIVE, "half side of the centre region, in sides of the ground truth (simota)"
@@ -36,7 +39,7 @@ class MatchOptions:
 
 
 class Match(NamedTuple):
-    """matched: bool [N]; ground truth: int32 [N], the ground truth of each proposal (0 where unmatched)."""
+    """matched: bool [N]; gt: int32 [N], the ground truth of each proposal (0 where unmatched)."""
 
     matched: jax.Array
     gt: jax.Array
@@ -86,8 +89,8 @@ def cost_matrix(
 def simota(cost: jax.Array, ious: jax.Array, mask: jax.Array, candidates: int) -> Match:
     """Each ground truth takes its k cheapest predictions, k = the sum of its `candidates` largest IoUs, at least 1.
 
-    A prediction that several ground truths take goes to the cheapest of them. A ground truth left with nothing by that takes its
-    cheapest prediction that is still free (or, when none is, shares nothing): repeated until nothing changes.
+    A prediction that several ground truths take goes to the cheapest of them. A ground truth that is left without one
+    takes its cheapest prediction that is still free (none, if none is), until nothing changes.
     """
     num_proposals, gts = cost.shape
     most = min(candidates, num_proposals)  # an IoU is at most 1, so no ground truth wants more
@@ -118,14 +121,14 @@ def simota(cost: jax.Array, ious: jax.Array, mask: jax.Array, candidates: int) -
 def hungarian(cost: jax.Array, mask: jax.Array) -> Match:
     """The paper's bipartite matching: each ground truth gets one prediction, at minimum total cost.
 
-    cost: [N,M] (what stands in padded columns does not matter), mask: [M]. With more ground truths than predictions every
-    prediction gets a ground truth.
+    cost: [N,M] (padded columns may hold anything), mask: [M]. With more ground truths than predictions every prediction
+    gets a ground truth.
     """
     num_proposals, gts = cost.shape
     known = mask & jnp.isfinite(cost)  # a diverged model's NaNs must not make the search endless
     dearest = jnp.maximum(jnp.max(cost, initial=-jnp.inf, where=known), -FORBIDDEN)
     table = jnp.where(known, cost, dearest + 1).T
-    # Benches for the ground truths that find no proposal, dearer than any proposal: a ground truth stands there only when all are taken.
+    # Dummy rows, dearer than any proposal, for the ground truths that get none: used only when all are taken.
     table = jnp.pad(table, ((0, 0), (0, max(gts - num_proposals, 0))), constant_values=dearest + 2)
     seat = assign(table, mask)
     seat = jnp.where(mask & (seat < num_proposals), seat, num_proposals)

@@ -1,10 +1,11 @@
 """The states that training denoises: noised ground truths, and states that the sampler itself would meet.
 
-Eq. 10 starts every proposal from a ground truth, so at small t every box that training shows the model lies on a person. A
-sampler's boxes do not: some sit on background, some were renewed from noise a moment ago. A model that has never seen
-those calls all of them people, and more steps make detection worse. Two remedies, both measured in docs/results.md:
-`random_fraction` of the proposals hold pure noise at every t (what renewal makes), and with `rollout_probability` an
-image's state is the sampler's own: noise the ground truths to a later time t' > t, denoise once without gradient, step to t.
+Eq. 10 starts every proposal from a ground truth, so at small t every box that the model sees in training lies on a
+person. A sampler's boxes do not: some lie on background, some were renewed from noise in the step before. A model
+that has never seen those scores all of them as people, and more steps make detection worse. Two remedies (docs/paper.md
+has the measurements): `random_fraction` of the proposals hold pure noise at every t, as renewal makes them, and with
+`rollout_probability` an image's state is the sampler's own: noise the ground truth to a later time t' > t, denoise once
+without gradient, step to t.
 
 Legend: B image, N proposal, M ground truth (padded).
 """

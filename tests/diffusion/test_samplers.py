@@ -121,8 +121,8 @@ def test_one_step_of_all_samplers_agrees():
 @pytest.mark.parametrize(
     "solver", [SOLVERS[1], *(s for s in SOLVERS if s.get("order", 1) > 1)], ids=lambda v: "-".join(map(str, v.values()))
 )
-def test_sampling_follows_the_table_and_renewed_slots_begin_anew(solver):
-    """Each state that the scan met is the table's combination of what went before, over the proposal's own path only."""
+def test_sampling_follows_the_table_and_renewed_proposals_start_anew(solver):
+    """Each state of the scan is the table's combination of what went before, over the proposal's own path only."""
     steps, num_proposals, threshold = 8, 40, 0.45
     run_of = run(contracting, SamplerOptions(num_proposals, renewal_threshold=threshold, **solver), steps)
     x, x0 = (jax.tree.map(np.float64, state) for state in run_of)
@@ -166,7 +166,7 @@ def test_a_short_path_looks_at_nothing_older(order):
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_a_perfect_denoiser_recovers_the_truth_along_the_forward_process(eta, steps):
-    """States that a perfect denoiser meets are those of Eq. 10: the same noise all along (eta 0), the same law (eta 1)."""
+    """States that a perfect denoiser meets are those of Eq. 10: the same noise (eta 0), the same law (eta 1)."""
     num_proposals = 600
     gt = State(jnp.full((2, num_proposals, 4), 1.5), jnp.full((2, num_proposals, 5), -0.7))
 

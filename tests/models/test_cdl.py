@@ -13,7 +13,7 @@ from psdiff_jax.models import cdl
 from psdiff_jax.models.cdl import CDL, CDLOptions
 
 SPEC = CDLOptions(dim=8, side=2, heads=2, dynamic_width=3, embedding_dim=6, time_dim=5, cascade="paper")
-IMAGES, SLOTS, CELLS = 2, 4, 4
+IMAGES, PROPOSALS, CELLS = 2, 4, 4
 VARIANTS = {
     "paper": {},
     "no_self_attention": {"self_attention": False},
@@ -73,14 +73,14 @@ def variant(name):
 
 def inputs(seed=0):
     rng = np.random.default_rng(seed)
-    cells = rng.normal(size=(IMAGES, SLOTS, CELLS, SPEC.dim)).astype(np.float32)
-    embedding = rng.normal(size=(IMAGES, SLOTS, SPEC.embedding_dim)).astype(np.float32)
+    cells = rng.normal(size=(IMAGES, PROPOSALS, CELLS, SPEC.dim)).astype(np.float32)
+    embedding = rng.normal(size=(IMAGES, PROPOSALS, SPEC.embedding_dim)).astype(np.float32)
     return cells, embedding, np.int32([900, 20])
 
 
 def weights(logits=1.0, deltas=1.0, embeddings=1.0):
     rng = np.random.default_rng(9)
-    shapes = ((IMAGES, SLOTS), (IMAGES, SLOTS, 4), (IMAGES, SLOTS, SPEC.embedding_dim))
+    shapes = ((IMAGES, PROPOSALS), (IMAGES, PROPOSALS, 4), (IMAGES, PROPOSALS, SPEC.embedding_dim))
     return tuple(
         np.float32(on * rng.normal(size=shape)) for on, shape in zip((logits, deltas, embeddings), shapes, strict=True)
     )
@@ -110,8 +110,8 @@ def test_switches_add_and_remove_parts_and_all_parts_learn(name):
             continue  # a constant added to every key changes no softmax
         assert np.abs(gradient).max() > 1e-6, path
     out = outputs(name, *inputs())
-    assert out.logits.shape == (IMAGES, SLOTS) and out.deltas.shape == (IMAGES, SLOTS, 4)
-    assert out.embeddings.shape == (IMAGES, SLOTS, SPEC.embedding_dim)
+    assert out.logits.shape == (IMAGES, PROPOSALS) and out.deltas.shape == (IMAGES, PROPOSALS, 4)
+    assert out.embeddings.shape == (IMAGES, PROPOSALS, SPEC.embedding_dim)
     assert all(v.dtype == jnp.float32 for v in out)
 
 
@@ -156,7 +156,7 @@ def test_the_embedding_enters_the_detection_half_by_the_dynamic_convolution(swit
     """F_c = [pooled F_d', F_r']: the first half depends on the embedding exactly where F_r makes dynamic kernels."""
     graphdef, state = make(CDL, dataclasses.replace(SPEC, **VARIANTS[switch]))
     layer = nnx.merge(graphdef, state)
-    cells, query = jnp.asarray(inputs()[0]), jnp.asarray(np.random.default_rng(2).normal(size=(2, SLOTS, SPEC.dim)))
+    cells, query = jnp.asarray(inputs()[0]), jnp.asarray(np.random.default_rng(2).normal(size=(2, PROPOSALS, SPEC.dim)))
     interact = jax.jit(layer.interact)
     first, second = (interact(cells, q)[..., : SPEC.dim] for q in (query, query[::-1]))
     assert np.allclose(first, second, atol=1e-6) != influenced
@@ -272,3 +272,20 @@ def test_a_new_layer_starts_where_it_should():
     assert np.allclose(jax.nn.sigmoid(out.logits), 0.01, rtol=0.8)
     assert np.abs(out.deltas).max() < 0.05
     assert np.linalg.norm(out.embeddings, axis=-1).max() < 2
+
+
+def test_head_init_xavier_is_wider_than_small_and_changes_the_heads_alone():
+    """Xavier uniform has the variance 2 / (inputs + outputs); the score's bias keeps the prior of 0.01."""
+    options = dataclasses.replace(SPEC, dim=32, embedding_dim=64)
+    small, xavier = (
+        CDL(dataclasses.replace(options, head_init=init), rngs=nnx.Rngs(0)) for init in ("small", "xavier")
+    )
+    heads = {"embedding_head": 0.01, "score": 0.01, "delta": 0.001}
+    for name, deviation in heads.items():
+        ours, theirs = (np.asarray(getattr(layer, name).kernel[...]) for layer in (small, xavier))
+        np.testing.assert_allclose(ours.std(), deviation, rtol=0.25)
+        np.testing.assert_allclose(theirs.std(), (2 / sum(theirs.shape)) ** 0.5, rtol=0.25)
+    assert small.score.bias[...] == xavier.score.bias[...]
+    for path, value in nnx.to_flat_state(nnx.state(small)):
+        if path[0] not in heads:
+            np.testing.assert_array_equal(value[...], dict(nnx.to_flat_state(nnx.state(xavier)))[path][...])

@@ -28,7 +28,7 @@ def config(tmp_path):
         f"tiny_config = runpy.run_path({str(ROOT / 'tests' / 'tiny.py')!r})['tiny_config']\n"
         "def get_config():\n"
         f"    config = tiny_config(Path({str(tmp_path / 'prepared')!r}))\n"
-        "    config.evaluate.strips = 0\n"
+        "    config.evaluate.example_queries = 0\n"
         "    return config\n"
     )
     return str(file)
@@ -57,7 +57,7 @@ def test_runs_are_shared_resumed_and_tabled(ablate, config, tmp_path, monkeypatc
         "SWEEPS",
         {
             "cascade": ablate.Sweep("Cascade", {"residual": {"model.cascade": "residual"}}, {"residual": "1 / 2"}),
-            "query": ablate.Sweep("Query", {"match": {"evaluate.query": "match"}}, {}, trained=False),
+            "query": ablate.Sweep("Query", {"detected": {"evaluate.query": "detected"}}, {}, trained=False),
         },
     )
     workdir = tmp_path / "sweep"
@@ -65,7 +65,7 @@ def test_runs_are_shared_resumed_and_tabled(ablate, config, tmp_path, monkeypatc
     given = ["--config.train.steps=2"]
     assert ablate.sweep_all(arguments, given) == 0
     assert "2 runs, 0 of them finished before" in capsys.readouterr().err
-    trained, looked = workdir / "runs/base/seed_0", workdir / "runs/evaluate/query=match/seed_0"
+    trained, looked = workdir / "runs/base/seed_0", workdir / "runs/evaluate/query=detected/seed_0"
     assert json.loads((trained / "config.json").read_text())["train"]["steps"] == 2
     assert json.loads((looked / "evaluation.json").read_text())["settings"]["query_embedding"] == "match"
     assert not any((looked / "checkpoints").glob("*")), "an evaluation trains nothing"

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from psdiff_jax.config import from_values
 from psdiff_jax.configs import base
 
 from .loading import load_script
@@ -57,7 +59,9 @@ def test_products_by_hand():
 
 @pytest.fixture(scope="module")
 def paper():
-    return model_stats.statistics_of(base.get_config("paper"), (800, 1333), 300, [1, 2, 4, 8], compiled=False)
+    return model_stats.statistics_of(
+        from_values(base.get_config("paper")), (800, 1333), 300, [1, 2, 4, 8], compiled=False
+    )
 
 
 def test_the_paper_preset_has_the_papers_size(paper):
@@ -75,7 +79,7 @@ def test_a_step_costs_what_its_parts_do(paper):
     dynamic = 2 * 8 * c * c + 2 * 8 * cells * c
     heads = c * c + (2 * c) ** 2 + 2 * c * c + c * c + 5 * c
     roi = 16 * cells * c
-    time = 256 * 768 + 768 * 768 + 768 * 4 * c + 768 * 2 * c  # once a photograph
+    time = 256 * 768 + 768 * 768 + 768 * 4 * c + 768 * 2 * c  # once an image
     want = 2 * (boxes * (self_attention + cross_attention + dynamic + heads + roi) + time)
     assert paper["step_flops"] == want <= 14.1e9
     assert paper["roi_align_flops"] == 2 * boxes * roi
@@ -85,7 +89,7 @@ def test_a_step_costs_what_its_parts_do(paper):
 
 
 def test_the_compiler_agrees():
-    stats = model_stats.statistics_of(base.get_config(), (96, 160), 40, [1, 3])
+    stats = model_stats.statistics_of(from_values(base.get_config()), (96, 160), 40, [1, 3])
     for part, tolerance in (("features", 0.05), ("step", 0.10)):  # a step has many norms and softmaxes
         products, compiler = stats[f"{part}_flops"], stats[f"compiler_{part}_flops"]
         assert products == pytest.approx(compiler, rel=tolerance), part
@@ -93,19 +97,13 @@ def test_the_compiler_agrees():
 
 
 def test_presets():
-    default, paper, wide = (base.get_config(preset).model for preset in ("default", "paper", "wide"))
-    assert base.get_config().model == default and default.to_dict() == paper.to_dict() | {"cascade": "residual"}
-    assert (wide.dynamic_width, wide.pool, wide.proposal_attention) == (64, "flatten", True)
-    assert (paper.dynamic_width, paper.pool, paper.proposal_attention) == (8, "mean", False)
-    with pytest.raises(ValueError, match=r"no preset 'wild'; there are default, paper, wide"):
+    default, paper, wide = (from_values(base.get_config(preset)) for preset in ("default", "paper", "wide"))
+    assert from_values(base.get_config()) == default
+    assert paper.model == replace(default.model, cascade="paper", head_init="xavier")
+    wider = {"dynamic_width": 64, "pool": "flatten", "proposal_attention": True}
+    assert wide == replace(default, model=replace(default.model, **wider))
+    with pytest.raises(ValueError, match=r"configs/base.py has no variant 'wild'; choose default, paper, wide"):
         base.get_config("wild")
-
-
-def test_the_paper_preset_is_the_layers_default():
-    from psdiff_jax.config import model_spec
-    from psdiff_jax.models.cdl import CDLOptions
-
-    assert model_spec(base.get_config("paper")).cdl == CDLOptions()
 
 
 def run(monkeypatch, *options):
@@ -123,7 +121,7 @@ def test_the_script_prints_a_table_and_writes_json(monkeypatch, capsys, tmp_path
         "--size",
         64,
         96,
-        "--slots",
+        "--num-proposals",
         6,
         "--steps",
         1,
@@ -149,5 +147,5 @@ def test_what_is_wrong_is_one_line(monkeypatch, capsys, tmp_path):
     assert "invalid choice: 'wild'" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"nowhere\.py: no such file"):
         run(monkeypatch, "--config", tmp_path / "nowhere.py")
-    with pytest.raises(ValueError, match="--slots"):
-        run(monkeypatch, "--slots", 0)
+    with pytest.raises(ValueError, match="--num-proposals"):
+        run(monkeypatch, "--num-proposals", 0)

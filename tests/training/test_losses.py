@@ -37,7 +37,7 @@ def test_focal_loss_and_its_gradient_are_torchs():
 
 @pytest.fixture(scope="module")
 def scene():
-    """One image 200 wide and 100 high, two ground truths and a padded one; proposals 0 and 2 lie on the ground truths."""
+    """One image 200 wide and 100 high, two ground truths and a padded one; proposals 0 and 2 lie on them."""
     gts = np.float32([[[20, 20, 60, 80], [120, 10, 160, 90], [0, 0, 0, 0]]])
     batch = {
         "boxes": gts,
@@ -131,7 +131,7 @@ def test_a_perfect_estimate_costs_next_to_nothing(scene, loss):
 
 
 def made_up(images: int, num_proposals: int, gts: int, dim: int = 8, seed: int = 0) -> tuple[Estimate, dict]:
-    """Estimates near the ground truths; the images have 0, 1, ... `ground truths` people, most of them in the last images."""
+    """Estimates near the ground truth; the images have 0, 1, ... `gts` people, most of them in the last images."""
     rng = np.random.default_rng(seed)
     low = rng.uniform(0, 60, (images, gts, 2))
     boxes = np.concatenate([low, low + rng.uniform(8, 40, low.shape)], -1)
@@ -302,3 +302,14 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+
+
+def test_the_sum_of_eq_14_is_the_mean_times_the_matched_predictions_of_an_image():
+    estimate, batch = made_up(4, 12, 5)
+    mean, total = (
+        set_loss(estimate, batch, MatchOptions("hungarian", reid_reduction=reduction)) for reduction in ("mean", "sum")
+    )
+    matched = batch["boxes_mask"].sum()  # one to one, and proposals enough for all
+    np.testing.assert_allclose(total["reid"], mean["reid"] * matched / len(batch["boxes"]), rtol=1e-5)
+    for name in ("cls", "l1", "giou"):
+        np.testing.assert_allclose(total[name], mean[name])

@@ -71,7 +71,7 @@ def check_against_scipy(cost, mask, results, tolerance):
 
 @pytest.mark.parametrize(("num_proposals", "gts", "cases"), [(12, 5, 400), (5, 8, 300), (30, 6, 300)])
 def test_hungarian_costs_what_scipys_does(num_proposals, gts, cases):
-    """1,000 cases, a third of them with more ground truths than proposals; numbers of ground truths vary by the masks."""
+    """1,000 cases, a third of them with more ground truths than proposals; their numbers vary by the masks."""
     cost, _, mask = random_costs(num_proposals, gts, cases=cases)
     results = jax.jit(jax.vmap(hungarian))(cost, mask)
     check_against_scipy(cost, mask, results, 5e-3)  # beside penalties of 1e4, float32 has three digits left

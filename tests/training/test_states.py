@@ -57,7 +57,7 @@ def test_states_are_eq_10_on_evenly_repeated_truths(gts):
     index, box_distance, embedding_distance = which(state, gts, t)
     for image, people in enumerate((3, 2, 1)):
         assert list(np.bincount(index[image], minlength=3)) == [12 // people] * people + [0] * (3 - people)
-        # abar_3 is 0.9998: what is left of the noise is below 0.02 a number. Box and embedding are the same ground truth's.
+        # abar_3 is 0.9998: what is left of the noise is below 0.02 a number. Box and embedding are one person's.
         assert 0 < box_distance[image].max() < 0.15 and 0 < embedding_distance[image].max() < 0.2
     assert np.abs(np.asarray(state.box)[3]).max() > 1  # no people: pure noise, at every t
 
