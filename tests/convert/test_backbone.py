@@ -6,7 +6,7 @@ from flax import nnx
 
 from psdiff_jax.convert import layouts
 from psdiff_jax.convert.backbone import load_backbone, main
-from psdiff_jax.models.backbones import SPECS, abstract_backbone
+from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.weights import flatten_state
 
 
@@ -14,7 +14,7 @@ def stored(backbone, title, **changes):
     """Zeros with the names and shapes that a layout has for a backbone (of another window, say)."""
     layout = next(layout for layout in layouts.LAYOUTS if layout.title == title)
     arrays = {}
-    for name, leaf in flatten_state(nnx.state(abstract_backbone(SPECS[backbone]))).items():
+    for name, leaf in flatten_state(nnx.state(abstract_backbone(BACKBONES[backbone]))).items():
         theirs = layout.names(name)
         shape = leaf.shape
         if name.endswith("kernel"):
@@ -46,7 +46,7 @@ def test_a_small_swin_is_found_out_and_converted(tmp_path, capsys):
     assert status == 0 and not err
     assert "Microsoft's Swin, 104 tensors -> swin_toy, 0.14 M numbers" in out[0]
     assert out[1] == "left out: head.weight, head.bias, norm.weight, norm.bias, layers.*.blocks.*.attn_mask (2)"
-    state = nnx.state(abstract_backbone(SPECS["swin_toy"]))
+    state = nnx.state(abstract_backbone(BACKBONES["swin_toy"]))
     assert load_backbone(tmp_path / "out.npz", state).layout == "our own Swin"
 
 

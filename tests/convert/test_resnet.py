@@ -10,7 +10,8 @@ from flax import nnx
 from psdiff_jax.convert.backbone import convert_backbone, load_backbone
 from psdiff_jax.convert.resnet import torchvision_names, transformers_names
 from psdiff_jax.errors import InputError
-from psdiff_jax.models.backbones import SPECS, ResNetSpec, abstract_backbone
+from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
+from psdiff_jax.models.resnet import ResNetSpec
 from psdiff_jax.models.weights import flatten_state, save_npz
 
 SPEC = ResNetSpec((1, 1, 1, 1), (4, 4, 4, 4), bottleneck=True, stem_width=4)
@@ -104,7 +105,7 @@ def test_wrong_tensors_are_named(state, arrays, change, message):
 
 @pytest.mark.skipif(not SHARED.is_file(), reason="the ImageNet weights are not beside the project")
 def test_imagenet_weights():
-    graphdef, state = nnx.split(abstract_backbone(SPECS["resnet50_v1"]))
+    graphdef, state = nnx.split(abstract_backbone(BACKBONES["resnet50_v1"]))
     loaded = load_backbone(SHARED, state)
     assert loaded.left_out == [] and loaded.count == 265
     image = np.random.default_rng(0).uniform(0, 255, (1, 64, 48, 3)).astype(np.float32)

@@ -7,12 +7,12 @@ from flax import nnx
 from psdiff_jax.convert.backbone import convert_backbone, load_backbone
 from psdiff_jax.convert.swin import resize_table, timm_names, torchvision_names, transformers_names
 from psdiff_jax.errors import InputError
-from psdiff_jax.models.backbones import SPECS, abstract_backbone
+from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.weights import flatten_state, save_npz
 
 from . import published
 
-SPEC = SPECS["swin_toy"]
+SPEC = BACKBONES["swin_toy"]
 
 
 @pytest.fixture(scope="module")

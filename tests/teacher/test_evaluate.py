@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from psdiff_jax.data.schema import Annotations, Queries
 from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.protocols import make_protocols
+from psdiff_jax.options import read
 from psdiff_jax.teacher import evaluate as teacher_evaluation
 from psdiff_jax.teacher.evaluate import RESULT, evaluate_teacher
+from psdiff_jax.teacher.options import TeacherOptions
 
 PEOPLE, IMAGES = 6, 30
 
@@ -49,11 +51,12 @@ class Dataset:
         return Queries(a.image_names, np.concatenate(a.boxes), np.concatenate(a.person_ids), a.cameras, a.frames)
 
 
-def config_of(path, dim):
-    return ConfigDict({
-        "seed": 0, "teacher": {"kind": "file", "file": str(path), "folder": ""}, "model": {"embedding_dim": dim},
-        "evaluate": {"protocols": ("whole", "cross_camera")}, "data": {"threads": 1},
-    })  # fmt: skip
+def evaluate(path, workdir, dataset, dim=16, protocols=("whole", "cross_camera"), kind="file", train_set=None):
+    options = read(TeacherOptions, {"kind": kind, "file": str(path)}, "config.teacher")
+    made = make_protocols(protocols, dataset.annotations("gallery"), dataset.queries(), galleries=dataset.galleries)
+    return evaluate_teacher(
+        options, workdir, dataset, made, folder=workdir / "teacher", embedding_dim=dim, train_set=train_set
+    )
 
 
 def write(path, dataset, noise, width=16):
@@ -73,8 +76,7 @@ def write(path, dataset, noise, width=16):
 
 def test_a_perfect_teacher_scores_one(tmp_path, capsys):
     dataset = Dataset()
-    config = config_of(write(tmp_path / "t.npz", dataset, 0.01), 16)
-    result = evaluate_teacher(config, tmp_path, dataset)
+    result = evaluate(write(tmp_path / "t.npz", dataset, 0.01), tmp_path, dataset)
     assert result == json.loads((tmp_path / RESULT).read_text()) and result["pca"] is None
     assert set(result["reid"]) == {"cross-camera", "any camera"} and result["embeddings"] == ["16-d"]
     for rule in result["reid"].values():
@@ -91,7 +93,7 @@ def test_numbers_are_those_of_a_plain_ranking_and_the_pca_stands_beside(tmp_path
     """Of a noisy teacher: AP by sorting, with the rule's crops left out; the loss is the difference of the two rows."""
     dataset = Dataset()
     path = write(tmp_path / "t.npz", dataset, 2.0)
-    result = evaluate_teacher(config_of(path, 3), tmp_path, dataset)
+    result = evaluate(path, tmp_path, dataset, 3)
     rows = np.load(path)["embedding"][2 * IMAGES :]
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     ids, image = np.concatenate(dataset.ids["gallery"]), np.repeat(np.arange(IMAGES), 2)
@@ -115,23 +117,20 @@ def test_where_nobody_was_seen_by_two_cameras_there_is_no_cross_camera_row(tmp_p
     many.ids["gallery"] = [np.asarray([100 + person, 103 + person]) for person in people]
     many.cameras = people.astype(np.int32)
     for dataset in (one, many):
-        config = config_of(write(tmp_path / "t.npz", dataset, 0.01), 16)
-        config.evaluate.protocols = ("whole",)
-        assert set(evaluate_teacher(config, tmp_path, dataset)["reid"]) == {"any camera"}
+        result = evaluate(write(tmp_path / "t.npz", dataset, 0.01), tmp_path, dataset, protocols=("whole",))
+        assert set(result["reid"]) == {"any camera"}
 
 
 def test_a_protocol_that_the_dataset_cannot_serve_is_told_before_anything_is_opened(tmp_path):
-    config = config_of(tmp_path / "nowhere.npz", 16)
-    config.evaluate.protocols = ("listed:50",)
     with pytest.raises(InputError, match="the dataset has no galleries of its own"):
-        evaluate_teacher(config, tmp_path, Dataset())
+        evaluate(tmp_path / "nowhere.npz", tmp_path, Dataset(), protocols=("listed:50",))
 
 
 def test_a_dataset_without_queries_is_named(tmp_path):
     dataset = Dataset()
     dataset.queries = lambda: ()
     with pytest.raises(InputError, match="dataset memory has no queries"):
-        evaluate_teacher(config_of("t.npz", 16), tmp_path, dataset)
+        evaluate_teacher(TeacherOptions(), tmp_path, dataset, (), folder=tmp_path, embedding_dim=16)
 
 
 def test_a_teacher_is_trained_on_the_train_set_with_the_runs_writer_and_mesh(tmp_path, monkeypatch):
@@ -152,9 +151,7 @@ def test_a_teacher_is_trained_on_the_train_set_with_the_runs_writer_and_mesh(tmp
 
     monkeypatch.setattr(teacher_evaluation, "open_teacher", open_teacher)
     monkeypatch.setattr(teacher_evaluation, "open_targets", open_targets)
-    config = config_of("", 16)
-    config.teacher.kind = "trained"
-    result = evaluate_teacher(config, tmp_path, dataset, train_set)
+    result = evaluate("", tmp_path, dataset, kind="trained", train_set=train_set)
     assert seen["given"] is train_set and seen["folder"] == tmp_path / "teacher" and seen["seed"] == 0
     assert seen["fit"].keywords["prefix"] == "teacher" and seen["fit"].keywords["mesh"].size >= 1
     assert result["teacher"] == {"kind": "trained", "source": "one-hot", "dim": 16}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from psdiff_jax.config import from_values
 from psdiff_jax.configs.base import get_config
 from psdiff_jax.data.schema import Annotations
 from psdiff_jax.errors import InputError
@@ -32,7 +33,7 @@ from psdiff_jax.teacher.step import (
 from psdiff_jax.teacher.train import open_targets, open_teacher, train_teacher
 
 from .test_train import CONFIG as SMALL
-from .test_train import SWIN, striped_people
+from .test_train import SWIN, options_of, striped_people
 
 CONFIG = {"backbone": "tiny", "embedding_dim": 48, "crop_size": (32, 16), "steps": 0}
 
@@ -80,17 +81,17 @@ def backbone_file(tmp_path, name="tiny", seed=3):
 def test_teachers_brought_along_are_loaded_by_their_kind(kind, size, rest, monkeypatch, tmp_path):
     monkeypatch.setattr(onnx_teacher, "load_onnx", colour_teacher)
     monkeypatch.setitem(sys.modules, "psdiff_jax.teacher.convert", SimpleNamespace(load_teacher=colour_teacher))
-    config = {"kind": kind, "file": "x.bin", "crop_size": (32, 16), "preprocessing": "unit"}
-    teacher = open_teacher(config, Dataset(), tmp_path)
+    options = options_of({"kind": kind, "file": "x.bin", "crop_size": (32, 16), "preprocessing": "unit"})
+    teacher = open_teacher(options, Dataset(), tmp_path)
     assert (teacher.dim, teacher.crop_size, teacher.hash) == (3, size, f"x.bin{rest}")
 
     dataset = Dataset()
-    own = open_targets(config, dataset, tmp_path, ("gallery",), embedding_dim=None)
+    own = open_targets(options, dataset, tmp_path, ("gallery",), embedding_dim=None)
     assert own.dim == 3
-    narrow = open_targets(config, dataset, tmp_path, ("gallery",), embedding_dim=2)
+    narrow = open_targets(options, dataset, tmp_path, ("gallery",), embedding_dim=2)
     assert narrow.dim == 2 and (tmp_path / "projection.npz").is_file()
     # An independent PCA: the two main directions of the train split's embeddings, found by an SVD of the rows.
-    train = open_targets(config, dataset, tmp_path, embedding_dim=None).all("train")
+    train = open_targets(options, dataset, tmp_path, embedding_dim=None).all("train")
     directions = np.linalg.svd(train - train.mean(0))[2][:2]
     expected = (own.all("gallery") - train.mean(0)) @ directions.T
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
@@ -107,9 +108,9 @@ def test_embeddings_of_a_file_are_projected_too_and_are_no_network(tmp_path):
         box_xywh=np.tile(np.float32([0, 0, 10, 20]), (16, 1)),
         embedding=rng.normal(size=(16, 6)),
     )
-    config = {"kind": "file", "file": str(tmp_path / "t.npz")}
-    assert open_targets(config, dataset, tmp_path, ("gallery",), embedding_dim=6).dim == 6
-    targets = open_targets(config, dataset, tmp_path, ("gallery",), embedding_dim=4)
+    options = options_of({"kind": "file", "file": str(tmp_path / "t.npz")})
+    assert open_targets(options, dataset, tmp_path, ("gallery",), embedding_dim=6).dim == 6
+    targets = open_targets(options, dataset, tmp_path, ("gallery",), embedding_dim=4)
     assert targets.dim == 4 and targets.lookup("gallery", 3).shape == (1, 4)
     np.testing.assert_allclose(np.linalg.norm(targets.all("gallery"), axis=1), 1, atol=1e-5)
     np.savez(
@@ -119,18 +120,18 @@ def test_embeddings_of_a_file_are_projected_too_and_are_no_network(tmp_path):
         embedding=rng.normal(size=(8, 6)),
     )
     with pytest.raises(InputError, match=r"no embedding for train0\.png .*PCA to 4-d is fitted on the train split.*=6"):
-        open_targets(config, dataset, tmp_path, ("gallery",), embedding_dim=4)
+        open_targets(options, dataset, tmp_path, ("gallery",), embedding_dim=4)
     with pytest.raises(InputError, match=r"kind=file: .*t\.npz holds embeddings, not a network"):
-        open_teacher(config, dataset, tmp_path)
+        open_teacher(options, dataset, tmp_path)
 
 
 def test_a_backbone_alone_is_a_teacher_of_its_own_width(tmp_path):
     """What ImageNet's features are worth: pooled, of unit length, no head and a neck that changes nothing."""
     path, values = backbone_file(tmp_path)
-    state = new_state(TeacherOptions.from_config(CONFIG | {"init_from": path}))
+    state = new_state(options_of(CONFIG | {"init_from": path}))
     for name, value in values.items():
         np.testing.assert_array_equal(flatten_state(state)[f"backbone/{name}"], value.astype(np.float32))
-    teacher = train_teacher(CONFIG | {"init_from": path}, Dataset(), tmp_path / "w")
+    teacher = train_teacher(options_of(CONFIG | {"init_from": path}), Dataset(), tmp_path / "w")
     crops = np.random.default_rng(0).integers(0, 256, (4, 32, 16, 3), np.uint8)
     graphdef = nnx.graphdef(abstract_backbone(teacher.options.spec()))
     maps = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state["backbone"], crops.astype(np.float32))
@@ -139,12 +140,12 @@ def test_a_backbone_alone_is_a_teacher_of_its_own_width(tmp_path):
     np.testing.assert_allclose(teacher.embed(crops), expected, atol=1e-5)
     assert "backbone.npz" in teacher.as_crop_teacher().title
     with pytest.raises(InputError, match=r"steps=0: .*backbone\.npz is a backbone alone.*embedding_dim=48"):
-        new_state(TeacherOptions.from_config(CONFIG | {"init_from": path, "embedding_dim": 32}))
+        new_state(options_of(CONFIG | {"init_from": path, "embedding_dim": 32}))
 
 
 def test_a_swin_is_a_backbone_of_a_teacher_too():
     """Pooled and projected like any other; in training only the neck has statistics. (No compiled step: it is slow.)"""
-    options = TeacherOptions.from_config(SMALL | {"backbone": SWIN})
+    options = options_of(SMALL | {"backbone": SWIN})
     state, crops = new_state(options), striped_people().crops[:8]
     names = flatten_state(state)
     assert "backbone/stages/0/blocks/0/attn/bias_table" in names and names["project/kernel"].shape == (16, 12)
@@ -169,8 +170,8 @@ def test_a_swin_is_a_backbone_of_a_teacher_too():
 def test_the_memory_begins_with_what_training_will_see(tmp_path):
     """By the batch's statistics, also where a teacher is fine-tuned that has running ones of other crops."""
     crops = striped_people(unlabelled=0)
-    save_npz(tmp_path / "t.npz", new_state(TeacherOptions.from_config(SMALL)))
-    options = TeacherOptions.from_config(SMALL | {"init_from": str(tmp_path / "t.npz")})
+    save_npz(tmp_path / "t.npz", new_state(options_of(SMALL)))
+    options = options_of(SMALL | {"init_from": str(tmp_path / "t.npz")})
     graphdef, state = create_state(options, crops, BalancedBatches(crops, 16, 2))
     apply = jax.jit(lambda p, s, c: apply_teacher(graphdef, p, s, c, True)[0])
     embeddings = np.asarray(apply(state.params, state.stats, crops.crops))
@@ -192,7 +193,7 @@ def test_step_decay_is_torchs():
 
 def test_negatives_that_no_batch_replaces_are_left_out():
     crops = striped_people(unlabelled=5)
-    options = TeacherOptions.from_config(SMALL | {"negatives": 4})
+    options = options_of(SMALL | {"negatives": 4})
     sizes = [
         create_state(options, crops, BalancedBatches(crops, 16, 2, unlabelled=count))[1].memory.negatives.shape
         for count in (2, 0)
@@ -211,7 +212,8 @@ def test_what_does_not_change_a_teacher_does_not_train_it_again(tmp_path, monkey
     path, _ = backbone_file(tmp_path)
     config = CONFIG | {"init_from": path}
     monkeypatch.setenv("HOME", str(tmp_path))
-    train_teacher(config | {"init_from": "~/backbone.npz"}, Dataset(), tmp_path / "w")
+    home = from_values({"teacher": config | {"init_from": "~/backbone.npz"}}).teacher
+    train_teacher(home, Dataset(), tmp_path / "w")
     stamp = (tmp_path / "w" / "teacher.npz").stat().st_mtime_ns
-    train_teacher(config | {"whiten": True, "preprocessing": "unit"}, Dataset(), tmp_path / "w")
+    train_teacher(options_of(config | {"whiten": True, "preprocessing": "unit"}), Dataset(), tmp_path / "w")
     assert (tmp_path / "w" / "teacher.npz").stat().st_mtime_ns == stamp

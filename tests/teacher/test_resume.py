@@ -11,10 +11,10 @@ from psdiff_jax.teacher.train import train_teacher
 from psdiff_jax.training.loop import fit as plain_fit
 
 from .test_train import CONFIG as SMALL
-from .test_train import Dataset, striped_people
+from .test_train import Dataset, options_of, striped_people
 
 CONFIG = SMALL | {
-    "steps": 8, "people": 8, "unlabelled": 4, "negatives": 7, "erase": 0.5, "jitter": 0.1, "checkpoint_every": 3,
+    "steps": 8, "identities": 8, "unlabelled": 4, "negatives": 7, "erase": 0.5, "jitter": 0.1, "checkpoint_every": 3,
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ def train(folder, hooks=()):
         return state
 
     crops = striped_people()
-    return train_teacher(CONFIG, Dataset(crops), folder, crops=crops, fit=fit), end
+    return train_teacher(options_of(CONFIG), Dataset(crops), folder, crops=crops, fit=fit), end
 
 
 @pytest.fixture(scope="module")
@@ -70,4 +70,4 @@ def test_a_batch_that_devices_cannot_share_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_training.jax, "device_count", lambda: 3)
     crops = striped_people(people=4, unlabelled=0)  # fewer than the config asks for, of both
     with pytest.raises(InputError, match=r"batches of 8 crops \(.*here 4 x 2 \+ 0\) do not divide by 3 devices"):
-        train_teacher(CONFIG, Dataset(crops), tmp_path, crops=crops)
+        train_teacher(options_of(CONFIG), Dataset(crops), tmp_path, crops=crops)
