@@ -3,8 +3,9 @@
     python -m psdiff_jax.main --config configs/prw.py --config.data.root=DIR --workdir runs/prw \\
         --config.model.backbone_weights=RESNET50
 
-DIR holds `frames/`, `annotations/`, ... (datasets/prw/README.md). `configs/prw.py:paper` is the paper's setting to the letter (docs/paper.md). For an accelerator; not run yet, for want of
-one and of the whole dataset (`configs/prw_c6s1.py` is one camera of it).
+DIR holds `frames/`, `annotations/`, ... (datasets/prw/README.md). `configs/prw.py:paper` is the paper's setting to the
+letter (docs/paper.md). For an accelerator; not run yet, for want of one and of the whole dataset (`configs/prw_c6s1.py`
+is one camera of it).
 """
 
 from ml_collections import ConfigDict
