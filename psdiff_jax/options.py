@@ -60,8 +60,9 @@ class Option:
 
     @property
     def type_name(self) -> str:
-        if get_origin(self.type) is Literal:
-            return " | ".join(map(str, get_args(self.type)))
+        choices = _choices(self.type)
+        if choices:
+            return " | ".join(map(str, choices)) + ", ..." * (get_origin(self.type) is tuple)
         return self.type.__name__ if isinstance(self.type, type) and not get_args(self.type) else str(self.type)
 
     def checked(self, value: Any) -> Any:
@@ -71,12 +72,10 @@ class Option:
           InputError: it is of another type, or beyond the limits.
         """
         value = _typed(value, self.type)
-        if get_origin(self.type) is Literal:
-            choices = get_args(self.type)
-            if value not in choices or isinstance(value, bool):
-                raise InputError(f"{self.key}={value!r}: choose one of {', '.join(map(str, choices))}")
-        elif not _fits(value, self.type):
-            raise InputError(f"{self.key}={value!r}: expected {self.type_name}, such as {self.value!r}")
+        if not _fits(value, self.type):
+            choices = _choices(self.type)
+            wanted = f"choose from {', '.join(map(str, choices))}" if choices else f"expected {self.type_name}"
+            raise InputError(f"{self.key}={value!r}: {wanted}")
         if self.limits and not self.limits.holds(value):
             raise InputError(f"{self.key}={value!r}: {self.limits}")
         return value
@@ -123,8 +122,12 @@ def read(cls: type[T], values: Mapping[str, Any], key: str = "config") -> T:
         if name not in fields:
             raise InputError(f"{key}.{name}: no such key in {key}; {nearest(name, fields)}")
         option = fields[name]
-        group = isinstance(option.type, type) and dataclasses.is_dataclass(option.type)
-        found[name] = read(option.type, value, option.key) if group else option.checked(value)
+        if not dataclasses.is_dataclass(option.type):
+            found[name] = option.checked(value)
+        elif hasattr(value, "items"):
+            found[name] = read(option.type, value, option.key)
+        else:
+            raise InputError(f"{option.key}={value!r}: expected a group of keys")
     options = cls(**found)
 
     def need(holds: bool, name: str, what: str) -> None:
@@ -140,6 +143,12 @@ def nearest(name: str, names: Mapping[str, Any]) -> str:
     """A hint at the known name that an unknown one may mean."""
     near = difflib.get_close_matches(name, list(names), 1)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}"
+
+
+def _choices(wanted: Any) -> tuple[Any, ...]:
+    """The values of a Literal, or of a tuple of them; () for another type."""
+    inner = get_args(wanted)[0] if get_origin(wanted) is tuple else wanted
+    return get_args(inner) if get_origin(inner) is Literal else ()
 
 
 def _typed(value: Any, wanted: Any) -> Any:
@@ -165,6 +174,8 @@ def _fits(value: Any, wanted: Any) -> bool:
             return False
         each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         return len(value) == len(each) and all(_fits(v, part) for v, part in zip(value, each, strict=True))
+    if origin is Literal:
+        return value in parts and not isinstance(value, bool)
     if isinstance(value, bool) and wanted is not bool:
         return False
     return wanted is Any or isinstance(value, origin or wanted)
