@@ -1,10 +1,10 @@
-"""Contact sheets of synthetic street scenes, for a person to look at.
+"""Contact sheets of synthetic street scenes, for visual inspection.
 
     python scripts/show_street.py --out /tmp/street --preset tiny --scenes 24
     python scripts/show_street.py --out /tmp/street --preset full --scenes 4 --source people.tar --people 8
 
-Writes scenes.png (a sheet, one column a camera, boxes when asked for) and people.png (one row a test identity, all
-its sightings in the gallery).
+Writes scenes.png (one column per camera, with boxes if asked for) and people.png (one row per test identity, with its
+crops from the gallery).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from psdiff_jax.datasets.synthetic_street import PRESETS, Scene, Street, StreetO
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the pictures")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write to")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny")
     parser.add_argument("--scenes", type=int, default=24, help="scenes on the sheet")
-    parser.add_argument("--people", type=int, default=12, help="test identities on the second sheet (0: no such sheet)")
+    parser.add_argument("--people", type=int, default=12, help="test identities in people.png (0: not written)")
     parser.add_argument("--split", choices=("train", "gallery"), default="gallery")
     parser.add_argument("--source", default="drawn", help="'drawn', or a folder or tar of cut-outs")
-    parser.add_argument("--identities", type=int, nargs=2, metavar=("TRAIN", "TEST"), help="other numbers of people")
+    parser.add_argument("--identities", type=int, nargs=2, metavar=("TRAIN", "TEST"), help="numbers of identities")
     parser.add_argument("--cameras", type=int, help="another number of cameras")
     parser.add_argument("--camera-seed", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
@@ -50,20 +50,20 @@ def main() -> None:
 
 def scene_sheet(scenes: list[Scene], columns: int, boxes: bool) -> np.ndarray:
     """uint8 RGB [H, W, 3]: scenes in rows of `columns`."""
-    pictures = []
+    images = []
     for scene in scenes:
-        picture = scene.image.copy()
-        for box, person in zip(scene.boxes, scene.person_ids, strict=True) if boxes else ():
+        image = scene.image.copy()
+        for box, person_id in zip(scene.boxes, scene.person_ids, strict=True) if boxes else ():
             x0, y0, x1, y1 = (int(v) for v in box)
-            cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), (60, 220, 60) if person >= 0 else (190, 190, 190), 1)
-        pictures.append(np.pad(picture, ((0, 2), (0, 2), (0, 0)), constant_values=255))
-    columns = min(columns, len(pictures))
-    pictures += [np.full_like(pictures[0], 255)] * (-len(pictures) % columns)
-    return np.vstack([np.hstack(pictures[k : k + columns]) for k in range(0, len(pictures), columns)])
+            cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), (60, 220, 60) if person_id >= 0 else (190, 190, 190), 1)
+        images.append(np.pad(image, ((0, 2), (0, 2), (0, 0)), constant_values=255))
+    columns = min(columns, len(images))
+    images += [np.full_like(images[0], 255)] * (-len(images) % columns)
+    return np.vstack([np.hstack(images[k : k + columns]) for k in range(0, len(images), columns)])
 
 
 def people_sheet(street: Street, people: int, most: int = 10) -> np.ndarray:
-    """uint8 RGB [H, W, 3]: a row a test identity, its crops from the gallery side by side."""
+    """uint8 RGB [H, W, 3]: one row per test identity, its crops from the gallery side by side."""
     tall, wide = round(street.options.size[0] * 0.7), round(street.options.size[0] * 0.35)
     rows = []
     for number in range(min(people, street.options.test_identities)):
@@ -82,9 +82,9 @@ def people_sheet(street: Street, people: int, most: int = 10) -> np.ndarray:
     return np.vstack(rows)
 
 
-def _write(path: pathlib.Path, picture: np.ndarray, zoom: int) -> None:
-    picture = cv2.resize(picture, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
-    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+def _write(path: pathlib.Path, image: np.ndarray, zoom: int) -> None:
+    image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     print(path)
 
 

@@ -1,11 +1,12 @@
-"""Is a copy of a dataset intact? Counts against the published ones, and everything that is wrong with it.
+"""Checks whether a copy of a dataset is complete and undamaged.
 
     python scripts/validate_dataset.py --name prw --root DIR [--option key=value ...] [--quick] [--all]
         [--html FILE] [--json FILE]
     python scripts/validate_dataset.py --config configs/prw_c6s1.py --root DIR
 
-Reads the folder as a build does, then decodes every photograph. Exit status: 0 fine (warnings and known dirt included),
-1 errors, or counts that differ from the published ones, 2 wrong usage or nothing to read.
+Reads the folder as a build does, compares counts with the published ones, and decodes every image. Exit status: 0 no
+errors (at most warnings and known defects), 1 errors, or counts that differ from the published ones, 2 wrong usage or
+nothing to read.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import ast
 import json
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from psdiff_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from psdiff_jax.datasets.validation import Validation
 
 EXAMPLES = 3
 
@@ -37,8 +41,8 @@ def options_of(pairs: list[str]) -> dict[str, Any]:
 
 
 def what_to_validate(arguments: argparse.Namespace) -> tuple[str, str, dict[str, Any]]:
-    """(name, root, options): those of the config file, replaced by what the command names. Another --name than the
-    config's leaves the config's folder and options behind."""
+    """(name, root, options): those of the config file, overridden by the command line. With a --name other than the
+    config's, the config's folder and options are not used."""
     name, root, options = arguments.name, arguments.root, {}
     if arguments.config:
         data = _config_data(arguments.config)
@@ -60,9 +64,9 @@ def _config_data(name: str) -> Any:
         raise InputError(f"--config {name}: {type(error).__name__}: {error}") from error
 
 
-def text_of(validation: Any, examples: int | None = EXAMPLES) -> str:
+def text_of(validation: Validation, examples: int | None = EXAMPLES) -> str:
     """The tables as text; `examples` of each kind of finding, None: all."""
-    rows = [("", "found", "published" * bool(validation.contents.published), "")]
+    rows = [("", "found", "published" * bool(validation.dataset.published), "")]
     rows += [
         (c.key, f"{c.found:,}", "" if c.published is None else f"{c.published:,}", c.verdict) for c in validation.counts
     ]
@@ -73,12 +77,12 @@ def text_of(validation: Any, examples: int | None = EXAMPLES) -> str:
         lines += [f"{'':16}{finding}" for finding in kind.findings[:examples]]
         left = len(kind.findings) - len(kind.findings[:examples])
         lines += [f"{'':16}and {left:,} more; --all lists them"] * bool(left)
-    looked = "" if validation.decoded is None else f", {validation.decoded:,} photographs decoded"
-    return "\n".join([*lines, "", f"{validation.verdict}  [{validation.seconds:.1f} s{looked}]"])
+    decoded = "" if validation.decoded is None else f", {validation.decoded:,} images decoded"
+    return "\n".join([*lines, "", f"{validation.verdict}  [{validation.seconds:.1f} s{decoded}]"])
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses wrong usage in one line, as everything else is refused."""
+    """Reports wrong usage in one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
@@ -95,10 +99,10 @@ def parse() -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="an option of the dataset, as config.data.builder.KEY; may be repeated",
     )
-    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="take name, root and options from an experiment")
-    parser.add_argument("--quick", action="store_true", help="do not decode the photographs")
+    parser.add_argument("--config", metavar="FILE[:VARIANT]", help="use name, root and options of an experiment")
+    parser.add_argument("--quick", action="store_true", help="do not decode the images")
     parser.add_argument("--all", action="store_true", help=f"print every finding, not {EXAMPLES} of each kind")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="a page with the tables and sample photographs")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="a page with the tables and sample images")
     parser.add_argument("--json", type=Path, metavar="FILE", help="counts and all findings")
     return parser.parse_args()
 
@@ -108,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     name, root, options = what_to_validate(arguments)
     for path in filter(None, (arguments.html, arguments.json)):
         _check_writable(path)
-    from psdiff_jax.datasets.validation.validate import validate
+    from psdiff_jax.datasets.validation import validate
     from psdiff_jax.files import write_atomically
 
     validation = validate(name, root, options, decode=not arguments.quick)
@@ -132,7 +136,7 @@ def main() -> int:
 
 
 def _check_writable(path: Path) -> None:
-    """Minutes before it is written."""
+    """Raises InputError now rather than minutes later, when the file would be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():

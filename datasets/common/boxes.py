@@ -1,43 +1,56 @@
-"""From an annotated rectangle to a box inside its photograph."""
+"""Annotated boxes (xywh) to boxes clipped to their image (xyxy), and boxes as text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
 
 import numpy as np
 
-from psdiff_jax.datasets.common import checks
-from psdiff_jax.datasets.common.records import ERROR, WARNING, Contents
+from psdiff_jax.datasets.common.records import ERROR, WARNING, RawDataset
+
+MALFORMED_BOX = "box of other than four finite numbers"
+BOX_OUTSIDE = "box outside its image"
+BOX_WITHOUT_AREA = "box without area"
 
 
-def place_box(
-    contents: Contents, where: str, rectangle: Sequence[float], size: tuple[int, int], image: str, outside: str = ERROR
+def clip_xywh(
+    dataset: RawDataset,
+    where: str,
+    xywh: Iterable[float],
+    size: tuple[int, int],
+    image: str,
+    *,
+    outside: str = ERROR,
+    empty: str = WARNING,
+    advice: str = "correct or remove it",
 ) -> np.ndarray | None:
-    """A rectangle cut at the border of its photograph: float32 [4] xyxy; None for one that cannot be used, with a
-    finding about it.
+    """An annotated box clipped to its image: float32 [4] xyxy. None, with a finding, for a box that cannot be used.
 
     Args:
-      contents: takes the findings; where: file and record, for them; image: the photograph's name, for them.
-      rectangle: x, y, width, height in pixels, (0, 0) being the photograph's corner.
-      size: (height, width) of the photograph.
-      outside: level of the finding about a rectangle that lies entirely outside.
+      dataset: takes the findings; where: file and record, for them; image: the image's name, for them.
+      xywh: x, y, width, height in pixels; the image's corner is (0, 0).
+      size: (height, width) of the image.
+      outside: level of the finding for a box that lies entirely outside; empty: for one of no width or height.
+      advice: what to do about an error.
     """
-    left, top, width, height = rectangle
-    sides = size[1], size[0]
-    edges = (max(left, 0.0), max(top, 0.0), min(left + width, sides[0]), min(top + height, sides[1]))
+    x, y, width, height = (float(value) for value in xywh)
+    edges = (max(x, 0.0), max(y, 0.0), min(x + width, size[1]), min(y + height, size[0]))
     box = np.asarray(edges, np.float32)
-    if width > 0 and height > 0 and box[0] < box[2] and box[1] < box[3]:
+    has_area = width > 0 and height > 0
+    if not all(map(math.isfinite, (x, y, width, height))):
+        level, check, fault = ERROR, MALFORMED_BOX, "is not four finite numbers"
+    elif has_area and box[0] < box[2] and box[1] < box[3]:
         return box
-    text = f"the box {[round(float(value), 3) for value in rectangle]} (x y width height)"
-    if width > 0 and height > 0 and (edges[0] >= edges[2] or edges[1] >= edges[3]):
-        fate = "correct or remove it" if outside == ERROR else "it is left out"
-        contents.note(
-            outside,
-            checks.BOX_OUTSIDE,
-            where,
-            f"{text} lies outside its {sides[0]} x {sides[1]} photograph; {fate}",
-            image,
-        )
-    else:  # also a sliver that is nothing in float32
-        contents.note(WARNING, checks.BOX_WITHOUT_AREA, where, f"{text} has no area and is left out", image)
+    elif has_area and (edges[0] >= edges[2] or edges[1] >= edges[3]):
+        level, check, fault = outside, BOX_OUTSIDE, f"lies outside its {size[1]} x {size[0]} image"
+    else:  # also a box so thin that float32 rounds its sides to the same value
+        level, check, fault = empty, BOX_WITHOUT_AREA, "has no area"
+    fate = advice if level == ERROR else "it is left out"
+    dataset.note(level, check, where, f"the box {box_text((x, y, width, height), 'xywh')} {fault}; {fate}", image)
     return None
+
+
+def box_text(box: Iterable[float], layout: str = "xyxy") -> str:
+    """ "[5, 6, 10.5, 20] (xyxy)"."""
+    return f"[{', '.join(f'{value:g}' for value in box)}] ({layout})"

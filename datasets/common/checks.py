@@ -1,7 +1,7 @@
-"""What can be said of any dataset, whatever its format: annotations alone, no pixels.
+"""Checks of annotations that apply to any dataset, whatever its format. No pixels are read.
 
-Readers note what they see in their own files under the same names of checks where they can say it better: what a
-reader has noted of a photograph, `check` does not note of it again.
+Readers use the same names of checks for faults that they can describe better from their own files: what a reader has
+noted about an image, `check` does not note about it again.
 """
 
 from __future__ import annotations
@@ -10,25 +10,20 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-from psdiff_jax.datasets.common.records import ERROR, WARNING, Contents, Query, Scene
-from psdiff_jax.evaluation.detection import box_iou
+from psdiff_jax.datasets.common.boxes import box_text
+from psdiff_jax.datasets.common.records import ERROR, WARNING, AnnotatedImage, Query, RawDataset, identities
+from psdiff_jax.ops.boxes import box_iou
 
 # names that readers use too
-NO_PHOTOGRAPH = "missing or unreadable photograph"
-NO_ANNOTATION = "missing or unreadable annotation"
-BOX_OUTSIDE = "box outside its photograph"
-BOX_WITHOUT_AREA = "box without area"
-TWICE_IN_SPLIT = "photograph twice in a split"
-BOTH_SPLITS = "photograph in both splits"
-PERSON_TWICE, SAME_BOX = "person twice in a photograph", "same box twice"
-QUERY_OUTSIDE_GALLERY = "query photograph not in the gallery"
+TWICE_IN_SPLIT = "image twice in a split"
+BOTH_SPLITS = "image in both splits"
+PERSON_TWICE, SAME_BOX = "identity twice in an image", "same box twice"
+QUERY_OUTSIDE_GALLERY, QUERY_UNLABELLED = "query image not in the gallery", "query without identity"
 
-NO_PHOTOGRAPHS, NO_BOXES = "split without photographs", "split without boxes"
-NO_QUERIES, FEW_PEOPLE = "no queries", "fewer than two identities"
-SHARED_PEOPLE = "identities in both splits"
-TINY, WHOLE = "tiny box", "box over the whole photograph"
-NO_OTHER, QUERY_BOX = "query without another photograph", "query box is no gallery box"
-QUERY_UNLABELLED = "query without identity"
+NO_IMAGES, NO_BOXES, NO_QUERIES = "split without images", "split without boxes", "no queries"
+FEW_IDENTITIES, SHARED_IDENTITIES = "fewer than two identities", "identities in both splits"
+TINY, FULL_IMAGE = "tiny box", "box over the full image"
+NO_POSITIVES, QUERY_BOX = "query without positives", "query box is no gallery box"
 COUNTS = "count differs from the published one"
 
 TINY_SIDE = 2.0  # pixels
@@ -36,193 +31,139 @@ SAME_BOX_IOU = 0.95
 SAME_PERSON_IOU = 0.5
 
 
-def check(contents: Contents) -> None:
+def check(dataset: RawDataset) -> None:
     """Adds findings.
 
-    Errors: nothing can be built, or one photograph would be two. Warnings: identities in both splits, one person twice
-    in a photograph, queries that must score 0, boxes that look wrong, and counts that are not the published ones (a
-    knowingly partial copy can be built; scripts/validate_dataset.py then ends with status 1).
+    Errors: nothing can be built, or one image would be two. Warnings: identities in both splits, an identity twice in
+    an image, queries that must score 0, boxes that look wrong, and counts that differ from the published ones (a
+    partial copy can be built on purpose; scripts/validate_dataset.py then exits with status 1).
     """
-    noted = {(finding.check, finding.image) for finding in contents.findings if finding.image}
-    before = len(contents.findings)
-    for split, scenes in (("train", contents.train), ("gallery", contents.gallery)):
-        _check_split(contents, split, scenes)
-    for scene in [*contents.train, *contents.gallery]:
-        _check_boxes(contents, scene)
-    _check_across_splits(contents)
-    _check_queries(contents)
-    _check_galleries(contents)
-    _check_counts(contents)
-    contents.findings[before:] = [f for f in contents.findings[before:] if (f.check, f.image) not in noted]
+    noted = {(finding.check, finding.image) for finding in dataset.findings if finding.image}
+    before = len(dataset.findings)
+    for split, images in dataset.splits.items():
+        _check_split(dataset, split, images)
+    for image in dataset.images:
+        _check_boxes(dataset, image)
+    _check_across_splits(dataset)
+    _check_queries(dataset)
+    _check_galleries(dataset)
+    _check_counts(dataset)
+    dataset.findings[before:] = [f for f in dataset.findings[before:] if (f.check, f.image) not in noted]
 
 
 def same_boxes(boxes: np.ndarray, person_ids: np.ndarray) -> list[tuple[int, int]]:
-    """The pairs of rows, (earlier, later), that are the same box of the same person, or of somebody unlabelled."""
+    """Pairs of rows, (earlier, later), with the same box and the same person id (-1 included)."""
     if len(set(person_ids.tolist())) == len(person_ids):
         return []
-    same_person = person_ids[:, None] == person_ids[None]
-    same = np.triu(same_person & (box_iou(boxes, boxes) > SAME_BOX_IOU), k=1)
+    same_id = person_ids[:, None] == person_ids[None]
+    same = np.triu(same_id & (box_iou(boxes, boxes) > SAME_BOX_IOU), k=1)
     return [(int(first), int(second)) for first, second in np.argwhere(same)]
 
 
-def _check_split(contents: Contents, split: str, scenes: list[Scene]) -> None:
-    if not scenes:
-        searching = split == "train" and not contents.published  # one's own photographs, to search in only
-        level = WARNING if searching else ERROR
-        contents.note(level, NO_PHOTOGRAPHS, split, "there is no photograph in it; see what the dataset's card expects")
+def _check_split(dataset: RawDataset, split: str, images: list[AnnotatedImage]) -> None:
+    if not images:
+        search_only = split == "train" and not dataset.published  # the user's own images, to search in only
+        level = WARNING if search_only else ERROR
+        dataset.note(level, NO_IMAGES, split, "there is no image in it; see what the dataset's card expects")
         return
-    for name, count in Counter(scene.name for scene in scenes).items():
+    for name, count in Counter(image.name for image in images).items():
         if count > 1:
-            contents.note(ERROR, TWICE_IN_SPLIT, split, f"{name} stands there {count} times; remove all but one", name)
-    if not any(len(scene.boxes) for scene in scenes):
-        contents.note(WARNING, NO_BOXES, split, "no photograph has a box")
+            dataset.note(ERROR, TWICE_IN_SPLIT, split, f"{name} is listed {count} times; remove all but one", name)
+    if not any(len(image.boxes) for image in images):
+        dataset.note(WARNING, NO_BOXES, split, "no image has a box")
         return
-    people = _people(scenes)
-    if len(people) < 2:
-        who = f"every labelled box is person {next(iter(people))}" if people else "no box has an identity"
-        contents.note(WARNING, FEW_PEOPLE, split, f"{who}: there is nobody to tell apart")
+    ids = identities(images)
+    if len(ids) < 2:
+        what = f"every labelled box is person {next(iter(ids))}" if ids else "no box has an identity"
+        dataset.note(WARNING, FEW_IDENTITIES, split, f"{what}; re-identification needs two identities or more")
 
 
-def _check_boxes(contents: Contents, scene: Scene) -> None:
-    sides = scene.boxes[:, 2:] - scene.boxes[:, :2]
-    covers = (sides >= np.float32([scene.width, scene.height])).all(1)
+def _check_boxes(dataset: RawDataset, image: AnnotatedImage) -> None:
+    def note(check: str, what: str) -> None:
+        dataset.note(WARNING, check, image.path, what, image.name)
+
+    sides = image.boxes[:, 2:] - image.boxes[:, :2]
+    covers = (sides >= np.asarray([image.width, image.height], np.float32)).all(1)
     for check, wrong, what in (
         (TINY, (sides < TINY_SIDE).any(1), f"a side is shorter than {TINY_SIDE:g} pixels"),
-        (WHOLE, covers, f"it covers the {scene.width} x {scene.height} photograph"),
+        (FULL_IMAGE, covers, f"it covers the {image.width} x {image.height} image"),
     ):
         for row in np.flatnonzero(wrong):
-            contents.note(
-                WARNING,
-                check,
-                scene.path,
-                f"box {row + 1} {_text(scene.boxes[row])} of {_person(scene.person_ids[row])}: {what}",
-                scene.name,
-            )
-    for first, second in same_boxes(scene.boxes, scene.person_ids):
-        contents.note(
-            WARNING,
-            SAME_BOX,
-            scene.path,
-            f"boxes {first + 1} and {second + 1} {_text(scene.boxes[second])}"
-            f" of {_person(scene.person_ids[first])} are one; remove one of them",
-            scene.name,
-        )
-    for person_id, count in Counter(scene.person_ids[scene.person_ids >= 0].tolist()).items():
+            note(check, f"box {row + 1} {box_text(image.boxes[row])} of {_person(image.person_ids[row])}: {what}")
+    for first, second in same_boxes(image.boxes, image.person_ids):
+        which = f"boxes {first + 1} and {second + 1} {box_text(image.boxes[second])}"
+        note(SAME_BOX, f"{which} of {_person(image.person_ids[first])} are the same; remove one of them")
+    for person_id, count in Counter(image.person_ids[image.person_ids >= 0].tolist()).items():
         if count > 1:
-            contents.note(
-                WARNING,
-                PERSON_TWICE,
-                scene.path,
-                f"person {person_id} stands there {count} times; in search the first box counts",
-                scene.name,
-            )
+            note(PERSON_TWICE, f"person {person_id} has {count} boxes; search uses the first")
 
 
-def _check_across_splits(contents: Contents) -> None:
-    gallery = {scene.name: scene for scene in contents.gallery}
-    for scene in contents.train:
-        if scene.name in gallery:
-            contents.note(
-                ERROR,
-                BOTH_SPLITS,
-                scene.path,
-                f"{scene.name} is in train and in gallery; remove it from one",
-                scene.name,
-            )
-    both = _people(contents.train) & _people(contents.gallery)
-    if both:
-        person_id = min(both)
-        example = {
-            split: next(scene.name for scene in scenes if person_id in scene.person_ids)
-            for split, scenes in (("train", contents.train), ("gallery", contents.gallery))
-        }
-        asked = len({query.person_id for query in contents.queries} & both)
-        contents.note(
-            WARNING,
-            SHARED_PEOPLE,
-            "train and gallery",
-            f"{len(both)} identities are in both ({asked} of"
-            f" them are asked for), for example {person_id}, in {example['train']} and {example['gallery']};"
-            " numbers on people seen in training are too good",
-            example["gallery"],
+def _check_across_splits(dataset: RawDataset) -> None:
+    gallery_names = {image.name for image in dataset.gallery}
+    for image in dataset.train:
+        if image.name in gallery_names:
+            what = f"{image.name} is in train and in gallery; remove it from one"
+            dataset.note(ERROR, BOTH_SPLITS, image.path, what, image.name)
+    shared = identities(dataset.train) & identities(dataset.gallery)
+    if shared:
+        example = min(shared)
+        in_train, in_gallery = (
+            next(image.name for image in images if example in image.person_ids) for images in dataset.splits.values()
         )
-
-
-def _check_queries(contents: Contents) -> None:
-    if not contents.queries:
-        contents.note(
-            ERROR if contents.published else WARNING,
-            NO_QUERIES,
-            "queries",
-            "there is nobody to look for; see what the dataset's card expects",
+        queried = len({query.person_id for query in dataset.queries} & shared)
+        what = (
+            f"{len(shared)} identities are in both ({queried} of them are queries), for example {example}, in"
+            f" {in_train} and {in_gallery}; results on identities seen in training are optimistic"
         )
-    scenes = {scene.name: scene for scene in contents.gallery}
+        dataset.note(WARNING, SHARED_IDENTITIES, "train and gallery", what, in_gallery)
+
+
+def _check_queries(dataset: RawDataset) -> None:
+    if not dataset.queries:
+        level = ERROR if dataset.published else WARNING
+        dataset.note(level, NO_QUERIES, "queries", "there is no query; see what the dataset's card expects")
+    images = {image.name: image for image in dataset.gallery}
     shown = defaultdict(set)
-    for scene in contents.gallery:
-        for person_id in scene.person_ids.tolist():
-            shown[person_id].add(scene.name)
-    for number, query in enumerate(contents.queries, start=1):
+    for image in dataset.gallery:
+        for person_id in image.person_ids.tolist():
+            shown[person_id].add(image.name)
+    for number, query in enumerate(dataset.queries, start=1):
         where = f"query {number}, person {query.person_id} in {query.image_name}"
-        if query.image_name not in scenes:
-            contents.note(
-                ERROR,
-                QUERY_OUTSIDE_GALLERY,
-                where,
-                "the gallery does not hold this photograph; add it or drop the query",
-                query.image_name,
-            )
+        if query.image_name not in images:
+            what = "this image is not in the gallery; add it or drop the query"
+            dataset.note(ERROR, QUERY_OUTSIDE_GALLERY, where, what, query.image_name)
         elif query.person_id < 0:
-            contents.note(
-                ERROR,
-                QUERY_UNLABELLED,
-                where,
-                "nobody can be found by it; give it a person or drop it",
-                query.image_name,
-            )
+            what = "it has no person id; give it one or drop the query"
+            dataset.note(ERROR, QUERY_UNLABELLED, where, what, query.image_name)
         else:
-            _check_query(contents, where, query, scenes[query.image_name], shown[query.person_id])
+            _check_query(dataset, where, query, images[query.image_name], shown[query.person_id])
 
 
-def _check_query(contents: Contents, where: str, query: Query, scene: Scene, shown: set[str]) -> None:
+def _check_query(dataset: RawDataset, where: str, query: Query, image: AnnotatedImage, shown: set[str]) -> None:
     if not shown - {query.image_name}:
-        contents.note(
-            WARNING, NO_OTHER, where, "no other gallery photograph shows this person; it scores 0", query.image_name
-        )
-    own = box_iou(scene.boxes[scene.person_ids == query.person_id], query.box[None])
-    if not (own >= SAME_PERSON_IOU).any():
-        what = f"overlaps this person's box there by IoU {own.max():.2f}" if len(own) else "is not annotated there"
-        contents.note(WARNING, QUERY_BOX, where, f"its box {_text(query.box)} {what}", query.image_name)
+        what = "no other gallery image shows this person; it scores 0"
+        dataset.note(WARNING, NO_POSITIVES, where, what, query.image_name)
+    overlap = box_iou(image.boxes[image.person_ids == query.person_id], query.box[None])
+    if not (overlap >= SAME_PERSON_IOU).any():
+        relation = f"overlaps the annotated one by IoU {overlap.max():.2f}" if len(overlap) else "is not annotated"
+        dataset.note(WARNING, QUERY_BOX, where, f"its box {box_text(query.box)} {relation}", query.image_name)
 
 
-def _check_galleries(contents: Contents) -> None:
-    for name, gallery in contents.galleries.items():
-        empty = [
-            int(query) for query, places in zip(gallery.queries, gallery.gt_places, strict=True) if not len(places)
-        ]
+def _check_galleries(dataset: RawDataset) -> None:
+    for name, gallery in dataset.galleries.items():
+        pairs = zip(gallery.queries.tolist(), gallery.gt_places, strict=True)
+        empty = [query for query, places in pairs if not len(places)]
         if empty:
-            contents.note(
-                WARNING,
-                NO_OTHER,
-                f"gallery {name}",
-                "queries without a true photograph in their list, which"
-                f" score 0: {len(empty)}, the first is query {empty[0] + 1}",
-            )
+            what = f"{len(empty)} without a positive in their list, which score 0; the first is query {empty[0] + 1}"
+            dataset.note(WARNING, NO_POSITIVES, f"queries of gallery {name}", what)
 
 
-def _check_counts(contents: Contents) -> None:
-    found = contents.counts()
-    for key, published in contents.published.items():
+def _check_counts(dataset: RawDataset) -> None:
+    found = dataset.counts()
+    for key, published in dataset.published.items():
         if found[key] != published:
-            contents.note(WARNING, COUNTS, key, f"found {found[key]:,}, published {published:,}; take a complete copy")
-
-
-def _people(scenes: list[Scene]) -> set[int]:
-    return {person_id for scene in scenes for person_id in scene.person_ids.tolist() if person_id >= 0}
+            dataset.note(WARNING, COUNTS, key, f"found {found[key]:,}, published {published:,}; use a complete copy")
 
 
 def _person(person_id: int) -> str:
-    return f"person {person_id}" if person_id >= 0 else "somebody unlabelled"
-
-
-def _text(box: np.ndarray) -> str:
-    return "[" + ", ".join(f"{value:g}" for value in box.tolist()) + "] (xyxy)"
+    return f"person {person_id}" if person_id >= 0 else "an unlabelled person"

@@ -1,31 +1,38 @@
-"""What a photograph's header says, without decoding it."""
+"""Image files: their headers, read without decoding the pixels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
-# What a folder is searched for; whatever OpenCV decodes and a list names by its own file name is read as well.
+from psdiff_jax.datasets.common.records import ERROR, RawDataset
+
+# What a folder is searched for; a list may name any file that OpenCV decodes.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+NO_IMAGE = "missing or unreadable image"
 
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
 class ImageHeader(NamedTuple):
-    """Size in pixels as stored, and how a viewer would turn them: EXIF's orientation, 1 (not at all) to 8."""
+    """Size in pixels as stored, and the EXIF orientation, 1 (upright) to 8."""
 
     height: int
     width: int
     orientation: int = 1
 
     @property
-    def lies_on_its_side(self) -> bool:
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
+    def swaps_sides(self) -> bool:
         """Viewers show height and width swapped."""
         return self.orientation >= 5
 
 
 def read_header(path: Path) -> ImageHeader | None:
-    """The header of a photograph; None for a file that is missing or no image. Its pixels may still be broken."""
+    """The header of an image file; None if it is missing or not an image. The pixels may still be damaged."""
     from PIL import Image
 
     try:
@@ -36,3 +43,12 @@ def read_header(path: Path) -> ImageHeader | None:
             return ImageHeader(image.height, image.width, known)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow raises all of them
         return None
+
+
+def find_header(dataset: RawDataset, path: Path, image: str, advice: str) -> ImageHeader | None:
+    """The header of the file of `image`; None, with an error that ends with `advice`, if it cannot be read."""
+    header = read_header(path)
+    if header is None:
+        fault = "is not a readable image" if path.is_file() else "is missing, although a list names it"
+        dataset.note(ERROR, NO_IMAGE, path, f"{fault}; {advice}", image)
+    return header

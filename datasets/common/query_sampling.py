@@ -1,15 +1,15 @@
-"""Which boxes of a gallery are looked for, where a dataset does not say: a seeded rule.
+"""Query sampling for galleries without an official query list: a seeded rule, the same on every machine.
 
-1. A labelled person can be found again when he is in at least two photographs of the gallery. Everybody else gives no
-   query; they are counted.
-2. His photographs are put in an order by the hash of (seed, person id, photograph's name): the same on every machine,
-   whatever the order of the folder, and the order of two photographs never depends on a third.
-3. Photographs with a far one go before the others. Photograph a has a far one when the person is also in a b
-   taken by another camera, or by the same with more than `gap` frame numbers between: there is something to find that
-   is no near copy. Cameras and frames that nobody knows are not far from anything.
-4. The first `per_person` are his queries, each with his first box in that photograph.
+1. Candidates are the labelled identities that appear in two gallery images or more. All others cannot be found again;
+   they give no query and are counted.
+2. The images of an identity are sorted by the hash of (seed, person id, image name). The order of two images therefore
+   never depends on a third, nor on the order of the folder.
+3. Images with a distant view go first: those for which the identity also appears in an image of another camera, or of
+   the same camera more than `gap` frame numbers away, so that there is more to find than near copies. An unknown camera
+   or frame number makes no view distant.
+4. The first `per_person` images give a query each: the first box of the identity in the image.
 
-Queries stand in the order of person ids.
+Queries are sorted by person id.
 """
 
 from __future__ import annotations
@@ -19,27 +19,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from psdiff_jax.datasets.common.records import KNOWN, Contents, Query, Scene
+from psdiff_jax.data.schema import images_of_identities
+from psdiff_jax.datasets.common.records import KNOWN, AnnotatedImage, Query, RawDataset
 from psdiff_jax.errors import InputError
 
 
-def add_drawn_queries(contents: Contents, where: object, per_person: int, gap: int, seed: int) -> None:
-    """Draws the queries of a gallery that has none and notes who gives none; `where`: the folder, for the findings."""
-    people = people_of(contents.gallery)
-    contents.queries = draw_queries(contents.gallery, per_person, gap, seed)
-    once = sum(len(places) == 1 for places in people.values())
+def add_sampled_queries(dataset: RawDataset, where: object, per_person: int, gap: int, seed: int) -> None:
+    """Samples the queries of a gallery that has none, and notes how many identities give none.
+
+    where: the folder, for the findings.
+    """
+    dataset.queries = sample_queries(dataset.gallery, per_person, gap, seed)
+    shown = images_of_identities([image.person_ids for image in dataset.gallery])
+    once = sum(len(images) == 1 for images in shown.values())
     if once:
-        contents.note(
-            KNOWN,
-            "person seen once",
-            where,
-            f"{once} of {len(people)} labelled people of the gallery are in one photograph only: they cannot"
-            " be found again and give no query",
-        )
+        what = f"{once} of {len(shown)} gallery identities are in one image only: they cannot be found again and give"
+        dataset.note(KNOWN, "identity in one image only", where, f"{what} no query")
 
 
-def draw_queries(scenes: Sequence[Scene], per_person: int = 1, gap: int = 25, seed: int = 0) -> list[Query]:
-    """The queries that the rule above draws from a gallery.
+def sample_queries(images: Sequence[AnnotatedImage], per_person: int = 1, gap: int = 25, seed: int = 0) -> list[Query]:
+    """The queries that the rule above selects from a gallery.
 
     Raises:
       InputError: `per_person` is below 1, or `gap` below 0.
@@ -49,41 +48,33 @@ def draw_queries(scenes: Sequence[Scene], per_person: int = 1, gap: int = 25, se
     if not isinstance(gap, (int, float)) or gap < 0:
         raise InputError(f"config.data.builder.query_gap: {gap!r} frames; it is a number from 0")
     queries = []
-    for person, places in sorted(people_of(scenes).items()):
+    for person_id, places in images_of_identities([image.person_ids for image in images]).items():
         if len(places) < 2:
             continue
-        near = dict(zip(places, ~far_ones([scenes[i] for i in places], gap), strict=True))
-        order = {i: (near[i], _hash(seed, person, scenes[i].name)) for i in places}
-        queries += [_query(scenes[i], person) for i in sorted(places, key=order.__getitem__)[:per_person]]
+        shown = [images[i] for i in places]
+        near = ~has_distant_view(shown, gap)
+        keys = [(near[i], _hash(seed, person_id, image.name)) for i, image in enumerate(shown)]
+        queries += [_query(shown[i], person_id) for i in sorted(range(len(shown)), key=keys.__getitem__)[:per_person]]
     return queries
 
 
-def people_of(scenes: Sequence[Scene]) -> dict[int, list[int]]:
-    """Labelled person id -> the places of the scenes that show the person."""
-    found: dict[int, list[int]] = {}
-    for i, scene in enumerate(scenes):
-        for person in np.unique(scene.person_ids[scene.person_ids >= 0]).tolist():
-            found.setdefault(person, []).append(i)
-    return found
-
-
-def far_ones(scenes: Sequence[Scene], gap: int) -> np.ndarray:
-    """bool [n]: which of these photographs of one person have another among them that is far (see above)."""
-    cameras = np.asarray([scene.camera for scene in scenes])
-    frames = np.asarray([scene.frame for scene in scenes])
+def has_distant_view(images: Sequence[AnnotatedImage], gap: int) -> np.ndarray:
+    """bool [n]: for which of these images of one identity another of them is a distant view (see above)."""
+    cameras = np.asarray([image.camera for image in images])
+    frames = np.asarray([image.frame for image in images])
     known = cameras >= 0
-    far = known & (len(np.unique(cameras[known])) > 1)
+    distant = known & (len(np.unique(cameras[known])) > 1)
     for camera in np.unique(cameras):
         here = (cameras == camera) & (frames >= 0)
         if here.any():
-            far[here] |= (frames[here] - frames[here].min() > gap) | (frames[here].max() - frames[here] > gap)
-    return far
+            distant[here] |= (frames[here] - frames[here].min() > gap) | (frames[here].max() - frames[here] > gap)
+    return distant
 
 
-def _hash(seed: int, person: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{person}\0{name}".encode()).digest()
+def _hash(seed: int, person_id: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{person_id}\0{name}".encode()).digest()
 
 
-def _query(scene: Scene, person: int) -> Query:
-    box = scene.boxes[np.flatnonzero(scene.person_ids == person)[0]]
-    return Query(scene.name, box, person, scene.camera, scene.frame)
+def _query(image: AnnotatedImage, person_id: int) -> Query:
+    box = image.boxes[np.flatnonzero(image.person_ids == person_id)[0]]
+    return Query(image.name, box, person_id, image.camera, image.frame)

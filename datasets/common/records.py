@@ -1,17 +1,17 @@
-"""What a reader finds in a folder of photographs and annotations, before anything is built from it.
+"""What a reader finds in a folder of images and annotations, before anything is built from it.
 
-Every dataset that is read from a user's folder has a `reader.py` with `read(root, **options) -> Contents`. A reader
-goes through everything: what is wrong with a record becomes a `Finding` and reading goes on, so that one look tells
-all. It raises InputError only where there is nothing to read on with (a list is missing or unreadable, an option makes
-no sense). `checks.check` adds what can be said of any dataset; a builder refuses a folder with errors.
+Every dataset that is read from a user's folder has a `reader.py` with `read(root, **options) -> RawDataset`. A reader
+reads everything: what is wrong with a record becomes a `Finding`, and reading continues, so that one run reports all
+faults. It raises InputError only where it cannot continue (a list is missing or unreadable, an option is invalid).
+`checks.check` adds the checks that apply to any dataset; a builder refuses a dataset with errors.
 
-Boxes are float32 xyxy in pixels of the photograph.
+Boxes are float32 xyxy in pixels of the image.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,17 @@ from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.data.schema import UNKNOWN
 
 ERROR = "error"  # the dataset cannot be built, or its numbers would be wrong
-WARNING = "warning"  # it can be built, and somebody should look
-KNOWN = "known"  # dirt of the official release, handled as everybody handles it
+WARNING = "warning"  # it can be built, but somebody should look at it
+KNOWN = "known"  # a known defect of the official release, handled as in the published code
 LEVELS = (ERROR, WARNING, KNOWN)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about one record. As text: "{where}: {what}", one line that says what to do.
+    """One fault of one record. As text: "{where}: {what}", one line that says what to do.
 
-    level: one of `LEVELS`; check: a short name shared by all findings of the kind ("missing photograph"), the row of
-    the table that counts it; where: file and record; image: the photograph it is about, "" if none.
+    level: one of `LEVELS`; check: a short name shared by all findings of a kind ("box without area"); where: file and
+    record; image: name of the image concerned, "" if none.
     """
 
     level: str
@@ -46,8 +46,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One annotated photograph. name: unique in the dataset, what results call it; path: where its file is."""
+class AnnotatedImage:
+    """An image file with its boxes. name: unique in the dataset, the name that results use."""
 
     name: str
     path: Path
@@ -61,7 +61,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Query:
-    """A person to look for: a box in a gallery photograph."""
+    """A person to search for: a box in a gallery image."""
 
     image_name: str
     box: np.ndarray  # float32 [4]
@@ -71,26 +71,35 @@ class Query:
 
 
 @dataclass
-class Contents:
-    """A folder as it was read.
+class RawDataset:
+    """A dataset as it was read from its folder.
 
-    train, gallery: the scenes of the splits, in their official order; queries: the official list.
-    galleries: name -> `GalleryList`, where the dataset gives galleries query by query.
-    findings: what was wrong.
-    published: counts of the official release by the names that `counts` uses; for a folder that is none, empty.
-    part: which part of the official release it is, in words; "" for the whole. Reports say so: numbers on a part are no
-      numbers on the dataset.
-    people: person id -> what the folder itself calls this person, where that is not the number.
+    train, gallery: the images of the splits, in their official order; queries: the official list.
+    galleries: name -> `GalleryList`, where the dataset lists a gallery for each query.
+    findings: the faults found so far.
+    published: counts of the official release, by the names that `counts` uses; empty if there is none.
+    part: which part of the official release this is, in words; "" for the whole. Reports show it, because results on a
+      part are not results on the dataset.
+    person_names: person id -> the identity's name in the folder, where that is not the number itself.
     """
 
-    train: list[Scene] = field(default_factory=list)
-    gallery: list[Scene] = field(default_factory=list)
+    train: list[AnnotatedImage] = field(default_factory=list)
+    gallery: list[AnnotatedImage] = field(default_factory=list)
     queries: list[Query] = field(default_factory=list)
     galleries: dict[str, GalleryList] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     published: Mapping[str, int] = field(default_factory=dict)
     part: str = ""
-    people: Mapping[int, str] = field(default_factory=dict)
+    person_names: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> dict[str, list[AnnotatedImage]]:
+        return {"train": self.train, "gallery": self.gallery}
+
+    @property
+    def images(self) -> list[AnnotatedImage]:
+        """The images of both splits."""
+        return [*self.train, *self.gallery]
 
     def note(self, level: str, check: str, where: object, what: str, image: str = "") -> None:
         """Adds a finding."""
@@ -103,20 +112,23 @@ class Contents:
         """ "train images", "train boxes", "train labelled boxes", "train ids", the same of "gallery", "queries",
         "query ids"."""
         found: dict[str, int] = {}
-        for split, scenes in (("train", self.train), ("gallery", self.gallery)):
-            ids = np.concatenate([np.zeros(0, np.int64), *(scene.person_ids for scene in scenes)])
-            labelled = ids[ids >= 0]
+        for split, images in self.splits.items():
+            ids = np.concatenate([np.zeros(0, np.int64), *(image.person_ids for image in images)])
             found |= {
-                f"{split} images": len(scenes),
+                f"{split} images": len(images),
                 f"{split} boxes": len(ids),
-                f"{split} labelled boxes": len(labelled),
-                f"{split} ids": len(np.unique(labelled)),
+                f"{split} labelled boxes": int((ids >= 0).sum()),
+                f"{split} ids": len(identities(images)),
             }
-        people = {query.person_id for query in self.queries}
-        return found | {"queries": len(self.queries), "query ids": len(people)}
+        return found | {"queries": len(self.queries), "query ids": len({query.person_id for query in self.queries})}
 
     def report(self) -> dict[str, Any]:
-        """What `PreparedDataset.report` keeps: the counts, how often each kind of finding was met, and the part."""
+        """What `PreparedDataset.report` keeps: the counts, the number of findings of each kind, and the part."""
         kinds = Counter(f"{finding.level}: {finding.check}" for finding in self.findings)
         part = {"part": self.part} if self.part else {}
         return {"counts": self.counts(), "findings": dict(kinds), **part}
+
+
+def identities(images: Iterable[AnnotatedImage]) -> set[int]:
+    """The labelled person ids of the images."""
+    return {person_id for image in images for person_id in image.person_ids.tolist() if person_id >= 0}

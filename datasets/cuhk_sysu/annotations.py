@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from psdiff_jax.datasets.common.mat import load_mat
+from psdiff_jax.datasets.common.mat import load_variable
 from psdiff_jax.errors import InputError
 
 RESTORE = "restore it from the CUHK-SYSU release"
 
 
 @dataclass(frozen=True)
-class Person:
-    """A person of Train.mat: the photographs that show him and where, as float64 [n, 4] x, y, w, h."""
+class Identity:
+    """An identity of Train.mat: the images that show it, and its box in each, float64 [n, 4] xywh."""
 
     id_name: str
     image_names: list[str]
@@ -25,36 +25,30 @@ class Person:
 
 
 def read_images(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The photographs of Images.mat, each with its boxes, float64 [n, 4] x, y, w, h; NaN for one of other than four."""
+    """The images of Images.mat, each with its boxes, float64 [n, 4] xywh; NaN for one of other than four numbers."""
     for record in _records(_variable(path, "Img")):
         boxes = [_box(_field(path, person, "idlocate")) for person in _records(_field(path, record, "box"))]
         yield _text(_field(path, record, "imname")), np.asarray(boxes, np.float64).reshape(-1, 4)
 
 
 def read_pool(path: Path) -> list[str]:
-    """The names of the gallery's photographs, in the order of pool.mat."""
+    """The names of the gallery images, in the order of pool.mat."""
     return [_text(cell) for cell in np.asarray(_variable(path, "pool")).reshape(-1)]
 
 
-def read_train(path: Path) -> Iterator[Person]:
-    """The people of Train.mat, in its order."""
+def read_train(path: Path) -> Iterator[Identity]:
+    """The identities of Train.mat, in its order."""
     for record in _records(_variable(path, "Train")):
         scenes = _records(_field(path, record, "scene"))
-        yield Person(
-            id_name=_text(record["idname"]) if "idname" in record.dtype.names else "",
+        yield Identity(
+            id_name=_text(record["idname"]) if "idname" in _fields(record) else "",
             image_names=[_text(_field(path, scene, "imname")) for scene in scenes],
             boxes=np.asarray([_box(_field(path, scene, "idlocate")) for scene in scenes], np.float64).reshape(-1, 4),
         )
 
 
 def _variable(path: Path, name: str) -> Any:
-    """The variable of this name; where the file holds only one, that one."""
-    variables = load_mat(path, RESTORE)
-    if name in variables:
-        return variables[name]
-    if len(variables) == 1:
-        return next(iter(variables.values()))
-    raise InputError(f"{path}: there is no variable {name} in it, only {', '.join(variables) or 'none'}; {RESTORE}")
+    return load_variable(path, [name], RESTORE, any_name=True)
 
 
 def _records(value: Any) -> list[np.void]:
@@ -65,14 +59,18 @@ def _records(value: Any) -> list[np.void]:
     return [record for cell in array.reshape(-1) for record in _records(cell)] if array.dtype == object else []
 
 
+def _fields(record: np.void) -> tuple[str, ...]:
+    return record.dtype.names or ()
+
+
 def _field(path: Path, record: np.void, name: str) -> Any:
-    if name not in record.dtype.names:
-        raise InputError(f"{path}: a record has no field {name}, only {', '.join(record.dtype.names)}; {RESTORE}")
+    if name not in _fields(record):
+        raise InputError(f"{path}: a record has no field {name}, only {', '.join(_fields(record))}; {RESTORE}")
     return record[name]
 
 
 def _inner(value: Any) -> np.ndarray:
-    """What is in cells of one."""
+    """The content of nested one-element cells."""
     array = np.asarray(value)
     while array.dtype == object and array.size == 1:
         array = np.asarray(array.reshape(-1)[0])

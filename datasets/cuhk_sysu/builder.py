@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from psdiff_jax.datasets.common.folder import FolderBuilder, digest
+from psdiff_jax.datasets.common.builder import FolderBuilder
+from psdiff_jax.datasets.common.layout import digest
 from psdiff_jax.datasets.cuhk_sysu import reader
 
 
 class CuhkSysu(FolderBuilder):
-    """CUHK-SYSU with its official splits: `train` (Images.mat without pool.mat), `gallery` (pool.mat), `query` (TestG),
-    and the galleries "50", "100", "500", "1000", "2000", "4000", "occlusion" and "low_resolution" as far as their lists
-    are there.
+    """CUHK-SYSU with its official splits, `train` (Images.mat without pool.mat), `gallery` (pool.mat) and `query`
+    (TestG), and those of the galleries "50", "100", "500", "1000", "2000", "4000", "occlusion" and "low_resolution"
+    whose lists are in the folder.
 
     Args:
       data_dir: where TFDS keeps the prepared records.
@@ -28,5 +29,5 @@ class CuhkSysu(FolderBuilder):
         """A digest of the contents of `root`: a copy elsewhere is the same dataset, a changed one is not."""
         folder = Path(root).expanduser()
         reader.check_folder(folder)
-        photographs = [path for path in (folder / reader.PHOTOGRAPHS).iterdir() if path.is_file()]
-        return digest(folder, reader.annotation_files(folder), photographs)
+        images = [path for path in (folder / reader.IMAGE_FOLDER).iterdir() if path.is_file()]
+        return digest(folder, reader.annotation_files(folder), images)

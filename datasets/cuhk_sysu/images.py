@@ -1,7 +1,7 @@
-"""The photographs of CUHK-SYSU with their boxes, and how a box becomes a person's.
+"""The images of CUHK-SYSU with their boxes, and the assignment of boxes to identities.
 
-Images.mat knows boxes and no people; the lists know people by name and where each stands. A box is a person's when its
-x, y, width and height are exactly those of the list.
+Images.mat holds boxes without identities; the lists hold identities by name, and a box of each in an image. A box
+belongs to an identity when its x, y, width and height equal those of the list exactly.
 """
 
 from __future__ import annotations
@@ -13,108 +13,83 @@ import numpy as np
 
 from psdiff_jax.data.schema import UNLABELLED
 from psdiff_jax.datasets.common import checks
-from psdiff_jax.datasets.common.boxes import place_box
-from psdiff_jax.datasets.common.images import read_header
-from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, Contents, Scene
+from psdiff_jax.datasets.common.boxes import BOX_WITHOUT_AREA, box_text, clip_xywh
+from psdiff_jax.datasets.common.images import find_header
+from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, AnnotatedImage, RawDataset
 from psdiff_jax.datasets.cuhk_sysu.annotations import RESTORE, read_images
 
 NO_SUCH_BOX = "list's box is no box of Images.mat"
-TWO_PEOPLE = "one box, two people"
-DAMAGED = "damaged record"
+TWO_IDENTITIES = "one box, two identities"
 
 
 @dataclass
-class Photograph:
-    """One record of Images.mat. Boxes without area are not in it."""
+class ImageRecord:
+    """One record of Images.mat, without the boxes that cannot be used."""
 
     name: str
     path: Path
     size: tuple[int, int]  # height, width
-    rectangles: np.ndarray  # float64 [n, 4] x, y, width, height as annotated
-    boxes: np.ndarray  # float32 [n, 4] xyxy, inside the photograph
-    person_ids: np.ndarray  # int64 [n]
+    xywh: np.ndarray  # float64 [n, 4], as annotated
+    boxes: np.ndarray  # float32 [n, 4] xyxy, clipped to the image
+    person_ids: np.ndarray  # int64 [n], set by `label`
 
-    def scene(self) -> Scene:
-        return Scene(self.name, self.path, *self.size, self.boxes, self.person_ids)
+    def annotated(self) -> AnnotatedImage:
+        return AnnotatedImage(self.name, self.path, *self.size, self.boxes, self.person_ids)
 
-    def find(self, rectangle: np.ndarray) -> int | None:
-        """The first of its boxes with exactly these x, y, width, height."""
-        rows = np.flatnonzero((self.rectangles == rectangle).all(1))
+    def find(self, xywh: np.ndarray) -> int | None:
+        """The row of the first box with exactly these x, y, width, height."""
+        rows = np.flatnonzero((self.xywh == xywh).all(1))
         return int(rows[0]) if len(rows) else None
 
 
-def read_photographs(contents: Contents, root: Path) -> dict[str, Photograph | None]:
-    """The photographs of Images.mat by name, in its order; None for one whose file is missing or no image."""
+def read_records(dataset: RawDataset, root: Path) -> dict[str, ImageRecord | None]:
+    """The records of Images.mat by image name, in its order; None where the file is missing or not an image."""
     path, found = root / "annotation" / "Images.mat", {}
-    for name, rectangles in read_images(path):
+    for name, xywh in read_images(path):
         where = f"{path} {name}"
         if name in found:
-            contents.note(ERROR, checks.TWICE_IN_SPLIT, where, "has two records; remove one", name)
+            dataset.note(ERROR, checks.TWICE_IN_SPLIT, where, "has two records; remove one", name)
             continue
-        found[name] = _photograph(contents, where, name, root / "Image" / "SSM" / name, rectangles)
+        found[name] = _record(dataset, where, name, root / "Image" / "SSM" / name, xywh)
     return found
 
 
-def _photograph(contents: Contents, where: str, name: str, path: Path, rectangles: np.ndarray) -> Photograph | None:
-    header = read_header(path)
+def _record(dataset: RawDataset, where: str, name: str, path: Path, xywh: np.ndarray) -> ImageRecord | None:
+    header = find_header(dataset, path, name, RESTORE)
     if header is None:
-        fault = "is not a readable image" if path.is_file() else "is missing, though Images.mat names it"
-        contents.note(ERROR, checks.NO_PHOTOGRAPH, path, f"{fault}; {RESTORE}", name)
         return None
-    size, kept, boxes = (header.height, header.width), [], []
-    for row, rectangle in enumerate(rectangles, start=1):
-        box = _box(contents, f"{where} box {row}", name, rectangle, size)
-        if box is not None:
-            kept.append(rectangle)
-            boxes.append(box)
-    return Photograph(
+    boxes = [
+        clip_xywh(dataset, f"{where} box {row}", box, header.size, name, outside=WARNING, empty=KNOWN, advice=RESTORE)
+        for row, box in enumerate(xywh, start=1)
+    ]
+    kept = [box for box in boxes if box is not None]
+    return ImageRecord(
         name,
         path,
-        size,
-        np.asarray(kept, np.float64).reshape(-1, 4),
-        np.asarray(boxes, np.float32).reshape(-1, 4),
-        np.full(len(boxes), UNLABELLED, np.int64),
+        header.size,
+        xywh[[box is not None for box in boxes]],
+        np.asarray(kept, np.float32).reshape(-1, 4),
+        np.full(len(kept), UNLABELLED, np.int64),
     )
 
 
-def _box(contents: Contents, where: str, name: str, rectangle: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
-    if not np.isfinite(rectangle).all():
-        contents.note(ERROR, DAMAGED, where, f"its idlocate is not four finite numbers; {RESTORE}", name)
-    elif (rectangle[2:] <= 0).any():
-        contents.note(KNOWN, checks.BOX_WITHOUT_AREA, where, f"{as_text(rectangle)} is left out", name)
-    else:
-        return place_box(contents, where, rectangle.tolist(), size, name, outside=WARNING)
-    return None
-
-
 def label(
-    contents: Contents, photograph: Photograph, rectangle: np.ndarray, person_id: int, where: str, level: str = WARNING
+    dataset: RawDataset, record: ImageRecord, xywh: np.ndarray, person_id: int, where: str, level: str = WARNING
 ) -> None:
-    """Gives the box with this rectangle to a person; the last to claim it has it, as in the loaders of the field.
+    """Assigns the box `xywh` to an identity. The last assignment holds, as in the published loaders.
 
     Args:
-      where: the record that says so; level: of the finding when there is no such box.
+      where: the record of the list that says so; level: of the finding if there is no such box.
     """
-    row, name = photograph.find(rectangle), photograph.name
-    if row is None and (rectangle[2:] <= 0).any():
-        contents.note(KNOWN, checks.BOX_WITHOUT_AREA, where, f"{as_text(rectangle)} in {name} is left out", name)
+    row, box = record.find(xywh), f"box {box_text(xywh, 'xywh')} in {record.name}"
+    if row is None and (xywh[2:] <= 0).any():
+        dataset.note(KNOWN, BOX_WITHOUT_AREA, where, f"{box} is left out", record.name)
         return
     if row is None:
-        contents.note(
-            level, NO_SUCH_BOX, where, f"Images.mat has no box {as_text(rectangle)} in {name}; {RESTORE}", name
-        )
+        dataset.note(level, NO_SUCH_BOX, where, f"Images.mat has no {box}; {RESTORE}", record.name)
         return
-    if photograph.person_ids[row] not in (UNLABELLED, person_id):
-        contents.note(
-            WARNING,
-            TWO_PEOPLE,
-            where,
-            f"box {as_text(rectangle)} in {name} is person"
-            f" {photograph.person_ids[row]} elsewhere; it becomes person {person_id}",
-            name,
-        )
-    photograph.person_ids[row] = person_id
-
-
-def as_text(rectangle: np.ndarray) -> str:
-    return f"[{', '.join(f'{value:g}' for value in rectangle.tolist())}] (x y width height)"
+    before = record.person_ids[row]
+    if before not in (UNLABELLED, person_id):
+        what = f"{box} is person {before} elsewhere; it becomes person {person_id}"
+        dataset.note(WARNING, TWO_IDENTITIES, where, what, record.name)
+    record.person_ids[row] = person_id

@@ -2,7 +2,7 @@
 
 The official galleries are struct arrays of struct arrays: TestG4000.mat holds 2,900 x 4,000 entries of three matrices
 each. `scipy.io.loadmat` makes an array of each of these 35 million matrices, which takes many gigabytes and minutes.
-Here the file is decompressed piece by piece, and what is wanted of an element is picked out of its bytes.
+This reader decompresses the file piece by piece and parses only the fields that are asked for.
 
 The format is "MAT-File Level 5" of MathWorks' "MAT-File Format" (R2023a, chapter 1): every data element begins with a
 tag (type, number of bytes) of 8 bytes; a matrix is an element that holds elements: flags, dimensions, name, then
@@ -10,7 +10,7 @@ tag (type, number of bytes) of 8 bytes; a matrix is an element that holds elemen
   cells                 one matrix a cell
   structs               the length of a field name, all field names, then one matrix a field, struct after struct
 
-Legend: E elements of an array, F fields. Offsets are in bytes, `words` are the same bytes as uint32.
+Legend: E elements of an array, F fields. Offsets are in bytes; `words` are the same bytes as uint32.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ CELL, STRUCT, CHAR = 1, 2, 4  # array classes; all others here are numbers
 MATRIX, COMPRESSED = 14, 15  # element types
 NUMBERS = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
 ENCODINGS = {1: "latin-1", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le", 18: "utf-32-le"}
-DAMAGE = (EOFError, IndexError, KeyError, MemoryError, ValueError, struct.error, zlib.error)  # of bad bytes
+DAMAGE = (EOFError, IndexError, KeyError, MemoryError, ValueError, struct.error, zlib.error)  # raised by bad bytes
 
 
 class Header(NamedTuple):
-    """What stands before a matrix' data."""
+    """What precedes the data of a matrix."""
 
     kind: int
     count: int  # of elements
@@ -45,7 +45,7 @@ class Header(NamedTuple):
 
 
 class Matrix:
-    """A matrix in memory: `body` is all behind its tag; nothing but the header is looked at before it is asked for."""
+    """A matrix in memory. `body`: all bytes after its tag; only the header is parsed at once."""
 
     def __init__(self, body: bytes):
         self.body = body
@@ -59,11 +59,11 @@ class Matrix:
         return np.frombuffer(self.body, "<u4", len(self.body) // 4)
 
     def offsets(self) -> np.ndarray:
-        """Where the tags of the matrices within a cell or struct array are: int64 [E, F], one field for cells."""
+        """Offsets of the tags of the matrices within a cell or struct array: int64 [E, F], with F = 1 for cells."""
         if self.kind not in (CELL, STRUCT):
             raise ValueError("it is no cell or struct array")
         width = len(self.fields) if self.kind == STRUCT else 1
-        # A word of a tag's place and value is a tag, or by accident a part of the data: then the chain does not close.
+        # A word with a tag's alignment and value is a tag, or by accident data: then the sizes do not add up.
         places = self.start // 4 + 2 * np.flatnonzero(self.words[self.start // 4 :: 2] == MATRIX)
         ends = places + 2 + (self.words.take(places + 1, mode="clip") >> 2)
         begins = np.append(places, len(self.words))
@@ -72,7 +72,7 @@ class Matrix:
         return 4 * places.reshape(self.count, width)
 
     def _walked(self, number: int) -> np.ndarray:
-        """int64 [number]: the words at which the matrices within this one begin, from one to the next."""
+        """int64 [number]: the words at which the inner matrices begin, found by following their sizes."""
         words = memoryview(self.body)[: len(self.body) // 4 * 4].cast("I")
         found, at = [], self.start // 4
         for _ in range(number):
@@ -99,7 +99,7 @@ class Matrix:
         return [{name: self.at(offset) for name, offset in zip(self.fields, row, strict=True)} for row in rows]
 
     def text(self) -> str:
-        """The characters of a char array, also one in a cell; "" of what is empty, numbers as they are written."""
+        """The characters of a char array, also in a cell; "" if it is empty; numbers are formatted."""
         if self.count == 0:
             return ""
         if self.kind == CELL:
@@ -110,7 +110,7 @@ class Matrix:
         return " ".join(f"{number:g}" for number in self.numbers())
 
     def numbers(self) -> np.ndarray:
-        """float64 [E], whatever they are stored as; also those in a cell."""
+        """float64 [E], whatever type they are stored in; also in a cell."""
         if self.count == 0:
             return np.zeros(0)
         if self.kind == CELL:
@@ -127,14 +127,14 @@ class Matrix:
 
 
 def decode(data: bytes, kind: int) -> str:
-    """Characters stored as a type of element."""
+    """Characters stored as element type `kind`."""
     if kind not in ENCODINGS:
         raise ValueError(f"its characters are of the unknown type {kind}")
     return data.decode(ENCODINGS[kind]).strip()
 
 
 def read_element(read: Read) -> tuple[int, bytes]:
-    """(type, data) of the next element. Up to four bytes of data may stand in the tag; longer ones are padded to 8."""
+    """(type, data) of the next element. Up to four bytes of data may be inside the tag; longer data are padded to 8."""
     tag = read(8)
     kind, size = struct.unpack("<II", tag)
     if kind >> 16:
@@ -143,7 +143,7 @@ def read_element(read: Read) -> tuple[int, bytes]:
 
 
 def read_header(read: Read) -> Header:
-    """What stands before the data of a matrix whose tag has been read."""
+    """The header of a matrix whose tag has been read."""
     flags, dimensions, name = (read_element(read)[1] for _ in range(3))
     kind = flags[0]
     fields: tuple[str, ...] = ()
@@ -158,7 +158,7 @@ def stream(path: Path, variable: str) -> Iterator[dict[str, Matrix]]:
     """The elements of a struct array, or cell array of structs, one after the other, by the names of their fields.
 
     Args:
-      variable: its name; where the file holds only one variable, that one, whatever it is called.
+      variable: its name; the only variable of a file is taken whatever it is called.
 
     Raises:
       ValueError (or another of `DAMAGE`): the file is damaged, of another format, or has no such variable.
@@ -212,7 +212,7 @@ def _is_last(file: BinaryIO, end: int) -> bool:
 
 
 class Plain:
-    """An element as it is in the file."""
+    """An uncompressed element."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
@@ -224,11 +224,11 @@ class Plain:
         return data
 
     def finish(self) -> None:
-        """Nothing more can be known of it."""
+        """An uncompressed element has no checksum."""
 
 
 class Inflated:
-    """An element of `size` compressed bytes, inflated as it is read: never more in memory than is asked for."""
+    """An element of `size` compressed bytes, inflated while it is read: no more is in memory than a read asks for."""
 
     def __init__(self, file: BinaryIO, size: int):
         self._file, self._left, self._inflate = file, size, zlib.decompressobj()
@@ -242,7 +242,7 @@ class Inflated:
         return b"".join(parts)
 
     def finish(self) -> None:
-        """Reads the rest, so that its checksum is compared."""
+        """Reads the rest, so that zlib verifies its checksum."""
         while not self._inflate.eof:
             self._some(1 << 16)
 

@@ -1,1 +1,1 @@
-"""Anybody's annotated photographs: COCO-style JSON with person ids, or CSV."""
+"""The user's own annotated images."""

@@ -1,20 +1,21 @@
-"""TFDS builder of the user's own photographs: `config.data.name = "custom"`, `config.data.root` = their folder."""
+"""TFDS builder of the user's own images: `config.data.name = "custom"`, `config.data.root` = their folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from psdiff_jax.datasets.common.folder import FolderBuilder, digest
-from psdiff_jax.datasets.common.records import Contents
+from psdiff_jax.datasets.common.builder import FolderBuilder
+from psdiff_jax.datasets.common.layout import digest
+from psdiff_jax.datasets.common.records import RawDataset
 from psdiff_jax.datasets.custom import reader
-from psdiff_jax.datasets.custom.images import find_photograph, folders
+from psdiff_jax.datasets.custom.images import find_image, image_folders
 
 
 class Custom(FolderBuilder):
-    """Photographs with COCO or CSV lists; README.md beside this file tells the formats, `reader.read` the options."""
+    """Images with COCO or CSV lists. README.md beside this file describes the formats, `reader.read` the options."""
 
-    DESCRIPTION = "Annotated photographs of the user's own."
+    DESCRIPTION = "Annotated images of the user's own."
 
     def __init__(
         self,
@@ -38,12 +39,12 @@ class Custom(FolderBuilder):
 
     @classmethod
     def fingerprint(cls, root: str, images: str = "", **options: Any) -> str:
-        """A digest of the lists and the photographs that they name; the options are counted beside it."""
+        """A digest of the lists and of the images that they name; the options are fingerprinted separately."""
         del options
         folder = Path(root).expanduser()
-        listing, files = reader.read_lists(folder, Contents())
-        places = folders(folder, images)
-        found = {path for name in listing.photographs if (path := find_photograph(name, places)) is not None}
+        listing, files = reader.read_lists(folder, RawDataset())
+        folders = image_folders(folder, images)
+        found = {path for name in listing.images if (path := find_image(name, folders)) is not None}
         inside = {path for path in found if path.is_relative_to(folder)}
         elsewhere = [path.absolute() for path in found - inside]
-        return digest(folder, files, inside) + digest(Path(places[0].anchor or "/"), [], elsewhere)
+        return digest(folder, files, inside) + digest(Path(folders[0].anchor or "/"), [], elsewhere)

@@ -4,7 +4,7 @@
      "annotations": [{"id", "image_id", "bbox": [x, y, width, height], "person_id", "category_id", "iscrowd", "query"}],
      "categories":  [{"id", "name"}]}
 
-Needed are id, file_name, image_id and bbox, and split where one file holds both; other keys are not read.
+Required are id, file_name, image_id and bbox, and split if one file holds both splits; other keys are not read.
 """
 
 from __future__ import annotations
@@ -15,39 +15,40 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, Contents
+from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, RawDataset
 from psdiff_jax.datasets.custom.listing import (
     SPLITS,
+    BoxEntry,
+    ImageEntry,
     Listing,
-    Person,
-    Photograph,
-    as_text,
-    frame_number,
-    plain_name,
-    rectangle,
+    normalized_name,
+    parse_frame,
+    parse_id,
+    parse_xywh,
 )
 from psdiff_jax.errors import InputError
 
 
-def read_coco(path: Path, split: str | None, listing: Listing, contents: Contents) -> None:
-    """Adds a file to the listing. split: of all its images; "query": its annotations are queries in images of the
-    gallery; None: each image says its own.
+def read_coco(path: Path, split: str | None, listing: Listing, dataset: RawDataset) -> None:
+    """Adds a file to the listing.
+
+    split: of all its images; "query": its annotations are queries in gallery images; None: each image names its own.
 
     Raises:
       InputError: the file is no JSON of this form.
     """
     data = _load(path)
     if split is None and data["images"] and not any("split" in image for image in data["images"]):
-        contents.note(WARNING, "no split", path, 'no image has a "split": all are taken for the gallery')
+        dataset.note(WARNING, "no split", path, 'no image has a "split": all become the gallery')
         split = "gallery"
     names: dict[Any, str] = {}
     for image in data["images"]:
         try:
             _add_image(path, image, split, listing, names)
         except ValueError as error:
-            contents.note(ERROR, "wrong image record", f"{path} image {image.get('id')!r}", f"{error}; correct it")
-    people = listing.queries if split == "query" else listing.people
-    people.extend(_people(path, data, names, contents))
+            dataset.note(ERROR, "wrong image record", f"{path} image {image.get('id')!r}", f"{error}; correct it")
+    boxes = listing.queries if split == "query" else listing.boxes
+    boxes.extend(_boxes(path, data, names, dataset))
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -70,31 +71,31 @@ def _add_image(path: Path, image: dict[str, Any], split: str | None, listing: Li
         raise ValueError(f"another image has the same id, {names[key]}")
     if not isinstance(file_name, str) or not file_name.strip():
         raise ValueError("it has no file_name")
-    names[key] = name = plain_name(file_name)
+    names[key] = name = normalized_name(file_name)
     if split == "query":
         return
     own = split if split is not None else image.get("split")
     if own not in SPLITS:
         raise ValueError(f'{name} has the split {own!r}, expected "train" or "gallery"')
-    if name in listing.photographs:
-        raise ValueError(f"{name} is in the lists already, as {listing.photographs[name].where}")
+    if name in listing.images:
+        raise ValueError(f"{name} is in the lists already, as {listing.images[name].where}")
     size = tuple(
         int(side)
         for side in (image.get("height"), image.get("width"))
         if isinstance(side, (int, float)) and 1 <= side < 1e9
-    )  # other values say nothing
-    listing.photographs[name] = Photograph(
+    )  # other values are ignored
+    listing.images[name] = ImageEntry(
         f"{path} image {key!r}",
         name,
         own,
         size if len(size) == 2 else None,
-        as_text(image.get("camera")),
-        frame_number(image.get("frame")),
+        parse_id(image.get("camera")),
+        parse_frame(image.get("frame")),
     )
 
 
-def _people(path: Path, data: dict[str, Any], names: dict[Any, str], contents: Contents) -> Iterator[Person]:
-    wanted = _person_categories(path, data, contents)
+def _boxes(path: Path, data: dict[str, Any], names: dict[Any, str], dataset: RawDataset) -> Iterator[BoxEntry]:
+    wanted = _person_categories(path, data, dataset)
     left_out: Counter[str] = Counter()
     for annotation in data.get("annotations", []):
         reason = _left_out(annotation, wanted)
@@ -106,21 +107,21 @@ def _people(path: Path, data: dict[str, Any], names: dict[Any, str], contents: C
             image = annotation.get("image_id")
             if not isinstance(image, (int, float, str)) or image not in names:
                 raise ValueError(f"there is no image with the image_id {image!r}")
-            yield Person(
+            yield BoxEntry(
                 where,
                 names[image],
-                rectangle(annotation.get("bbox")),
-                as_text(annotation.get("person_id")),
+                parse_xywh(annotation.get("bbox")),
+                parse_id(annotation.get("person_id")),
                 bool(annotation.get("query")),
             )
         except ValueError as error:
-            contents.note(ERROR, "wrong annotation record", where, f"{error}; correct it")
+            dataset.note(ERROR, "wrong annotation record", where, f"{error}; correct it")
     for reason, count in left_out.items():
-        contents.note(KNOWN, reason, path, f"{count} annotations are left out: {reason}")
+        dataset.note(KNOWN, reason, path, f"{count} annotations are left out: {reason}")
 
 
 def _left_out(annotation: dict[str, Any], wanted: list[Any] | None) -> str:
-    """Why an annotation is no person with a box; "" for one that is."""
+    """Why an annotation is not the box of a person; "" for one that is."""
     if annotation.get("iscrowd"):
         return "crowds (iscrowd)"
     if wanted is not None and annotation.get("category_id", wanted[0] if wanted else None) not in wanted:
@@ -128,18 +129,14 @@ def _left_out(annotation: dict[str, Any], wanted: list[Any] | None) -> str:
     return ""
 
 
-def _person_categories(path: Path, data: dict[str, Any], contents: Contents) -> list[Any] | None:
-    """The ids of the category person; None where the file tells no categories apart."""
+def _person_categories(path: Path, data: dict[str, Any], dataset: RawDataset) -> list[Any] | None:
+    """The ids of the category person; None if the file has no categories."""
     categories = data.get("categories", [])
     wanted = [category.get("id") for category in categories if str(category.get("name")).strip().lower() == "person"]
     if not categories:
         return None
     if not wanted:
-        there = ", ".join(" ".join(str(category.get("name")).split()) for category in categories)
-        contents.note(
-            ERROR,
-            "no category person",
-            path,
-            f'none of the categories is called person, there are {there}; rename the people\'s to "person"',
-        )
+        found = ", ".join(" ".join(str(category.get("name")).split()) for category in categories)
+        what = f'no category is called "person", there are {found}; rename the one of people'
+        dataset.note(ERROR, "no category person", path, what)
     return wanted

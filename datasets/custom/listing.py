@@ -1,4 +1,4 @@
-"""What the user's lists say, in one form for JSON and CSV: photographs, and people in them. No photograph is opened."""
+"""The content of the user's lists, in one form for JSON and CSV: images, and boxes in them. No image is opened."""
 
 from __future__ import annotations
 
@@ -10,51 +10,60 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from psdiff_jax.data.schema import UNKNOWN
+
 SPLITS = ("train", "gallery")
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 
 
 @dataclass(frozen=True)
-class Photograph:
-    """where: file and record; name: its file name with slashes; split: train or gallery; size: (height, width) as the
-    list states it, None where it does not; camera: as text, None unknown; frame: -1 unknown."""
+class ImageEntry:
+    """An image of a list.
+
+    where: file and record; name: file name with slashes; split: train or gallery; size: (height, width) as the list
+    states it, None if it does not; camera: as text, None if unknown; frame: -1 if unknown.
+    """
 
     where: str
     name: str
     split: str
     size: tuple[int, int] | None = None
     camera: str | None = None
-    frame: int = -1
+    frame: int = UNKNOWN
 
 
 @dataclass(frozen=True)
-class Person:
-    """where: file and record; image: name of the photograph; rectangle: x, y, width, height in its pixels; person: the
-    id as text, None unlabelled; query: somebody to look for."""
+class BoxEntry:
+    """A box of a list.
+
+    where: file and record; image: name of the image; xywh: in its pixels; person_id: as text, None if unlabelled;
+    query: whether it is marked as a query.
+    """
 
     where: str
     image: str
-    rectangle: tuple[float, ...]
-    person: str | None = None
+    xywh: tuple[float, ...]
+    person_id: str | None = None
     query: bool = False
 
 
 @dataclass
 class Listing:
-    """photographs by name, in the order of the lists; people: the boxes in them; queries: a list of their own;
-    has_queries: the user says who is looked for, in one way or the other."""
+    """images: by name, in the order of the lists; boxes: the boxes in them; queries: those of a separate query list;
+    has_query_list: whether there is one."""
 
-    photographs: dict[str, Photograph] = field(default_factory=dict)
-    people: list[Person] = field(default_factory=list)
-    queries: list[Person] = field(default_factory=list)
+    images: dict[str, ImageEntry] = field(default_factory=dict)
+    boxes: list[BoxEntry] = field(default_factory=list)
+    queries: list[BoxEntry] = field(default_factory=list)
     has_query_list: bool = False
 
     @property
     def has_queries(self) -> bool:
-        return self.has_query_list or any(person.query for person in self.people)
+        """The user chose the queries, by a list or by marks in the gallery."""
+        return self.has_query_list or any(box.query for box in self.boxes)
 
 
-def plain_name(file_name: str) -> str:
+def normalized_name(file_name: str) -> str:
     """A file name with slashes and without "." parts: "a\\\\b.jpg" and "./a/b.jpg" are "a/b.jpg".
 
     Raises:
@@ -66,10 +75,10 @@ def plain_name(file_name: str) -> str:
     return posixpath.normpath(name.replace("\\", "/"))
 
 
-def as_text(value: Any) -> str | None:
-    """A person or camera as text; None for nobody: absent, null, empty, "nan" or a negative number.
+def parse_id(value: Any) -> str | None:
+    """A person id or camera as text; None for an absent, null, empty, "nan" or negative one.
 
-    Whole numbers are one person however they are written: 7, 7.0 (as spreadsheets make it) and "7".
+    Whole numbers are one id however they are written: 7, 7.0 (as spreadsheets write it) and "7".
 
     Raises:
       ValueError: something that is neither text nor a number.
@@ -86,32 +95,21 @@ def as_text(value: Any) -> str | None:
     return text
 
 
-def frame_number(value: Any) -> int:
-    """A frame number; -1 where there is none.
+def parse_frame(value: Any) -> int:
+    """A frame number; -1 if there is none.
 
     Raises:
       ValueError: something that is no whole number.
     """
-    text = as_text(value)
+    text = parse_id(value)
     if text is None:
-        return -1
+        return UNKNOWN
     if not _WHOLE.fullmatch(text):
         raise ValueError(f"{value!r} is not a whole number")
     return int(text)
 
 
-def numbered(texts: Iterable[str | None]) -> tuple[dict[str, int], bool]:
-    """Numbers for ids, and whether they are others than the ids themselves.
-
-    Whole numbers stay what they are; if any id is something else, all of them are numbered from 0 in sorted order.
-    """
-    distinct = sorted({text for text in texts if text is not None})
-    if all(_WHOLE.fullmatch(text) for text in distinct):
-        return {text: int(text) for text in distinct}, False
-    return {text: number for number, text in enumerate(distinct)}, True
-
-
-def rectangle(values: Iterable[Any]) -> tuple[float, ...]:
+def parse_xywh(values: Any) -> tuple[float, ...]:
     """x, y, width, height.
 
     Raises:
@@ -127,3 +125,14 @@ def rectangle(values: Iterable[Any]) -> tuple[float, ...]:
     if len(found) != 4 or not all(math.isfinite(value) for value in found):
         raise ValueError(f"{given} is not four numbers x, y, width, height")
     return found
+
+
+def numbered(texts: Iterable[str | None]) -> tuple[dict[str, int], bool]:
+    """Numbers for ids, and whether they differ from the ids themselves.
+
+    Whole numbers are kept; if any id is something else, all ids are numbered from 0 in sorted order.
+    """
+    distinct = sorted({text for text in texts if text is not None})
+    if all(_WHOLE.fullmatch(text) for text in distinct):
+        return {text: int(text) for text in distinct}, False
+    return {text: number for number, text in enumerate(distinct)}, True

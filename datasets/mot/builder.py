@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from psdiff_jax.datasets.common.folder import FolderBuilder, digest
-from psdiff_jax.datasets.common.records import Contents
+from psdiff_jax.datasets.common.builder import FolderBuilder
+from psdiff_jax.datasets.common.layout import digest
+from psdiff_jax.datasets.common.records import RawDataset
 from psdiff_jax.datasets.mot import reader
 
 
 class Mot(FolderBuilder):
-    """MOTChallenge sequences; README.md beside this file is the dataset card, `reader.read` explains the options."""
+    """MOTChallenge sequences. README.md beside this file is the dataset card, `reader.read` explains the options."""
 
     DESCRIPTION = "MOTChallenge sequences as person search: tracks are identities, sequences are cameras."
 
@@ -44,9 +45,9 @@ class Mot(FolderBuilder):
 
     @classmethod
     def fingerprint(cls, root: str, **options: Any) -> str:
-        """A digest of the sequences with ground truth; the options are counted beside it."""
+        """A digest of the sequences with ground truth; the options are fingerprinted separately."""
         del options
         folder = Path(root).expanduser()
-        sequences = reader.find_sequences(folder, Contents())
+        sequences = reader.find_sequences(folder, RawDataset())
         annotations = [path for s in sequences for path in (s.ground_truth, s.info_file) if path.is_file()]
-        return digest(folder, annotations, [path for s in sequences for _, path in s.photographs])
+        return digest(folder, annotations, [path for s in sequences for _, path in s.frames])

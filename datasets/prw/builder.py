@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from psdiff_jax.datasets.common.folder import FolderBuilder, digest
+from psdiff_jax.datasets.common.builder import FolderBuilder
+from psdiff_jax.datasets.common.layout import digest
 from psdiff_jax.datasets.prw import files, reader
 
 
@@ -27,8 +28,5 @@ class Prw(FolderBuilder):
         folder = Path(root).expanduser()
         files.check_folder(folder)
         lists = [folder / name for name in files.LISTS if (folder / name).is_file()]
-        return digest(
-            folder,
-            [*lists, *(folder / "annotations").glob("*.mat")],
-            [path for path in (folder / "frames").iterdir() if path.is_file()],
-        )
+        images = [path for path in (folder / "frames").iterdir() if path.is_file()]
+        return digest(folder, [*lists, *(folder / "annotations").glob("*.mat")], images)

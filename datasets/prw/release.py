@@ -1,13 +1,11 @@
-"""What is known of the official release of PRW, to compare a folder with."""
+"""Facts about the official release of PRW, to compare a folder with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
-from psdiff_jax.datasets.common.records import KNOWN, WARNING, Contents, Scene
+from psdiff_jax.datasets.common.records import KNOWN, WARNING, AnnotatedImage, RawDataset, identities
 from psdiff_jax.datasets.prw import files
 from psdiff_jax.errors import InputError
 
@@ -18,51 +16,38 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def compare(contents: Contents, root: Path, names: Iterable[str]) -> None:
-    """Sets the published counts where the listed frames `names` are of all six cameras; says so where they are not.
-    Compares the identities with ID_train.mat and ID_test.mat, where they are there."""
+def compare(dataset: RawDataset, root: Path, names: Iterable[str]) -> None:
+    """Sets the published counts if the listed frames `names` cover all six cameras, and describes the part if not.
+    Compares the identities with ID_train.mat and ID_test.mat, if the folder holds them."""
     parts = [part for part in map(files.camera_sequence_number, names) if part]
     cameras, sequences = {part[0] for part in parts}, {part[1] for part in parts}
     if cameras >= CAMERAS:
-        contents.published = PUBLISHED
+        dataset.published = PUBLISHED
     else:
-        contents.part = f"cameras {_listing(cameras)}, sequences {_listing(sequences)}"
-        contents.note(
-            KNOWN,
-            "part of the release",
-            root,
-            f"a part of PRW: {contents.part}; its counts are not compared with the published ones",
-        )
-    for split, scenes in (("train", contents.train), ("gallery", contents.gallery)):
-        _compare_ids(contents, root, split, scenes)
+        dataset.part = f"cameras {_listing(cameras)}, sequences {_listing(sequences)}"
+        what = f"a part of PRW: {dataset.part}; its counts are not compared with the published ones"
+        dataset.note(KNOWN, "part of the release", root, what)
+    for split, images in dataset.splits.items():
+        _compare_ids(dataset, root, split, images)
 
 
-def _compare_ids(contents: Contents, root: Path, split: str, scenes: list[Scene]) -> None:
+def _compare_ids(dataset: RawDataset, root: Path, split: str, images: list[AnnotatedImage]) -> None:
     where = root / files.ID_FILES[split][0]
     try:
         listed = files.read_ids(root, split)
     except InputError as error:  # nothing is built from these files
-        contents.note(WARNING, "unreadable id list", where, str(error).removeprefix(f"{where}: "))
+        dataset.note(WARNING, "unreadable id list", where, str(error).removeprefix(f"{where}: "))
         return
     if listed is None:
         return
-    annotated = {int(i) for scene in scenes for i in np.unique(scene.person_ids) if i >= 0}
+    annotated = identities(images)
     both = f"{len(annotated)} identities as annotated, {len(listed)} as listed"
     if annotated - listed:
-        contents.note(
-            KNOWN,
-            f"pids not in {where.name}",
-            where,
-            f"pids {_listing(annotated - listed)} are annotated in"
-            f" {split} frames and not listed; they count as identities: {both}",
-        )
+        extra = f"pids {_listing(annotated - listed)} are annotated in {split} frames and not listed"
+        dataset.note(KNOWN, f"pids not in {where.name}", where, f"{extra}; they count as identities: {both}")
     if listed - annotated:
-        contents.note(
-            WARNING,
-            f"pids of {where.name} not annotated",
-            where,
-            f"pids {_listing(listed - annotated)} are listed, and no {split} frame shows them: {both}",
-        )
+        absent = f"pids {_listing(listed - annotated)} are listed, but in no {split} frame"
+        dataset.note(WARNING, f"pids of {where.name} not annotated", where, f"{absent}: {both}")
 
 
 def _listing(numbers: Iterable[int], most: int = 10) -> str:

@@ -1,4 +1,4 @@
-"""The empty street of a camera: sky, house fronts, road, kerbs and pavement. Drawn once a camera and then kept."""
+"""The empty street of a camera: sky, house fronts, road, kerbs and pavement. Drawn once per camera and cached."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from psdiff_jax.datasets.synthetic_street.camera import Camera
 from psdiff_jax.datasets.synthetic_street.facades import house_front
 
-FAR = 90.0  # metres; where the street ends
+FAR = 90.0  # metres; the end of the street
 
 
 def draw_background(camera: Camera, rng: np.random.Generator) -> np.ndarray:
     """uint8 [h, w, 3] RGB."""
     size = camera.size
-    # Drawn twice as fine: window bars and slabs far away would flicker otherwise.
+    # Drawn at twice the resolution against aliasing of distant window bars and slabs.
     camera = dataclasses.replace(
         camera, size=(size[0] * 2, size[1] * 2), focal=camera.focal * 2, horizon=camera.horizon * 2
     )
@@ -71,16 +71,16 @@ def _house(camera: Camera, front, image: np.ndarray) -> None:
     closest = max(min(a[1], b[1]), 3.0)
     density = float(np.clip(camera.scale(closest) * 1.3, 10, 100))
     texture = house_front(end - start, height, density, rng)
-    # Walls along the street lie in shade on the side the light comes from; far ones lie in haze.
+    # Walls along the street are in shade on the side of the light; distant ones are hazy.
     lit = 1.0 if side == 0 else 0.82 if side * camera.light > 0 else 1.06
     haze = min(0.5, (z0 + z1) / 2 / FAR * 0.6)
     texture = np.clip(texture * (lit * (1 - haze)) + 196 * haze, 0, 255).astype(np.uint8)
     target = np.array(corners, np.float32)
-    # Reduced to about the size it is seen at, so that the warp need not skip pixels.
+    # Reduced to about its size in the image, so that the warp does not skip pixels.
     seen = (np.ptp(target[:, 0]) * 1.5 / (cut1 - cut0), np.ptp(target[:, 1]) * 1.3)
     rows, wide = (int(np.clip(s, 4, full)) for s, full in zip(seen[::-1], texture.shape, strict=False))
     texture = cv2.resize(texture, (wide, rows), interpolation=cv2.INTER_AREA)
-    source = np.float32([[cut0 * wide, 0], [cut1 * wide, 0], [cut1 * wide, rows], [cut0 * wide, rows]])
+    source = np.array([[cut0 * wide, 0], [cut1 * wide, 0], [cut1 * wide, rows], [cut0 * wide, rows]], np.float32)
     if columns[0] > columns[1]:
         source[:, 0] = wide - source[:, 0]
     left, top = np.maximum(np.floor(target.min(0)), 0).astype(int)
@@ -88,7 +88,7 @@ def _house(camera: Camera, front, image: np.ndarray) -> None:
     if right <= left or bottom <= top:
         return
     shape = (int(right - left), int(bottom - top))
-    warp = cv2.getPerspectiveTransform(source, target - np.float32([left, top]))
+    warp = cv2.getPerspectiveTransform(source, target - np.array([left, top], np.float32))
     picture = cv2.warpPerspective(texture, warp, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     mask = cv2.warpPerspective(np.full((rows, wide), 255, np.uint8), warp, shape, flags=cv2.INTER_LINEAR)
     share = mask[..., None].astype(np.float32) / 255
@@ -121,22 +121,22 @@ class _Paving:
 
 
 def _ground(camera: Camera, rng: np.random.Generator, image: np.ndarray) -> None:
-    """Colours every pixel below the horizon by the place on the street it shows."""
+    """Colours every pixel below the horizon by the point of the street that it shows."""
     rows, columns = camera.size
     first = max(0, math.ceil(camera.horizon + camera.focal * camera.height / (2 * FAR)))
     if first >= rows:
         return
     slab = rng.uniform(0.5, 0.9)
     paving = _Paving(
-        asphalt=np.float32(rng.uniform(84, 112) * np.array((1.0, 1.0, 1.03))),
-        stone=np.float32(rng.uniform(142, 176) * np.array((1.03, 1.0, rng.uniform(0.88, 0.98)))),
+        asphalt=(rng.uniform(84, 112) * np.array((1.0, 1.0, 1.03))).astype(np.float32),
+        stone=(rng.uniform(142, 176) * np.array((1.03, 1.0, rng.uniform(0.88, 0.98)))).astype(np.float32),
         slab=slab,
         offset=slab * rng.choice((0.0, 0.5)),
         crossing=rng.uniform(3, 14) if rng.random() < 0.6 else math.inf,
     )
     patches = cv2.resize(rng.random((9, 14), np.float32), (columns, rows - first), interpolation=cv2.INTER_CUBIC)
     column = np.arange(columns, dtype=np.float32)[None] + 0.5 - columns / 2
-    # In strips that stay in the processor's cache: three times as fast on large scenes.
+    # In strips that fit into the processor's cache: three times as fast on large scenes.
     for top in range(first, rows, 48):
         row = np.arange(top, min(rows, top + 48), dtype=np.float32)[:, None] + 0.5
         z = camera.focal * camera.height / (row - np.float32(camera.horizon))
@@ -150,7 +150,7 @@ def _ground(camera: Camera, rng: np.random.Generator, image: np.ndarray) -> None
 
 
 def _pave(camera: Camera, paving: _Paving, t: np.ndarray, s: np.ndarray, fine: np.ndarray) -> np.ndarray:
-    """float32 RGB of the ground at street (t, s), both [h, w]; `fine` [h, 1] is how much of fine lines shows."""
+    """float32 RGB of the ground at street (t, s), both [h, w]; `fine` [h, 1] is the visibility of fine lines."""
     left, right = camera.kerbs
     road = (t > left) & (t < right)
     tone = np.where(road[..., None], paving.asphalt, paving.stone)

@@ -9,11 +9,12 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from psdiff_jax.data.schema import query_example, scene_example, scene_features
+from psdiff_jax.data.schema import record_features
+from psdiff_jax.datasets.common.builder import query_examples
 from psdiff_jax.datasets.synthetic_street.options import RENDERER, StreetOptions
-from psdiff_jax.datasets.synthetic_street.render import EncodedScene, render
+from psdiff_jax.datasets.synthetic_street.render import render
 from psdiff_jax.datasets.synthetic_street.sources import source_digest
-from psdiff_jax.datasets.synthetic_street.street import SPLITS, Query, Street
+from psdiff_jax.datasets.synthetic_street.street import SPLITS, Street
 from psdiff_jax.errors import InputError
 
 
@@ -42,7 +43,7 @@ class SyntheticStreet(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def fingerprint(cls, preset: str = "tiny", workers: int = 1, root: str | None = None, **options: Any) -> str:
-        """A digest of the renderer's version and of the cut-outs, if any: where they lie does not count."""
+        """A digest of the renderer's version and of the cut-outs, if any, wherever they are."""
         del workers
         resolved = _street_options(preset, root, options)
         return hashlib.sha256(f"{RENDERER} {source_digest(resolved.source)}".encode()).hexdigest()
@@ -51,57 +52,32 @@ class SyntheticStreet(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"Rendered street scenes for person search: {self.options}",
-            features=scene_features(),
+            features=record_features(),
             disable_shuffling=True,  # record i of a split is scene i
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # nothing is downloaded
         street = Street(self.options)
-        # Before the first scene is rendered: it is quick, and tells at once when the gallery is too small.
+        # Before the first scene is rendered: it is quick, and fails at once if the gallery is too small.
         queries = street.queries()
         self.report["query"] = {"queries": len(queries), "ids": len({query.person_id for query in queries})}
         generators = {split: self._generate_examples(split, render(street, split, self.workers)) for split in SPLITS}
-        return {**generators, "query": self._generate_queries(queries)}
+        return {**generators, "query": query_examples(queries)}
 
-    def _generate_examples(self, split: str, scenes: Iterable[EncodedScene]) -> Iterator[tuple[int, dict[str, Any]]]:
-        images, boxes, people = 0, 0, set()
-        for key, scene in enumerate(scenes):
-            images, boxes = images + 1, boxes + len(scene.boxes)
-            people |= {int(person_id) for person_id in scene.person_ids if person_id >= 0}
-            yield (
-                key,
-                scene_example(
-                    image=scene.jpeg,
-                    image_name=scene.name,
-                    height=scene.height,
-                    width=scene.width,
-                    boxes=scene.boxes,
-                    person_ids=scene.person_ids,
-                    camera=scene.camera,
-                    frame=scene.frame,
-                ),
-            )
-        self.report[split] = {"images": images, "boxes": boxes, "ids": len(people)}
-
-    def _generate_queries(self, queries: list[Query]) -> Iterator[tuple[int, dict[str, Any]]]:
-        for key, query in enumerate(queries):
-            yield (
-                key,
-                query_example(
-                    image_name=query.image_name,
-                    box=query.box,
-                    person_id=query.person_id,
-                    camera=query.camera,
-                    frame=query.frame,
-                ),
-            )
+    def _generate_examples(self, split: str, records: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        images, boxes, ids = 0, 0, set()
+        for key, record in enumerate(records):
+            images, boxes = images + 1, boxes + len(record["boxes"])
+            ids |= {int(person_id) for person_id in record["person_ids"] if person_id >= 0}
+            yield key, record
+        self.report[split] = {"images": images, "boxes": boxes, "ids": len(ids)}
 
 
 def _street_options(preset: str, root: str | None, options: dict[str, Any]) -> StreetOptions:
     """Raises InputError for unknown presets and options."""
     if root:
         if "source" in options:
-            raise InputError("config.data.root and config.data.builder.source both name people; give one of them")
+            raise InputError("config.data.root and config.data.builder.source both name cut-outs; give one of them")
         options = {**options, "source": os.fspath(root)}
     return StreetOptions.preset(preset, **options)

@@ -1,8 +1,8 @@
-"""A camera on a street: where it stands, how it maps the ground to pixels, and how it spoils colours.
+"""A camera on a street: its position, its projection of the ground to pixels, and its image degradation.
 
 Camera axes in metres: x right, z forward along the ground, y up. A point lies at column cx + f x / z and row
-horizon + f (height - y) / z. Street axes: s along the street, t across it; the camera stands at (t, s) = (offset, 0)
-and looks `turn` radians away from the s axis.
+horizon + f (height - y) / z. Street axes: s along the street, t across it; the camera is at (t, s) = (offset, 0) and
+looks `turn` radians away from the s axis.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import cv2
 import numpy as np
 
-STATURE = 1.7  # metres; the height that StreetOptions.person_height speaks of
+STATURE = 1.7  # metres; the height of the person that StreetOptions.person_height refers to
+
+Lengths = Any  # metres: a number or an array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,25 +41,25 @@ class Camera:
     saturation: float
     blur: float  # pixels at a scene height of 160; grows with its root
     noise: float  # standard deviation in grey levels
-    depths: tuple[float, float]  # nearest and farthest place of a person
+    depths: tuple[float, float]  # nearest and farthest depth of a person
 
     @property
     def pitch(self) -> float:
         """How far the camera looks down on a person in the middle of the range."""
         return math.atan2(self.height - 0.9, 0.5 * (self.depths[0] + self.depths[1]))
 
-    def to_street(self, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def to_street(self, x: Lengths, z: Lengths) -> tuple[Lengths, Lengths]:
         """Camera (x, z) to street (t, s)."""
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         return self.offset + x * cos + z * sin, z * cos - x * sin
 
-    def from_street(self, t, s) -> tuple[np.ndarray, np.ndarray]:
+    def from_street(self, t: Lengths, s: Lengths) -> tuple[np.ndarray, np.ndarray]:
         """Street (t, s) to camera (x, z)."""
         cos, sin = math.cos(self.turn), math.sin(self.turn)
         t = np.asarray(t) - self.offset
         return t * cos - np.asarray(s) * sin, t * sin + np.asarray(s) * cos
 
-    def pixel(self, x, y, z) -> tuple[np.ndarray, np.ndarray]:
+    def pixel(self, x: Lengths, y: Lengths, z: Lengths) -> tuple[Lengths, Lengths]:
         """Column and row of camera point (x, y, z); z > 0."""
         return self.size[1] / 2 + self.focal * x / z, self.horizon + self.focal * (self.height - y) / z
 
@@ -64,8 +67,8 @@ class Camera:
         """Pixels per metre at depth z."""
         return self.focal / z
 
-    def develop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The photograph this camera makes of a clean uint8 scene: blur, colour cast, contrast, noise."""
+    def degrade(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A clean uint8 image as this camera records it: with blur, colour cast, contrast and noise."""
         sigma = self.blur * math.sqrt(self.size[0] / 160) * rng.uniform(0.7, 1.15)
         if sigma > 0.25:
             image = cv2.GaussianBlur(image, (0, 0), sigma)
@@ -99,7 +102,7 @@ def draw_camera(camera_seed: int, index: int, size: tuple[int, int], person_heig
     height = rng.uniform(1.5, 2.5)
     low, high = (share * rows for share in person_height)
     depths = (focal * STATURE / high, focal * STATURE / low)
-    # The nearest people stand with their feet at the lower edge, give or take.
+    # The feet of the nearest people are about at the lower edge.
     horizon = rows * rng.uniform(0.96, 1.03) - focal * height / depths[0]
     side = 1 if rng.random() < 0.5 else -1
     turn = side * (rng.uniform(0, 0.3), rng.uniform(0.45, 0.95), rng.uniform(1.3, 1.57))[kind]

@@ -1,4 +1,4 @@
-"""Parked cars: a side profile pulled across the car's width, its faces sorted and drawn in perspective."""
+"""Parked cars: a side profile extruded across the width, its faces sorted by depth and drawn in perspective."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ COLOURS = ((178, 40, 40), (40, 70, 130), (212, 212, 210), (60, 62, 66), (150, 15
 # (along, up) in metres, round the body from the front bumper over the roof to the rear.
 PROFILE = ((0.0, 0.3), (0.03, 0.62), (0.25, 0.74), (1.05, 0.86), (1.75, 1.38), (3.1, 1.42), (3.75, 0.95), (4.14, 0.88),
            (4.2, 0.32))  # fmt: skip
-GLASS = {3: (0.12, 0.9), 5: (0.12, 0.9)}  # faces of the profile that hold the wind screens
+GLASS = {3: (0.12, 0.9), 5: (0.12, 0.9)}  # faces of the profile with the windscreens
 SIDE_WINDOWS = (((1.38, 0.92), (1.84, 1.31), (2.35, 1.33), (2.35, 0.93)),
                 ((2.45, 0.93), (2.45, 1.33), (3.05, 1.34), (3.5, 0.98)))  # fmt: skip
 
 
-def draw_car(camera: Camera, footprint: tuple[float, float, float, float], rng: np.random.Generator):
-    """(sprite, corner in the scene) of a car on street (t0, t1, s0, s1) metres; (None, None) when outside the view."""
+def draw_car(
+    camera: Camera, footprint: tuple[float, float, float, float], rng: np.random.Generator
+) -> tuple[Sprite, tuple[int, int]] | None:
+    """(sprite, corner in the scene) of a car on street (t0, t1, s0, s1) metres; None if it is outside the view."""
     t0, t1, s0, s1 = footprint
     paint = COLOURS[rng.integers(len(COLOURS))]
     forward = rng.random() < 0.5
@@ -37,7 +39,7 @@ def draw_car(camera: Camera, footprint: tuple[float, float, float, float], rng: 
     low_x, high_x = min(c for c, _ in outline), max(c for c, _ in outline)
     low_y, high_y = min(r for _, r in outline), max(r for _, r in outline)
     if high_x < 2 or low_x > width - 2 or high_y < 2 or low_y > height - 2:
-        return None, None
+        return None
     left, top = max(int(low_x) - 2, -width), max(int(low_y) - 2, -height)
     right, bottom = min(int(high_x) + 3, 2 * width), min(int(high_y) + 3, 2 * height)
     factor = 3 if height < 400 else 2
@@ -58,7 +60,7 @@ def draw_car(camera: Camera, footprint: tuple[float, float, float, float], rng: 
 
     for along in (0.8, 3.4):
         wheel(along, far_t)
-    # Faces across the width, far to near; the near side covers what should not be seen of them.
+    # Faces across the width, far to near; the near side then covers their hidden parts.
     faces = list(zip(PROFILE[:-1], PROFILE[1:], range(len(PROFILE)), strict=False))
     faces.sort(key=lambda face: -_depth(camera, (face[0][0] + face[1][0]) / 2, (t0 + t1) / 2, s0, s1, forward))
     for (a0, u0), (a1, u1), k in faces:

@@ -11,7 +11,7 @@ SHOPS = ((150, 40, 44), (36, 78, 60), (40, 60, 110), (60, 60, 64), (196, 150, 60
 
 
 def house_front(width: float, height: float, density: float, rng: np.random.Generator) -> np.ndarray:
-    """RGB uint8 texture of a front of `width` x `height` metres with `density` pixels a metre, row 0 the roof line."""
+    """RGB uint8 texture of a front of `width` x `height` metres, `density` pixels per metre; row 0 is the roof line."""
     rows, columns = max(8, round(height * density)), max(8, round(width * density))
     wall = np.array(WALLS[rng.integers(len(WALLS))]) + rng.normal(0, 8, 3)
     texture = np.empty((rows, columns, 3), np.float32)
@@ -24,7 +24,7 @@ def house_front(width: float, height: float, density: float, rng: np.random.Gene
     texture *= (0.92 + 0.14 * stains)[..., None]
 
     def box(x0: float, x1: float, y0: float, y1: float, colour) -> None:
-        """Fills a rectangle given in metres, y up from the street."""
+        """Fills a rectangle in metres, y up from the street."""
         texture[
             max(0, round(rows - y1 * density)) : max(0, round(rows - y0 * density)),
             max(0, round(x0 * density)) : max(0, round(x1 * density)),

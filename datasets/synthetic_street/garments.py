@@ -1,7 +1,7 @@
-"""Torso, coat and skirt: upright shells whose cloth pattern lies on the body and turns with it.
+"""Torso, coat and skirt: upright shells with a cloth pattern that is fixed to the body and turns with it.
 
-At a screen offset x inside a shell of half width w the surface looks by theta = asin(x / w) to the side; the place on
-the body is beta = theta - yaw (0 the front, +pi/2 the left side), so one cloth is consistent from any view.
+At a screen offset x inside a shell of half width w the surface is turned by theta = asin(x / w) to the side; the angle
+on the body is beta = theta - yaw (0 the front, +pi/2 the left side), so the pattern is consistent from any view.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def lower_shell(brush: Brush, bones, look: Look, view: View) -> None:
     else:
         _seat(brush, bones, [*sections, (0.455, hip * 0.9, 0.06 * look.build)], CLOTH[look.lower_colour], view.light)
         return
-    cloth = np.float32(CLOTH[look.lower_colour])
+    cloth = np.array(CLOTH[look.lower_colour], np.float32)
 
     def paint(beta: np.ndarray, height: np.ndarray) -> np.ndarray:
         folds = 0.94 + 0.06 * np.cos(beta * 9)
@@ -59,7 +59,7 @@ def lower_shell(brush: Brush, bones, look: Look, view: View) -> None:
 
 
 def _seat(brush: Brush, bones, sections, cloth, light: float) -> None:
-    """Trousers between waist and thighs: mostly hidden, so two flat shapes do."""
+    """Trousers between waist and thighs: mostly hidden, so two flat shapes are enough."""
     for share, tone in ((1.0, 0.8), (0.74, 1.0)):
         right = []
         left = []
@@ -74,7 +74,7 @@ def _seat(brush: Brush, bones, sections, cloth, light: float) -> None:
 
 def _upper_colours(look: Look, beta: np.ndarray, height: np.ndarray) -> np.ndarray:
     """RGB float32 [h, w, 3] of the cloth at body angle `beta` [h, w] and `height` [h, 1] (shares of the stature)."""
-    cloth, second = np.float32(CLOTH[look.upper_colour]), np.float32(CLOTH[look.pattern_colour])
+    cloth, second = (np.array(CLOTH[name], np.float32) for name in (look.upper_colour, look.pattern_colour))
     pattern = look.pattern
     if pattern == "stripes":
         mark = np.broadcast_to(np.floor(height / 0.038) % 2 == 0, beta.shape)
@@ -87,7 +87,7 @@ def _upper_colours(look: Look, beta: np.ndarray, height: np.ndarray) -> np.ndarr
         across = beta * (4.5 / math.pi) + 0.5 * (row % 2)
         mark = np.hypot((across % 1) - 0.5, (height / 0.05 % 1) - 0.5) < 0.36
     elif pattern == "logo":
-        # The same emblem, larger, on the back: a person must be found again from behind.
+        # The same emblem, larger, on the back, so that the person can be recognised from behind.
         front = np.hypot(beta / 0.5, (height - 0.735) / 0.05) < 1
         back = np.hypot((np.pi - np.abs(beta)) / 0.85, (height - 0.72) / 0.065) < 1
         mark = front | back
@@ -102,7 +102,7 @@ def _upper_colours(look: Look, beta: np.ndarray, height: np.ndarray) -> np.ndarr
     if mark is not None:
         colours[mark] = second
     if look.upper in ("jacket", "coat"):
-        inner = np.float32((232, 230, 224) if cloth.sum() < 380 else (58, 60, 70))
+        inner = np.array((232, 230, 224) if cloth.sum() < 380 else (58, 60, 70), np.float32)
         opening = 0.42 if look.upper == "jacket" else 0.2
         colours[np.abs(beta) < opening * np.clip((height - 0.44) / 0.4, 0.1, 1)] = inner
     elif look.upper == "hoodie":

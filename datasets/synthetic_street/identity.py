@@ -1,7 +1,7 @@
-"""Who a drawn person is: a look of discrete attributes, enough to be told apart from any side.
+"""The identity of a drawn person: a look of discrete attributes that distinguish it from any side.
 
-Two people of one look would be one person to the pixels. So the hash of a look decides which of three sides (train,
-test, stranger) it may appear on: test people of any seed never occur among the training people of any other seed.
+Two people with the same look could not be distinguished. So the hash of a look decides its role (train, test or
+stranger): no test identity of any seed is a training identity of another seed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 ROLES = ("train", "test", "stranger")
 
-# RGB. Names are for people reading a look; the distances between neighbours are what makes re-ID work.
+# RGB, with names for readers; re-ID depends on the distances between neighbouring colours.
 CLOTH: dict[str, tuple[int, int, int]] = {
     "black": (34, 34, 38), "charcoal": (74, 76, 82), "grey": (138, 140, 144), "white": (226, 226, 222),
     "navy": (36, 48, 92), "blue": (52, 98, 186), "sky": (128, 178, 220), "teal": (32, 126, 128),
@@ -62,11 +62,11 @@ class Look:
     scarf: str  # colour or 'none'
 
     def key(self) -> tuple:
-        """What tells two people apart: all but stature and build, which distance and pose make hard to read."""
+        """The attributes that distinguish identities: all but stature and build, which depend on distance and pose."""
         return tuple(vars(self).values())[2:]
 
     def role(self) -> str:
-        """The side this look may appear on, from a hash that is the same in every process and version."""
+        """The role of this look, from a hash that is the same in every process and version."""
         return ROLES[zlib.crc32(repr(self.key()).encode()) % len(ROLES)]
 
 
@@ -75,7 +75,7 @@ def _pick(rng: np.random.Generator, values):
 
 
 def _other_colour(rng: np.random.Generator, *taken: str) -> str:
-    """A cloth colour that is visibly another than those taken."""
+    """A cloth colour that differs visibly from those taken."""
     while True:
         name = _pick(rng, tuple(CLOTH))
         if all(np.abs(np.subtract(CLOTH[name], CLOTH[other])).sum() > 150 for other in taken):
@@ -117,7 +117,7 @@ def _draw_look(rng: np.random.Generator) -> Look:
 
 
 def _change_detail(look: Look, rng: np.random.Generator) -> Look:
-    """A look-alike: the same person with one visible attribute changed."""
+    """A look-alike: the same look with one visible attribute changed."""
     detail = _pick(rng, ("upper_colour", "lower_colour", "pattern", "pattern_colour", "bag", "hat", "hair_style",
                          "hair", "lower", "shoes", "sleeve_colour"))  # fmt: skip
     values = {
@@ -134,7 +134,7 @@ def _change_detail(look: Look, rng: np.random.Generator) -> Look:
 
 
 def visible(look: Look) -> Look:
-    """The look with attributes set to a fixed value where no pixel shows them, so that equal pictures compare equal."""
+    """The look with a fixed value for each invisible attribute, so that looks that render the same are equal."""
     changes: dict[str, object] = {}
     if look.pattern == "plain":
         changes["pattern_colour"] = look.upper_colour
@@ -149,14 +149,14 @@ def visible(look: Look) -> Look:
     if look.lower in ("skirt", "long skirt"):
         changes["leg_pattern"] = "plain"
     if look.pattern in ("stripes", "pinstripes", "checks", "dots", "logo", "band", "halves"):
-        # A pattern in (nearly) the cloth's own colour cannot be seen.
+        # A pattern in nearly the colour of the cloth is invisible.
         if np.abs(np.subtract(CLOTH[look.pattern_colour], CLOTH[look.upper_colour])).sum() < 100:
             changes |= {"pattern": "plain", "pattern_colour": look.upper_colour}
     return dataclasses.replace(look, **changes)
 
 
 def draw_stranger(rng: np.random.Generator, family: list[Look]) -> Look:
-    """A person without identity; one in four is a look-alike of somebody in `family`."""
+    """A person without identity; one in four resembles a look in `family`."""
     while True:
         alike = family and rng.random() < 0.25
         look = visible(_change_detail(_pick(rng, family), rng) if alike else _draw_look(rng))
@@ -165,9 +165,9 @@ def draw_stranger(rng: np.random.Generator, family: list[Look]) -> Look:
 
 
 def draw_identities(seed: int, role: str, count: int, alike: float = 0.4) -> list[Look]:
-    """`count` different looks of one role; a share `alike` of them differ from an earlier one in one attribute.
+    """`count` different looks of one role. A share `alike` of them differ from an earlier one in one attribute.
 
-    Drawn one after the other, so a longer list begins with the shorter one of the same seed.
+    They are drawn one after the other, so that a longer list begins with the shorter one of the same seed.
     """
     rng = np.random.default_rng([seed, 101, ROLES.index(role)])
     looks: list[Look] = []

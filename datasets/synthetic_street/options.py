@@ -1,4 +1,4 @@
-"""What a set of street scenes is made from: sizes, counts, cameras, and where the people come from."""
+"""Options of the street: sizes, counts, cameras and the source of the people."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 from psdiff_jax.errors import InputError
 
-# Raised whenever the same options give other pixels or labels, so that prepared datasets are built again.
+# Raised with every change of pixels or labels for the same options, so that prepared datasets are built again.
 RENDERER = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class StreetOptions:
-    """Everything that decides the pixels and the labels; equal options give equal datasets.
+    """Everything that determines the pixels and the labels; equal options give equal datasets.
 
     Attributes:
         size: scene height and width in pixels.
         train_images, gallery_images: number of scenes in the two splits.
-        queries: number of query boxes, taken from gallery scenes (each test identity first once, then again).
-        train_identities, test_identities: labelled people; the two sets never share a person, whatever the seed.
-        cameras: number of cameras; scene i is seen by camera `i % cameras`.
-        camera_seed: draws the cameras (place, colours, blur, street); another value is another set of cameras.
-        people: fewest and most people in a scene, labelled and unlabelled together.
-        labelled: share of the people in a scene that carry an identity.
+        queries: number of query boxes in gallery scenes (every test identity once, then again).
+        train_identities, test_identities: numbers of labelled identities; the two sets are disjoint for all seeds.
+        cameras: number of cameras; scene i is of camera `i % cameras`.
+        camera_seed: draws the cameras (position, colours, blur, street).
+        people: fewest and most people in a scene, labelled and unlabelled.
+        labelled: share of the people in a scene with an identity.
         person_height: smallest and largest height of a person 1.7 m tall, as a share of the scene's height.
         source: 'drawn', or the path of a folder or tar of RGBA cut-outs named `<person>_<view>.png` (or .webp).
         seed: draws identities and scenes.
@@ -55,13 +55,13 @@ class StreetOptions:
         return cls(**(PRESETS[name] | overrides))
 
     def __post_init__(self) -> None:
-        # Configs and JSON hand over lists; tuples keep the object hashable.
+        # Configs and JSON pass lists; tuples keep the object hashable.
         for key in ("size", "people", "person_height"):
             object.__setattr__(self, key, tuple(getattr(self, key)))
         self._check()
 
     def _check(self) -> None:
-        """Raises InputError naming the option that makes the dataset impossible."""
+        """Raises InputError naming the option with which the dataset cannot be made."""
 
         def need(holds: bool, message: str) -> None:
             if not holds:
@@ -72,7 +72,7 @@ class StreetOptions:
         need(0.0 < self.labelled <= 1.0, f"labelled={self.labelled} must be in (0, 1]")
         low, high = self.person_height
         need(0.05 <= low <= high <= 1.2, f"person_height={self.person_height} must be two shares within 0.05..1.2")
-        need(self.cameras >= 2, f"cameras={self.cameras}; a person must be seen by two cameras, so 2 or more")
+        need(self.cameras >= 2, f"cameras={self.cameras}; every test identity is shown by two cameras, so 2 or more")
         for key in ("train_images", "gallery_images", "queries", "train_identities", "test_identities"):
             need(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be negative")
         need(self.queries == 0 or self.test_identities > 0, "queries need test_identities > 0")

@@ -1,4 +1,4 @@
-"""Things on the street that stand in front of people or are taken for them: poles, signs, dummies, trees, cars."""
+"""Props that hide people or are mistaken for them: poles, signs, dummies, trees, cars."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PAINT = ((196, 52, 48), (44, 92, 170), (226, 222, 212), (52, 120, 78), (222, 178
 
 @dataclasses.dataclass(frozen=True)
 class Prop:
-    """A thing at a fixed place of a camera's street, there in a share `chance` of its scenes.
+    """A prop at a fixed position of a camera's street, present in a share `chance` of its scenes.
 
     foot: pixel of its ground point. depth: metres; people nearer than this are drawn over it. footprint: street
-    (t0, t1, s0, s1) in metres of things too large to be a point, where nobody can stand.
+    (t0, t1, s0, s1) in metres of a prop too large for a point, where nobody can be.
     """
 
     sprite: Sprite
@@ -34,9 +34,9 @@ class Prop:
 
 
 def draw_props(camera: Camera, rng: np.random.Generator) -> tuple[Prop, ...]:
-    """The furniture of a camera's street: some always there, some in a part of the scenes."""
+    """The props of a camera's street."""
     props = []
-    # (what, how many, in which share of the scenes, where, the nearest place as a share of the farthest person's)
+    # (draw, count, share of the scenes, zone, nearest depth as a share of the farthest person's, spread)
     for draw, count, chance, zone, near, spread in (
         (_tree, 3, 0.9, "kerb", 0.75, 0.2), (_lamp, 2, 1.0, "kerb", 0.5, 0.1),
         (_pole_sign, 2, 0.8, "kerb", 0.42, 0.06), (_bollard, 3, 0.7, "kerb", 0.4, 0.12),
@@ -49,13 +49,19 @@ def draw_props(camera: Camera, rng: np.random.Generator) -> tuple[Prop, ...]:
             if place is not None:
                 x, z = place
                 sprite = draw(rng, camera.scale(z))
-                foot = tuple(float(v) for v in camera.pixel(x, 0.0, z))
+                foot = _foot(camera, x, z)
                 props.append(Prop(sprite, sprite.corner(*foot), foot, float(z), chance, spread))
     return tuple(props + _parked_cars(camera, rng))
 
 
+def _foot(camera: Camera, x: float, z: float) -> tuple[float, float]:
+    """Pixel of the ground point (x, z)."""
+    column, row = camera.pixel(x, 0.0, z)
+    return float(column), float(row)
+
+
 def _place(camera: Camera, zone: str, near: float, rng: np.random.Generator) -> tuple[float, float] | None:
-    """Camera (x, z) of a visible point on the kerb or the pavement, or None after many tries."""
+    """Camera (x, z) of a visible point on the kerb or the pavement; None after many tries."""
     nearest, farthest = camera.depths
     for _ in range(200):
         z = 1 / rng.uniform(0.6 / farthest, 1 / max(near * farthest, 1.1 * nearest))
@@ -69,7 +75,7 @@ def _place(camera: Camera, zone: str, near: float, rng: np.random.Generator) -> 
 
 
 def _parked_cars(camera: Camera, rng: np.random.Generator) -> list[Prop]:
-    """Cars along both kerbs, as far as they are wholly in front of the camera and not too near."""
+    """Cars along both kerbs that are entirely in front of the camera and not too near."""
     cars = []
     for kerb, inward in zip(camera.kerbs, (1, -1), strict=True):
         start = rng.uniform(-30, -24)
@@ -82,13 +88,14 @@ def _parked_cars(camera: Camera, rng: np.random.Generator) -> list[Prop]:
             if near < max(1.1 * camera.depths[0], 2.5) or rng.random() < 0.3:
                 continue
             if any(float(x) > 0 for x, _ in corners) and any(float(x) < 0 for x, _ in corners) and abs(camera.turn) < 1:
-                if rng.random() < 0.5:  # do not wall off the middle of the view
+                if rng.random() < 0.5:  # do not block the middle of the view
                     continue
-            sprite, corner = draw_car(camera, footprint, rng)
-            if sprite is None:
+            drawn = draw_car(camera, footprint, rng)
+            if drawn is None:
                 continue
+            sprite, corner = drawn
             x, z = camera.from_street(t, (footprint[2] + footprint[3]) / 2)
-            foot = tuple(float(v) for v in camera.pixel(float(x), 0.0, float(z)))
+            foot = _foot(camera, float(x), float(z))
             far = max(float(z) for _, z in corners)
             cars.append(Prop(sprite, corner, foot, far, 0.55, WIDTH / 2, footprint))
     return cars
@@ -116,7 +123,7 @@ def _lamp(rng: np.random.Generator, scale: float) -> Sprite:
 
 
 def _pole_sign(rng: np.random.Generator, scale: float) -> Sprite:
-    """A traffic sign; one in two shows the silhouette of a walker."""
+    """A traffic sign; one in two shows the silhouette of a pedestrian."""
     brush = Brush(0.45, 0.1, 2.9, scale)
     _round_post(brush, 0.04, 0, 2.8, METAL)
     colour = PAINT[rng.integers(len(PAINT))]
@@ -155,7 +162,7 @@ def _board(rng: np.random.Generator, scale: float) -> Sprite:
 
 
 def _cardboard_man(rng: np.random.Generator, scale: float) -> Sprite:
-    """A life-size flat figure in one or two colours: of a person's shape, but nobody."""
+    """A life-size flat figure in one or two colours: the shape of a person, but none."""
     brush = Brush(0.6, 0.1, 2.0, scale)
     colour = PAINT[rng.integers(len(PAINT))]
     brush.polygon([(-0.3, -0.02), (0.3, -0.02), (0.26, 0.08), (-0.26, 0.08)], shade(METAL, 0.7))

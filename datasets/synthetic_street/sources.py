@@ -1,7 +1,7 @@
-"""Where people come from: drawn figures, or cut-outs that somebody rendered or photographed.
+"""Sources of people: drawn figures, or cut-outs that were rendered or photographed elsewhere.
 
-A person is (role, number): role 'train' or 'test' with a number below the options' count, or 'stranger' with the
-random generator deciding who it is.
+A person is (role, number): role 'train' or 'test' with a number below the options' count, or 'stranger', chosen by the
+random generator.
 """
 
 from __future__ import annotations
@@ -18,27 +18,29 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from psdiff_jax.datasets.synthetic_street.figure import Pose, draw_figure
+from psdiff_jax.datasets.synthetic_street.figure import draw_figure
 from psdiff_jax.datasets.synthetic_street.identity import Look, draw_identities, draw_stranger
 from psdiff_jax.datasets.synthetic_street.options import StreetOptions
+from psdiff_jax.datasets.synthetic_street.skeleton import Pose
 from psdiff_jax.datasets.synthetic_street.sprite import SOLID, Sprite, View
 from psdiff_jax.errors import InputError
 
 
 class PeopleSource(Protocol):
-    """Makes people: the same (role, number) always the same person, a new pose and side at each call."""
+    """Draws people: the same (role, number) is always the same person, in a new pose and view at each call."""
 
     def draw(self, role: str, number: int, family: str, view: View, rng: np.random.Generator) -> Sprite:
         """The person as seen in `view`. `family` is the role whose people a stranger may resemble."""
+        ...
 
 
 def people_source(options: StreetOptions) -> PeopleSource:
-    """The source that `options.source` names. Raises InputError when it lacks people."""
+    """The source that `options.source` names. Raises InputError if it has too few people."""
     return DrawnPeople(options) if options.source == "drawn" else CutoutPeople(options)
 
 
 class DrawnPeople:
-    """Figures made of code alone."""
+    """Figures drawn by code alone."""
 
     def __init__(self, options: StreetOptions) -> None:
         self.looks: dict[str, list[Look]] = {
@@ -52,7 +54,7 @@ class DrawnPeople:
 
 
 def source_digest(source: str) -> str:
-    """Digest of what a source consists of: '' for drawn people, else of the cut-outs' bytes. Raises InputError."""
+    """Digest of a source: '' for drawn people, else of the bytes of the cut-outs. Raises InputError."""
     if source == "drawn":
         return ""
     path = os.path.expanduser(source)
@@ -64,53 +66,53 @@ def source_digest(source: str) -> str:
 
 
 _NAME = re.compile(r"(?:^|.*/)(?P<person>[^/]+)_(?P<view>[^/_]+)\.(?:png|webp)$", re.IGNORECASE)
-# Shares of a folder's people by role. The order is a hash of the name: no seed or count moves a person across.
+# Shares of a folder's people by role, in the order of a hash of the name: no seed or count changes a person's role.
 _SHARES = {"train": (0.0, 0.6), "stranger": (0.6, 0.72), "test": (0.72, 1.0)}
 
 
 class CutoutPeople:
-    """RGBA pictures `<person>_<view>.png` or `.webp` in a folder or a tar file."""
+    """RGBA images `<person>_<view>.png` or `.webp` in a folder or a tar file."""
 
     def __init__(self, options: StreetOptions) -> None:
         self.path = os.path.expanduser(options.source)
         self.files = _list_cutouts(self.path)
         people = sorted(self.files, key=lambda person: (zlib.crc32(person.encode()), person))
-        self.people = {
+        self.identities = {
             role: people[math.ceil(low * len(people)) : math.ceil(high * len(people))]
             for role, (low, high) in _SHARES.items()
         }
-        # Which of a role's people take part, and under which number, is the seed's choice.
-        for role, names in self.people.items():
+        # The seed chooses which of a role's people take part, and under which number.
+        for role, names in self.identities.items():
             order = np.random.default_rng([options.seed, 303]).permutation(len(names))
-            self.people[role] = [names[k] for k in order]
+            self.identities[role] = [names[k] for k in order]
         for role, wanted in (("train", options.train_identities), ("test", options.test_identities)):
-            if len(self.people[role]) < wanted:
+            if len(self.identities[role]) < wanted:
                 raise InputError(
-                    f"{self.path}: {len(people)} people give {len(self.people[role])} {role} identities, "
+                    f"{self.path}: {len(people)} people give {len(self.identities[role])} {role} identities, "
                     f"but {role}_identities={wanted}; lower it or add people"
                 )
-        if not self.people["stranger"]:
+        if not self.identities["stranger"]:
             raise InputError(f"{self.path}: {len(people)} people are too few to split; add more")
 
     def draw(self, role: str, number: int, family: str, view: View, rng: np.random.Generator) -> Sprite:
-        names = self.people[role]
+        names = self.identities[role]
         person = names[int(rng.integers(len(names)))] if role == "stranger" else names[number]
         views = self.files[person]
         rgba = _read_cutout(self.path, views[int(rng.integers(len(views)))])
-        # No cut-out tells a person's height: each gets one that stays his own.
+        # Cut-outs have no scale: each person gets a height, from the hash of the name.
         stature = 1.72 * (0.94 + 0.12 * (zlib.crc32(person[::-1].encode()) % 1000) / 1000)
         factor = stature * view.scale / rgba.shape[0]
         size = (max(2, round(rgba.shape[1] * factor)), max(4, round(rgba.shape[0] * factor)))
         picture = cv2.resize(rgba, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
         picture = np.minimum(picture, picture[..., 3:])
-        # The figure stands where its feet are, which a stretched arm moves out of the middle.
+        # The ground point is between the feet, which an outstretched arm moves out of the middle of the image.
         feet = picture[-max(1, size[1] // 7) :, :, 3].astype(np.float32).sum(0)
         middle = float((feet * np.arange(size[0])).sum() / max(1.0, feet.sum()))
         return Sprite(_light_up(picture, view.light), (middle, 0.98 * size[1]))
 
 
 def _light_up(rgba: np.ndarray, light: float) -> np.ndarray:
-    """Falls the street's light on a cut-out: brighter towards it, darker away, and softens the hard edge."""
+    """Lights a cut-out like the street, brighter towards the light, and softens its hard edge."""
     ramp = 0.97 + 0.16 * light * np.linspace(-1, 1, rgba.shape[1], dtype=np.float32)
     lit = rgba.astype(np.float32)
     lit[..., :3] *= ramp[None, :, None]
@@ -144,12 +146,12 @@ def _list_cutouts(path: str) -> dict[str, list[tuple[str, int, int]]]:
 
 @functools.lru_cache(maxsize=512)
 def _read_cutout(path: str, entry: tuple[str, int, int]) -> np.ndarray:
-    """The figure cropped to its own extent: uint8 [h, w, 4], RGB multiplied by alpha."""
+    """The figure cropped to its extent: uint8 [h, w, 4], RGB multiplied by alpha."""
     name = entry[0]
     data = np.frombuffer(_read_bytes(path, entry), np.uint8)
     picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if picture is None or picture.ndim != 3 or picture.shape[2] != 4 or picture.dtype != np.uint8:
-        raise InputError(f"{path}: {name} is not an 8-bit RGBA picture")
+        raise InputError(f"{path}: {name} is not an 8-bit RGBA image")
     solid = picture[..., 3] >= SOLID
     if not solid.any():
         raise InputError(f"{path}: {name} is fully transparent")

@@ -1,4 +1,4 @@
-"""A picture with transparency that stands on the ground: what people and street furniture are made into."""
+"""Sprites: images with transparency and a ground point, of which people and props consist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import cv2
 import numpy as np
 
-# A pixel belongs to a figure, and to its box, where at least this much of it is covered (of 255).
+# A pixel belongs to a figure, and to its box, if its alpha is at least this (of 255).
 SOLID = 96
 
 
@@ -21,16 +21,16 @@ class Sprite:
     foot: tuple[float, float]
 
     def corner(self, x: float, y: float) -> tuple[int, int]:
-        """The scene pixel of the sprite's upper left corner when its foot stands at (x, y)."""
+        """The scene pixel of the sprite's upper left corner if its ground point is at (x, y)."""
         return round(x - self.foot[0]), round(y - self.foot[1])
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How a person is seen. Angles in radians.
+    """The view of a person. Angles in radians.
 
     yaw: 0 faces the camera, +pi/2 faces the right edge of the scene. pitch: the camera looks down by this much.
-    scale: pixels per metre at the person's feet. light: direction of the light, -1 from the left to 1 from the right.
+    scale: pixels per metre at the feet. light: direction of the light, -1 from the left to 1 from the right.
     """
 
     yaw: float
@@ -40,7 +40,7 @@ class View:
 
 
 class Brush:
-    """Shapes on a transparent canvas of `factor` times the wanted size, reduced by area at the end (anti-aliasing).
+    """Draws shapes on a transparent canvas of `factor` times the final size, reduced by area at the end (antialiasing).
 
     Coordinates are in metres: x right, y up, (0, 0) the ground point.
     """
@@ -95,7 +95,7 @@ class Brush:
             self.capsule((a[0] + shift * ra, a[1]), (b[0] + shift * rb, b[1]), ra * 0.72, rb * 0.72, colour)
 
     def sprite(self) -> Sprite:
-        """The finished picture at its wanted size."""
+        """The finished sprite at its final size."""
         rgba = self.canvas
         if self.factor > 1:
             rgba = cv2.resize(rgba, self.size, interpolation=cv2.INTER_AREA)
@@ -106,13 +106,13 @@ class Brush:
 
 @functools.cache
 def _folds() -> np.ndarray:
-    """Soft light and dark flecks, float32 [96, 64, 1] around 1, about six to a metre and side."""
+    """Soft light and dark flecks, float32 [96, 64, 1] around 1, about six per metre."""
     noise = np.random.default_rng(11).random((24, 12)).astype(np.float32)
     return cv2.resize(noise, (64, 96), interpolation=cv2.INTER_CUBIC)[..., None] * 0.22 + 0.89
 
 
 def _add_folds(rgba: np.ndarray, scale: float) -> np.ndarray:
-    """Takes the flatness off large surfaces; on small figures nobody would see it."""
+    """Adds texture to large surfaces; on small figures it would be invisible."""
     flecks = cv2.resize(_folds(), None, fx=scale / 30, fy=scale / 30, interpolation=cv2.INTER_LINEAR)
     rows, columns = rgba.shape[:2]
     flecks = np.tile(flecks, (-(-rows // flecks.shape[0]), -(-columns // flecks.shape[1])))[:rows, :columns, None]
@@ -122,6 +122,6 @@ def _add_folds(rgba: np.ndarray, scale: float) -> np.ndarray:
 
 
 def shade(colour, factor: float) -> tuple[int, int, int]:
-    """A colour made darker (factor < 1) or lighter, as uint8 values."""
+    """A darker (factor < 1) or lighter colour, as uint8 values."""
     red, green, blue = (min(255, int(channel * factor)) for channel in colour)
     return red, green, blue

@@ -9,14 +9,14 @@ import numpy as np
 from psdiff_jax.data import transforms
 from psdiff_jax.data.options import AugmentOptions
 
-MIN_VISIBLE = 0.25  # a box of which a random crop leaves less is no truth any more
+MIN_VISIBLE = 0.25  # visible share below which a random crop drops a box from the ground truth
 
 
 def augment_sample(sample: dict[str, Any], augment: AugmentOptions, generator: np.random.Generator) -> dict[str, Any]:
-    """A sample of the pipeline with an image that fits config.data.image_size, changed at random by `generator` alone.
+    """A randomly augmented sample whose image fits config.data.image_size; the randomness is that of `generator`.
 
-    `sample["fit"]` is ((H, W), the scale that fits); the image may be larger than (H, W) when scale jitter is on.
-    After a crop `scale` still tells the size of things, but no longer where the window stood.
+    `sample["fit"]` is ((H, W), the fitting scale); the image may be larger than (H, W) with scale jitter. After a crop,
+    `scale` still relates sizes to the original image, but positions no longer.
     """
     sample = _rescale(sample, generator.uniform(*augment.scale_jitter), generator)
     image, boxes = sample["image"], sample["boxes"]

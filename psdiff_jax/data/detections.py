@@ -15,8 +15,8 @@ import numpy as np
 
 from psdiff_jax.errors import InputError
 
-NORM_TOLERANCE = 1e-3  # float16 exports of unit vectors stay well inside
-_ROWS_AT_ONCE = 65536  # bounds the memory of checking a memory-mapped file
+NORM_TOLERANCE = 1e-3  # the error of float16 unit vectors is well below
+_ROWS_AT_ONCE = 65536  # limits the memory for checking a memory-mapped file
 
 # field -> (kind of dtype accepted, dtype in memory, trailing shape; None = any width)
 _LAYOUT = {
@@ -30,10 +30,10 @@ _LAYOUT = {
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
-    """Detected (or given) people of a set of photographs, flat over all of them.
+    """The detections (or query boxes) of a set of images, concatenated over all of them.
 
-    images: names of the photographs, M of them, also those in which nobody was detected.
-    boxes: float32 [K,4], xyxy in pixels of the original photograph.
+    images: names of the M images, including those without detections.
+    boxes: float32 [K,4], xyxy in pixels of the original image.
     scores: float32 [K], detection confidence.
     embeddings: float32 [K,D], unit norm.
     image_index: int32 [K], into `images`.
@@ -52,8 +52,7 @@ class Detections:
 
 
 def save_embeddings(folder: str | Path, detections: Detections) -> None:
-    """Writes `detections` as a folder (made if missing, overwritten if there); InputError when they do not fit
-    together."""
+    """Writes `detections` as a folder, over an existing one; InputError if their arrays do not fit together."""
     folder = Path(folder)
     check_detections(detections, str(folder))
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,8 +70,9 @@ def save_embeddings(folder: str | Path, detections: Detections) -> None:
 def load_embeddings(folder: str | Path, mmap: bool = True) -> Detections:
     """Reads a folder; the arrays are memory-mapped unless `mmap` is False or their dtype has to be converted.
 
-    Raises InputError, one line that names the file, for whatever is missing, unreadable, of a wrong shape or type,
-    not finite, not of unit norm, or out of range.
+    Raises:
+      InputError: naming the file that is missing, unreadable, of a wrong shape or type, not finite, not of unit norm or
+        out of range.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -93,7 +93,7 @@ def load_embeddings(folder: str | Path, mmap: bool = True) -> Detections:
 
 
 def check_detections(detections: Detections, where: str = "detections") -> None:
-    """Raises InputError naming `where`/file of the first thing that is wrong with `detections`."""
+    """Raises InputError naming `where`/file of the first fault of `detections`."""
     rows = len(np.asarray(detections.embeddings))
     for field, (_, _, trailing) in _LAYOUT.items():
         array, path = getattr(detections, field), f"{where}/{field}.npy"
@@ -105,9 +105,7 @@ def check_detections(detections: Detections, where: str = "detections") -> None:
         )
         if not fits or len(array) != rows:
             wanted = f"[{', '.join(map(str, expected))}]"
-            raise InputError(
-                f"{path}: shape {list(array.shape)} where {wanted} belongs (embeddings.npy has {rows} rows)"
-            )
+            raise InputError(f"{path}: shape {list(array.shape)}, expected {wanted} (embeddings.npy has {rows} rows)")
         if array.dtype.kind == "f":
             _check_rows(array, path, lambda block: ~np.isfinite(block.reshape(len(block), -1)).all(1), "is not finite")
     inverted = np.flatnonzero((np.asarray(detections.boxes)[:, 2:] < np.asarray(detections.boxes)[:, :2]).any(1))

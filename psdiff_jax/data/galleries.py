@@ -1,6 +1,6 @@
-"""Galleries that a dataset gives query by query, such as CUHK-SYSU's TestG50 to TestG4000 and its subsets.
+"""Galleries that a dataset lists for each query, such as CUHK-SYSU's TestG50 to TestG4000 and its subsets.
 
-Legend: P queries of a list, G photographs in the gallery of one query, T of those that show the person.
+Legend: P queries of a list, G images in the gallery of one query, T of those that show the person.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +20,12 @@ from psdiff_jax.files import write_atomically
 
 @dataclass(frozen=True)
 class GalleryList:
-    """One official list: for some queries, the photographs to search and where the person stands in them.
+    """One official list: for some queries, the images to search and the person's ground-truth boxes in them.
 
     queries: int64 [P], numbers into the dataset's `Queries`, rising.
-    images: P times int32 [G], indices into the gallery's `Annotations`, in the order of the list; one may stand there
-      twice.
-    gt_places: P times int32 [T], the places in `images` that show the person, rising.
-    gt_boxes: P times float32 [T, 4] xyxy pixels, where he stands by the list.
+    images: P times int32 [G], indices into the gallery's `Annotations`, in the order of the list; it may repeat one.
+    gt_places: P times int32 [T], the positions in `images` of those that show the person, rising.
+    gt_boxes: P times float32 [T, 4] xyxy pixels, the person's boxes in the list.
     """
 
     queries: np.ndarray
@@ -39,7 +39,7 @@ class GalleryList:
 
 def save_galleries(path: Path, galleries: Mapping[str, GalleryList]) -> None:
     """Writes all lists of a dataset as one .npz."""
-    arrays: dict[str, np.ndarray] = {"names": np.asarray(list(galleries), str)}
+    arrays: dict[str, Any] = {"names": np.asarray(list(galleries), str)}
     for i, gallery in enumerate(galleries.values()):
         arrays[f"{i}_queries"] = np.asarray(gallery.queries, np.int64)
         for field, dtype, shape in (
@@ -56,7 +56,7 @@ def save_galleries(path: Path, galleries: Mapping[str, GalleryList]) -> None:
 
 
 def load_galleries(path: Path) -> dict[str, GalleryList]:
-    """The lists of a dataset by name, in the order they were given; none when there is no such file.
+    """The lists of a dataset by name, in the order they were saved; none if there is no such file.
 
     Raises:
       InputError: the file is damaged.

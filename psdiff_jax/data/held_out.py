@@ -1,7 +1,7 @@
-"""Training photographs that are kept out of training, to choose the search threshold on.
+"""Training images that are held out of training, to choose the search threshold on.
 
-Whole people are held out: every photograph that shows one of them, so that the model meets them as it meets a test
-gallery's people, for the first time. Who they are depends on the dataset alone, so that all runs hold out the same.
+Whole identities are held out: every image that shows one of them, so that they are as new to the model as those of a
+test gallery. The choice depends on the dataset alone, so that all runs hold out the same images.
 """
 
 from __future__ import annotations
@@ -17,81 +17,81 @@ from psdiff_jax.data.prepared import PreparedDataset, Source
 from psdiff_jax.data.schema import Annotations, Queries, images_of_identities
 from psdiff_jax.errors import InputError
 
-MOST_QUERIES = 300  # thinned evenly beyond: a threshold needs no more
+MAX_QUERIES = 300  # thinned evenly beyond: more do not change the threshold
 
 
-def held_out_people(annotations: Annotations, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """(positions int64 rising of the photographs, person ids int64) of at most `share` of the photographs.
+def held_out_identities(annotations: Annotations, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """(positions of the images, int64 rising; person ids, int64) of at most `share` of the images.
 
-    People who stand in two photographs or more are gone through in an order drawn from their ids, and each is held out
-    if all his photographs still fit.
+    Goes through the identities with two images or more in an order given by a hash of their ids, and holds out each
+    whose images all still fit.
 
     Raises:
-      InputError: not even one person fits, or nobody stands in two photographs.
+      InputError: no identity fits, or none has two images.
     """
-    shown = {person: set(positions.tolist()) for person, positions in images_of_identities(annotations).items()}
-    order = sorted((person for person, where in shown.items() if len(where) > 1), key=_drawn)
-    limit, held, people = share * len(annotations), set(), []
-    for person in order:
-        if len(held | shown[person]) <= limit:
-            held |= shown[person]
-            people.append(person)
-    if not people:
-        fewest = min((len(shown[person]) for person in order), default=0)
+    shown = {i: set(images.tolist()) for i, images in images_of_identities(annotations.person_ids).items()}
+    order = sorted((person_id for person_id, images in shown.items() if len(images) > 1), key=_hash)
+    limit, held, person_ids = share * len(annotations), set(), []
+    for person_id in order:
+        if len(held | shown[person_id]) <= limit:
+            held |= shown[person_id]
+            person_ids.append(person_id)
+    if not person_ids:
+        fewest = min((len(shown[person_id]) for person_id in order), default=0)
         least = math.ceil(1000 * fewest / max(len(annotations), 1)) / 1000
-        hint = f"the smallest share that holds somebody is {least:.3f}" if order else "nobody stands in two photographs"
-        raise InputError(f"config.data.held_out={share}: nobody's photographs fit into that share; {hint}")
-    return np.asarray(sorted(held), np.int64), np.asarray(sorted(people), np.int64)
+        hint = f"the smallest share that holds one is {least:.3f}" if order else "no identity has two images"
+        raise InputError(f"config.data.held_out={share}: no identity's images fit into that share; {hint}")
+    return np.asarray(sorted(held), np.int64), np.asarray(sorted(person_ids), np.int64)
 
 
 def training_positions(annotations: Annotations, share: float) -> np.ndarray:
-    """int64, rising: the photographs to train on."""
+    """int64, rising: the images to train on."""
     everything = np.arange(len(annotations))
-    return np.setdiff1d(everything, held_out_people(annotations, share)[0]) if share else everything
+    return np.setdiff1d(everything, held_out_identities(annotations, share)[0]) if share else everything
 
 
-def _drawn(person: int) -> bytes:
-    return hashlib.sha256(str(person).encode()).digest()
+def _hash(person_id: int) -> bytes:
+    return hashlib.sha256(str(person_id).encode()).digest()
 
 
 class HeldOut:
-    """The held-out photographs of a dataset as a gallery with queries: stands where a PreparedDataset does in
-    evaluation. Every appearance of a held-out person is a query (see MOST_QUERIES)."""
+    """The held-out images of a dataset as a gallery with queries, with the interface that evaluation uses of a
+    PreparedDataset. Every box of a held-out identity is a query (up to MAX_QUERIES)."""
 
     def __init__(self, dataset: PreparedDataset, share: float):
         self.name = f"{dataset.name}, held out of training"
         self.folder: Path = dataset.folder
         self._dataset = dataset
-        self._positions, self._people = held_out_people(dataset.annotations("train"), share)
+        self._positions, self._person_ids = held_out_identities(dataset.annotations("train"), share)
 
     @cached_property
     def _gallery(self) -> Annotations:
-        return _some(self._dataset.annotations("train"), self._positions)
+        return _subset(self._dataset.annotations("train"), self._positions)
 
     @cached_property
-    def _rows(self) -> list[tuple[int, int]]:
-        """(photograph, box) of each query."""
+    def _query_boxes(self) -> list[tuple[int, int]]:
+        """(image, row of the box) of each query."""
         rows = [
-            (image, int(np.flatnonzero(ids == person)[0]))
+            (image, int(np.flatnonzero(ids == person_id)[0]))
             for image, ids in enumerate(self._gallery.person_ids)
-            for person in np.intersect1d(ids, self._people)
+            for person_id in np.intersect1d(ids, self._person_ids)
         ]
-        chosen = np.linspace(0, len(rows) - 1, min(len(rows), MOST_QUERIES)).round().astype(int)
+        chosen = np.linspace(0, len(rows) - 1, min(len(rows), MAX_QUERIES)).round().astype(int)
         return [rows[i] for i in chosen]
 
     def annotations(self, split: str) -> Annotations:
-        """Of `gallery`; of `query`, the query's scene with the query's box alone."""
+        """Of `gallery`; of `query`, each query's image with the query's box alone."""
         if split == "gallery":
             return self._gallery
-        scenes = _some(self._gallery, np.asarray([image for image, _ in self._rows]))
-        boxes, ids = scenes.boxes, scenes.person_ids
+        images = _subset(self._gallery, np.asarray([image for image, _ in self._query_boxes]))
+        rows = [row for _, row in self._query_boxes]
         return Annotations(
-            scenes.image_names,
-            scenes.sizes,
-            scenes.cameras,
-            scenes.frames,
-            boxes=tuple(b[row : row + 1] for b, (_, row) in zip(boxes, self._rows, strict=True)),
-            person_ids=tuple(i[row : row + 1] for i, (_, row) in zip(ids, self._rows, strict=True)),
+            images.image_names,
+            images.sizes,
+            images.cameras,
+            images.frames,
+            boxes=tuple(boxes[row : row + 1] for boxes, row in zip(images.boxes, rows, strict=True)),
+            person_ids=tuple(ids[row : row + 1] for ids, row in zip(images.person_ids, rows, strict=True)),
         )
 
     def queries(self) -> Queries:
@@ -107,11 +107,11 @@ class HeldOut:
     def source(self, split: str) -> Source:
         positions = self._positions
         if split == "query":
-            positions = positions[[image for image, _ in self._rows]]
+            positions = positions[[image for image, _ in self._query_boxes]]
         return self._dataset.train_source.at(positions)
 
 
-def _some(annotations: Annotations, positions: np.ndarray) -> Annotations:
+def _subset(annotations: Annotations, positions: np.ndarray) -> Annotations:
     return Annotations(
         image_names=tuple(annotations.image_names[i] for i in positions),
         sizes=annotations.sizes[positions],

@@ -1,28 +1,24 @@
 """The input pipeline: prepared records -> batches of uint8 images and boxes, on grain.
 
-    for batch in train_batches(dataset, config): ...                     endless, shuffled, augmented
-    for batch in eval_batches(dataset, "gallery", config): ...           in order, once
+    for batch in train_batches(dataset, options, batch_size=8, seed=0): ...            endless, shuffled, augmented
+    for batch in eval_batches(dataset, "gallery", options, batch_size=8): ...          in order, once
 
-A batch is a pure function of (config.seed, step): grain shuffles the positions of each epoch and counts steps, and
-reading, decoding and augmenting a batch depend on nothing else. P processes read the same global batches as one would,
-process p the p-th block of rows. The state of an iterator is therefore its step.
+A batch is a pure function of (seed, step): grain shuffles the positions of each epoch and counts steps, and reading,
+decoding and augmenting a batch depend on nothing else. P processes read the same global batches as one would, process p
+the p-th block of rows. The state of an iterator is therefore its step.
 
 A batch is a dict of NumPy arrays. Legend: `B` images of this process, `(H, W)` = config.data.image_size, `M`
-room for boxes (config.data.max_boxes in training, the fullest image's number in evaluation), `D` embedding size.
+room for boxes (config.data.max_boxes in training, the most boxes of an image in evaluation), `D` embedding size.
 
     image        uint8   [B, H, W, 3]  RGB, zeros to the right and below
     image_size   int32   [B, 2]        (h, w) of the valid area
-    scale        float32 [B]           valid area / original photograph (`transforms.to_original` goes back)
+    scale        float32 [B]           valid area / original image (`transforms.to_original` is the inverse)
     boxes        float32 [B, M, 4]     xyxy pixels of the network image; zeros where padded
     boxes_mask   bool    [B, M]
-    embeddings   float32 [B, M, D]     the teacher's targets; zeros when there is no teacher
+    embeddings   float32 [B, M, D]     the teacher's targets; zeros without a teacher
     person_ids   int32   [B, M]        -1 unlabelled or padded
     image_index  int32   [B]           position in the split; -1 where `valid` is false
-    valid        bool    [B]           only eval_batches: false on the images that fill up the last batch
-
-Keys of config.data that are read here: image_size, max_boxes, held_out (training leaves those photographs out, see
-`held_out.py`), workers (0: threads of this process), threads (0: one a core, 16 at most), cache (keep resized images in
-memory), augment.{flip, scale_jitter, color} (training only).
+    valid        bool    [B]           only eval_batches: false on the padding of the last batch
 """
 
 from __future__ import annotations
@@ -53,7 +49,7 @@ class Processes:
     devices: int
 
     def share(self, key: str, batch_size: int) -> int:
-        """Images of a batch that are this process's; InputError naming `key` where devices cannot share it evenly."""
+        """This process's images of a batch; InputError naming `key` if the devices cannot share it evenly."""
         if batch_size % self.count or batch_size % self.devices:
             raise InputError(
                 f"{key} is {batch_size}, which does not divide by the {self.devices} devices of {self.count} "
@@ -66,7 +62,7 @@ ALONE = Processes(0, 1, 1)
 
 
 class BatchIterator(Iterator[Batch]):
-    """Endless training batches. `get_state()` is a small dict that JSON can hold; `set_state` continues from there."""
+    """Endless training batches. `get_state()` is a small dict for JSON; `set_state` continues from there."""
 
     def __init__(self, open_at: Callable[[int], Any], identity: Mapping[str, Any]):
         self._open_at = open_at
@@ -108,7 +104,7 @@ class BatchIterator(Iterator[Batch]):
 
 
 class EvalBatches:
-    """The batches of a split in order, to be iterated as often as needed. `len`: how many, equal on all processes."""
+    """The batches of a split in order, iterable repeatedly. `len`: their number, equal on all processes."""
 
     def __init__(self, open_: Callable[[], Any], count: int):
         self._open = open_
@@ -178,13 +174,13 @@ def eval_batches(
     embedding_dim: int = 0,
     processes: Processes = ALONE,
 ) -> EvalBatches:
-    """A split in order, without augmentation: `train`, `gallery`, or `query` (each query's scene, with its box alone).
+    """A split in order, without augmentation: `train`, `gallery`, or `query` (each query's image, with its box alone).
 
-    The last batch is filled up with empty images, told apart by `valid`. Process p gets the p-th block of each batch.
+    The last batch is padded with empty images, where `valid` is false. Process p gets the p-th block of each batch.
 
     Args:
       batch_size: images over all processes.
-      indices: positions in the split to take instead of all.
+      indices: positions in the split; None: all.
     """
     local_size = processes.share("config.evaluate.batch_size", batch_size)
     scenes = Scenes(dataset, split, options, targets, embedding_dim)
@@ -198,7 +194,7 @@ def eval_batches(
         valid = np.arange(local_size) < len(positions)
         fills = {"image_index": -1, "person_ids": -1, "scale": 1}
         batch = {key: transforms.pad_rows(rows, local_size, fills.get(key, 0)) for key, rows in batch.items()}
-        batch["image_size"][~valid] = scenes.image_size  # an area that nothing divides by zero on
+        batch["image_size"][~valid] = scenes.image_size  # not zero: it is a divisor
         return {**batch, "valid": valid}
 
     import grain
@@ -216,13 +212,13 @@ def _read_ahead(batches: Any, options: DataOptions) -> Any:
     import grain
     from absl import flags
 
-    cv2.setNumThreads(0)  # one thread a batch: OpenCV's own would fight with grain's and with XLA's
+    cv2.setNumThreads(0)  # one thread a batch: OpenCV's own would compete with grain's and XLA's
     threads = 1 if options.workers else reading_threads(options)
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
     iterable = batches.to_iter_dataset(read_options)
     if options.workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, also in a program that has none
+            flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, even in a program without flags
         iterable = iterable.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=options.workers, per_worker_buffer_size=2)
         )

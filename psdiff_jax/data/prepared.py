@@ -1,7 +1,7 @@
-"""A prepared dataset on disk, opened: random access to its records, its annotations and its query list.
+"""A prepared dataset on disk: random access to its records, its annotations and its query list.
 
-Made by `records.open_dataset`. Annotations are read from the records once, which means reading every image, and then
-kept in a small file beside them.
+Opened by `records.open_dataset`. Annotations are read from the records once, which means reading every image, and then
+cached in a small file beside them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.data.galleries import GalleryList, load_galleries
-from psdiff_jax.data.schema import Annotations, Queries, scene_features
+from psdiff_jax.data.schema import Annotations, Queries, record_features
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
 
 SPLITS = ("train", "gallery", "query")
 GALLERIES_FILE = "galleries.npz"
-PEOPLE_FILE = "people.json"
+PERSON_NAMES_FILE = "people.json"
 
 
 class Source:
-    """Random access to the records of a split: `source[i]` is a dict as in `scene_features`, the image still encoded.
+    """Random access to the records of a split: `source[i]` is a dict as in `record_features`, with the image encoded.
 
-    Reads the ArrayRecord files `paths` by themselves: TFDS's own source holds the builder, and a builder with options
-    cannot be pickled for a worker process. With `positions` [K], record i is record `positions[i]` of the files.
+    Reads the ArrayRecord files `paths` itself: TFDS's own source holds the builder, and a builder with options cannot
+    be pickled for a worker process. With `positions` [K], record i is record `positions[i]` of the files.
     """
 
     def __init__(self, paths: Sequence[str], positions: np.ndarray | None = None):
@@ -40,7 +40,7 @@ class Source:
 
         self._paths, self._positions = list(paths), positions
         self._records = ArrayRecordDataSource(self._paths) if self._paths else ()  # a split without records
-        self._features, self._decoders = scene_features(), {"image": tfds.decode.SkipDecoding()}
+        self._features, self._decoders = record_features(), {"image": tfds.decode.SkipDecoding()}
 
     def __len__(self) -> int:
         return len(self._records) if self._positions is None else len(self._positions)
@@ -60,7 +60,7 @@ class Source:
 
 
 class PreparedDataset:
-    """A prepared dataset on disk. `folder`: where its ArrayRecord files are; `report`: what its builder had to say."""
+    """A prepared dataset on disk. `folder`: of its ArrayRecord files; `report`: of its builder."""
 
     def __init__(self, name: str, builder: Any, report: Mapping[str, Any] | None = None):
         self.name = name
@@ -71,7 +71,7 @@ class PreparedDataset:
 
     @property
     def title(self) -> str:
-        """What results call it: the name, and which part of the dataset it is where it is not the whole."""
+        """The name that results use: with the part of the dataset, if it is not the whole."""
         return f"{self.name} ({self.report['part']})" if self.report.get("part") else self.name
 
     @cached_property
@@ -84,7 +84,7 @@ class PreparedDataset:
 
     @cached_property
     def query_source(self) -> Source:
-        """The scene of each query, in the order of `queries()`."""
+        """The image of each query, in the order of `queries()`."""
         positions = {name: i for i, name in enumerate(self.annotations("gallery").image_names)}
         return self.gallery_source.at(np.asarray([positions[name] for name in self.queries().image_names]))
 
@@ -95,7 +95,7 @@ class PreparedDataset:
         return getattr(self, f"{split}_source")
 
     def annotations(self, split: str) -> Annotations:
-        """All of a split but its pixels. For `query`: the query's scene, with the query's box as the only one."""
+        """A split without its pixels. For `query`: each query's image, with the query's box as the only one."""
         if split not in self._annotations:
             read = self._query_annotations if split == "query" else self._read_annotations
             self._annotations[split] = read(split)
@@ -122,27 +122,27 @@ class PreparedDataset:
         )
 
     @cached_property
-    def people(self) -> dict[int, str]:
-        """Person id -> what the user's folder calls this person; empty where ids are the folder's own numbers."""
-        path = self.folder / PEOPLE_FILE
+    def person_names(self) -> dict[int, str]:
+        """Person id -> the identity's name in the user's folder; empty if the ids are the folder's own numbers."""
+        path = self.folder / PERSON_NAMES_FILE
         return {int(number): name for number, name in json.loads(path.read_text()).items()} if path.is_file() else {}
 
     @cached_property
     def galleries(self) -> dict[str, GalleryList]:
-        """The galleries that the dataset itself gives its queries, by name; most datasets give none."""
+        """The dataset's own galleries for its queries, by name; most datasets have none."""
         return load_galleries(self.folder / GALLERIES_FILE)
 
     def _query_annotations(self, split: str) -> Annotations:
         raw, gallery = self._read_annotations(split), self.annotations("gallery")
         sizes = dict(zip(gallery.image_names, gallery.sizes, strict=True))
-        self.queries()  # refuses a query without a scene
+        self.queries()  # refuses a query without an image
         found = np.asarray([sizes[name] for name in raw.image_names], np.int32).reshape(-1, 2)
         return Annotations(raw.image_names, found, raw.cameras, raw.frames, raw.boxes, raw.person_ids)
 
     def _paths(self, split: str) -> list[str]:
         if split not in self._builder.info.splits:
             if split != "gallery":
-                return []  # nothing to train on, or nobody to look for: TFDS writes no empty split
+                return []  # no training images or no queries: TFDS writes no empty split
             raise InputError(f"{self.folder} has no split {split!r}: delete this folder, it is then built again")
         paths = [str(path) for path in self._builder.info.splits[split].filepaths]
         for path in paths:
@@ -164,7 +164,7 @@ class PreparedDataset:
             boxes=tuple(np.asarray(row["boxes"], np.float32).reshape(-1, 4) for row in rows),
             person_ids=tuple(np.asarray(row["person_ids"], np.int64).reshape(-1) for row in rows),
         )
-        with contextlib.suppress(OSError):  # a read-only folder only costs time
+        with contextlib.suppress(OSError):  # in a read-only folder they are read from the records each time
             _save_annotations(path, found)
         return found
 

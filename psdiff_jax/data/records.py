@@ -1,20 +1,19 @@
-"""Prepared datasets: built once by a TFDS builder as ArrayRecord files, then opened as random-access sources.
+"""Prepared datasets: built once by a TFDS builder as ArrayRecord files, then opened for random access.
 
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(options)
     dataset.train_source[3]["image"]            encoded bytes
     dataset.annotations("gallery").boxes[7]     float32 [n, 4] xyxy pixels
     dataset.queries().person_ids
 
-A prepared dataset lives in `<prepared_dir>/<name>-<fingerprint>/`. The fingerprint covers the builder's version,
-every option and, where the builder reads files, their contents: what is different makes another folder, none is
-silently reused.
+A prepared dataset is in `<prepared_dir>/<name>-<fingerprint>/`. The fingerprint covers the builder's version, every
+option and, if the builder reads files, their contents: any change gives another folder.
 
 A builder is a `tfds.core.GeneratorBasedBuilder` made with `data_dir` and its own options by keyword. It may have
   - `fingerprint(**options) -> str`, a classmethod: a digest of the files it reads (then their path does not count);
-  - an option `workers`, how many processes build: it may not change the records and does not count;
+  - an option `workers`, the number of building processes: it may not change the records and is not in the fingerprint;
   - `report`, a dict that it fills while it generates (boxes dropped, ...), kept as `PreparedDataset.report`;
-  - `galleries`, name -> `GalleryList`, the galleries that the dataset gives query by query;
-  - `people`, person id -> what the folder calls the person, kept as `PreparedDataset.people` (people.json).
+  - `galleries`, name -> `GalleryList`, where the dataset lists a gallery for each query;
+  - `person_names`, person id -> the identity's name in the folder, kept as `PreparedDataset.person_names`.
 """
 
 from __future__ import annotations
@@ -37,16 +36,15 @@ import numpy as np
 
 from psdiff_jax.data.galleries import GalleryList, save_galleries
 from psdiff_jax.data.options import DataOptions
-from psdiff_jax.data.prepared import GALLERIES_FILE, PEOPLE_FILE, SPLITS, PreparedDataset, Source
+from psdiff_jax.data.prepared import GALLERIES_FILE, PERSON_NAMES_FILE, SPLITS, PreparedDataset, Source
 from psdiff_jax.data.schema import (
     UNKNOWN,
     UNLABELLED,
     Annotations,
     Queries,
+    image_example,
     query_example,
-    query_features,
-    scene_example,
-    scene_features,
+    record_features,
 )
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import locked, write_atomically
@@ -61,11 +59,10 @@ __all__ = [  # this module is where the rest of the program finds all of them
     "PreparedDataset",
     "Queries",
     "Source",
+    "image_example",
     "open_dataset",
     "query_example",
-    "query_features",
-    "scene_example",
-    "scene_features",
+    "record_features",
 ]
 
 BUILDERS = {
@@ -78,10 +75,10 @@ BUILDERS = {
 
 
 def open_dataset(options: DataOptions) -> PreparedDataset:
-    """Opens the dataset that config.data describes, and builds it first where that has not been done.
+    """Opens the dataset that config.data describes, and builds it first if necessary.
 
     Raises:
-      InputError: one line on what is wrong with these keys or with the data they name.
+      InputError: naming the key, or the file of the data, that is wrong.
     """
     name = options.name
     builder_class = builder_class_of(name)
@@ -99,7 +96,7 @@ def open_dataset(options: DataOptions) -> PreparedDataset:
         raise InputError(f"config.data.prepared_dir: cannot write to {folder.parent} ({error.strerror})") from error
     report_path = folder / "prepared.json"  # written last: a dataset without it is unfinished
     if not report_path.is_file():
-        with locked(folder / ".lock", f"prepares {folder}"):  # of a pod's processes one builds, the others wait
+        with locked(folder / ".lock", f"prepares {folder}"):  # one process of a pod builds, the others wait
             if not report_path.is_file():
                 _prepare(name, builder_class, given, report_path)
     builder = builder_class(data_dir=str(folder), **given)
@@ -117,15 +114,14 @@ def _prepare(name: str, builder_class: Any, options: Mapping[str, Any], report_p
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
     builder = builder_class(data_dir=str(report_path.parent), **options)
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads there
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints about downloads
         builder.download_and_prepare(file_format="array_record")
     report = dict(getattr(builder, "report", {}))
     if getattr(builder, "galleries", None):
         save_galleries(Path(str(builder.data_path)) / GALLERIES_FILE, builder.galleries)
-    if getattr(builder, "people", None):
-        write_atomically(
-            Path(str(builder.data_path)) / PEOPLE_FILE, json.dumps(builder.people, ensure_ascii=False, indent=1)
-        )
+    if getattr(builder, "person_names", None):
+        names = json.dumps(builder.person_names, ensure_ascii=False, indent=1)
+        write_atomically(Path(str(builder.data_path)) / PERSON_NAMES_FILE, names)
     write_atomically(report_path, json.dumps({"options": options, "report": report}, indent=2, default=_plain))
     counts = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
     noted = "; ".join(f"{kind}: {count}" for kind, count in report.get("findings", {}).items())
@@ -136,7 +132,7 @@ def _prepare(name: str, builder_class: Any, options: Mapping[str, Any], report_p
 
 
 def builder_class_of(name: str) -> Any:
-    """The TFDS builder of a name in `BUILDERS` or of "module:Class"; InputError when there is none."""
+    """The TFDS builder of a name in `BUILDERS` or of "module:Class"; InputError if there is none."""
     path = name if ":" in name else BUILDERS.get(name)
     if path is None:
         known = ", ".join(BUILDERS)
@@ -149,13 +145,13 @@ def builder_class_of(name: str) -> Any:
             return getattr(importlib.import_module(module), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         if path in BUILDERS.values():
-            raise  # our own fault
+            raise  # a bug of this package
         raise InputError(f"config.data.name: {name!r} cannot be imported ({error})") from error
 
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-    """Importing TFDS without TensorFlow logs a page of advice that does not concern us."""
+    """Suppresses the log of importing TFDS without TensorFlow."""
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
     try:
@@ -165,7 +161,7 @@ def _quiet_tfds() -> Iterator[None]:
 
 
 def check_options(name: str, builder_class: Any, options: Mapping[str, Any]) -> None:
-    """Raises InputError for an option that the builder does not take, or one that it misses."""
+    """Raises InputError for an option that the builder does not have, or a required one that is missing."""
     parameters = inspect.signature(builder_class.__init__).parameters
     named = {key: p for key, p in parameters.items() if key not in ("self", "data_dir") and p.kind is not p.VAR_KEYWORD}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # then the builder checks them itself
@@ -183,9 +179,9 @@ def _key(option: str) -> str:
 
 def _fingerprint(builder_class: Any, options: Mapping[str, Any]) -> str:
     counted = {key: value for key, value in options.items() if key != "workers"}
-    counted["version"] = str(builder_class.VERSION)  # raise it with every change of what a builder makes of a folder
+    counted["version"] = str(builder_class.VERSION)  # raised with every change of the records for the same folder
     if hasattr(builder_class, "fingerprint"):
-        counted["root"] = builder_class.fingerprint(**options)  # what is in the folder counts, not where it is
+        counted["root"] = builder_class.fingerprint(**options)  # the contents of the folder, not its path
     elif "root" in counted:
         counted["root"] = str(Path(counted["root"]).resolve())
     text = json.dumps(counted, sort_keys=True, default=_plain)

@@ -1,4 +1,4 @@
-"""The images of a split as the network takes them: position -> sample, positions -> batch. No order, no randomness."""
+"""The images of a split as network inputs: position -> sample, positions -> batch. No order, no randomness."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ CACHE_LIMIT = 16 * 2**30  # bytes of resized images that config.data.cache may k
 
 
 class Targets(Protocol):
-    """The teacher's embeddings of the truth boxes."""
+    """The teacher's embeddings of the ground-truth boxes."""
 
     def lookup(self, split: str, image_index: int) -> np.ndarray:
         """float32 [n, D], unit norm, in the order of the annotation's boxes."""
+        ...
 
 
 class Scenes:
-    """The images of a split, ready for the network: position -> sample, and positions -> batch."""
+    """The images of a split, resized and with their boxes: position -> sample, and positions -> batch."""
 
     def __init__(
         self,
@@ -36,9 +37,9 @@ class Scenes:
         zoom: float = 1.0,
         max_boxes: int | None = None,
     ):
-        """`zoom`: images are read at this multiple of the size that fits, for augmentation to shrink or crop.
+        """`zoom`: images are read at this multiple of the fitting size, for augmentation to shrink or crop.
 
-        `max_boxes`: how many boxes a batch has room for; None: as many as the fullest image of the split has.
+        `max_boxes`: room for boxes in a batch; None: the largest number of boxes of an image in the split.
         """
         self.split = split
         self.image_size = options.image_size
@@ -51,12 +52,12 @@ class Scenes:
         self._check(dataset.name)
         if options.cache:
             self._check_memory()
-            self._cache = [None] * len(self)
+            self._cache = [None for _ in range(len(self))]
 
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def batch(self, positions: Sequence[int], change: Callable[[dict, int], dict] | None = None) -> Batch:
+    def batch(self, positions: Sequence[int] | np.ndarray, change: Callable[[dict, int], dict] | None = None) -> Batch:
         """The samples at `positions` (changed by `change(sample, row)`) as one batch of len(positions) images."""
         rows, (height, width), count = len(positions), self.image_size, self.max_boxes
         batch = {
@@ -99,8 +100,8 @@ class Scenes:
         }
 
     def _image(self, position: int) -> np.ndarray:
-        if self._cache is not None and self._cache[position] is not None:
-            return self._cache[position]
+        if self._cache is not None and (cached := self._cache[position]) is not None:
+            return cached
         name = self.annotations.image_names[position]
         image = transforms.decode_image(
             self._source[position]["image"], f"record {position} ({name}) of split {self.split} in {self._folder}"
@@ -147,7 +148,7 @@ class Scenes:
 
 
 def image_batch(image: np.ndarray, box: np.ndarray, image_size: tuple[int, int], copies: int = 1) -> Batch:
-    """One photograph of the user's as a batch of equal rows (one a device), its box [4] (xyxy pixels) in slot 0."""
+    """An image with one box [4] (xyxy pixels) as a batch of `copies` equal rows, one per device."""
     scale = transforms.fit_scale(image.shape[:2], image_size)
     small = transforms.resize(image, scale)
     h, w = small.shape[:2]

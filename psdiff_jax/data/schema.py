@@ -1,9 +1,9 @@
 """The schema of a prepared dataset: what a record holds and what is read back from it. The same for every builder.
 
-TFDS gives all splits of a dataset the same features, so scenes and queries share one `FeaturesDict`: a query is a
+TFDS gives all splits of a dataset the same features, so images and queries share one `FeaturesDict`: a query is a
 record with exactly one box, whose `image_name` refers to a gallery record and whose `image` is empty. Builders yield
-`scene_example(...)` in the splits `train` and `gallery` and `query_example(...)` in `query`. Scenes are checked there,
-so that a bad record is refused by name while the dataset is built, and never met in training.
+`image_example(...)` in the splits `train` and `gallery` and `query_example(...)` in `query`. `image_example` checks the
+boxes, so that a wrong record is refused by name when the dataset is built and not in training.
 
 Legend: `M` records of a split, `n` boxes of one image, `Q` queries. Boxes are float32 xyxy in pixels of the original
 image (edges, not pixel centres: a box over the whole image is [0, 0, width, height]).
@@ -11,6 +11,7 @@ image (edges, not pixel centres: a box over the whole image is [0, 0, width, hei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,13 @@ import numpy as np
 
 from psdiff_jax.errors import InputError
 
-UNKNOWN = -1  # a camera or frame number that nobody knows
-UNLABELLED = -1  # the person id of somebody without identity
+UNKNOWN = -1  # camera or frame number
+UNLABELLED = -1  # person id
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """A split without its pixels, in the order of the data source: `M` images, each with its own `n` boxes."""
+    """A split without its pixels, in the order of the records: `M` images, each with its own `n` boxes."""
 
     image_names: tuple[str, ...]
     sizes: np.ndarray  # int32 [M, 2], (height, width)
@@ -39,7 +40,7 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Queries:
-    """The query list: one box in one gallery image each, in the order of the data source."""
+    """The query list, in the order of the records: each query is a box in a gallery image."""
 
     image_names: tuple[str, ...]
     boxes: np.ndarray  # float32 [Q, 4] xyxy pixels
@@ -51,18 +52,18 @@ class Queries:
         return len(self.image_names)
 
 
-def images_of_identities(annotations: Annotations) -> dict[int, np.ndarray]:
-    """Labelled person id -> int64 rising indices of the photographs that show the person."""
-    counts = [len(ids) for ids in annotations.person_ids]
-    people = np.concatenate([np.zeros(0, np.int64), *annotations.person_ids])
-    pairs = np.unique(np.stack([people, np.repeat(np.arange(len(counts)), counts)], 1), axis=0)
+def images_of_identities(person_ids: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+    """Labelled person id -> int64 rising indices of the images that show it. person_ids: M times int64 [n]."""
+    counts = [len(ids) for ids in person_ids]
+    all_ids = np.concatenate([np.zeros(0, np.int64), *person_ids])
+    pairs = np.unique(np.stack([all_ids, np.repeat(np.arange(len(counts)), counts)], 1), axis=0)
     pairs = pairs[pairs[:, 0] >= 0]
     ids, first = np.unique(pairs[:, 0], return_index=True)
     return dict(zip(ids.tolist(), np.split(pairs[:, 1], first[1:]), strict=True)) if len(ids) else {}
 
 
-def scene_features() -> Any:
-    """The `tfds.features.FeaturesDict` of every dataset here, for scenes and queries alike."""
+def record_features() -> Any:
+    """The `tfds.features.FeaturesDict` of every dataset, for images and queries alike."""
     import tensorflow_datasets as tfds
 
     return tfds.features.FeaturesDict(
@@ -79,10 +80,7 @@ def scene_features() -> Any:
     )
 
 
-query_features = scene_features  # one schema a dataset (see above); queries fill it through `query_example`
-
-
-def scene_example(
+def image_example(
     *,
     image: bytes,
     image_name: str,
@@ -112,7 +110,7 @@ def scene_example(
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):  # also false for NaN
             raise InputError(
                 f"{image_name}: box {row + 1} {box.tolist()} (xyxy) does not lie inside its"
-                f" {width} x {height} photograph; correct or remove it"
+                f" {width} x {height} image; correct or remove it"
             )
     return _record(image, image_name, height, width, camera, frame, boxes, person_ids)
 

@@ -1,7 +1,7 @@
-"""Image and box arithmetic on the host: plain NumPy and OpenCV functions, no randomness of their own.
+"""Image and box arithmetic on the host, in NumPy and OpenCV, without randomness.
 
 Images are uint8 [h, w, 3] RGB. Boxes are float32 [n, 4] xyxy in pixels, on pixel edges: a box over the whole image is
-[0, 0, w, h], so that scaling an image by s scales its boxes by s. "Network image" is the resized, padded one.
+[0, 0, w, h], so that scaling an image by s scales its boxes by s. The "network image" is the resized, padded one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """Encoded JPEG or PNG -> uint8 [h, w, 3] RGB. EXIF rotation is ignored: boxes are in pixels as stored.
 
     Raises:
-      InputError: naming `name`, when the data is empty, truncated or no image.
+      InputError: naming `name`, if the data are empty, truncated or not an image.
     """
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
@@ -26,17 +26,17 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def fit_scale(size: tuple[int, int], target: tuple[int, int]) -> float:
-    """The factor that makes an image of `size` (h, w) just fit into `target` (H, W), its aspect kept."""
+    """The largest factor at which an image of `size` (h, w) fits into `target` (H, W)."""
     return min(target[0] / size[0], target[1] / size[1])
 
 
 def resize(image: np.ndarray, scale: float) -> np.ndarray:
-    """The image scaled by exactly `scale` both ways, its size rounded; area averaging when it shrinks, else linear."""
+    """The image scaled by exactly `scale`, its size rounded; with area averaging if it shrinks, else linear."""
     height, width = image.shape[:2]
     if scale == 1.0:
         return image
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    if min(height, width) * scale < 1:  # a thread-like image: at least one pixel remains
+    if min(height, width) * scale < 1:  # a very narrow image: at least one pixel remains
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         return cv2.resize(image, size, interpolation=interpolation)
     # fx, fy and no size: OpenCV then samples at exactly 1 / scale instead of the ratio of the rounded sizes, and one
@@ -45,7 +45,7 @@ def resize(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes [n, 4] cut at the border of an image of `size` (h, w)."""
+    """Boxes [n, 4] clipped to an image of `size` (h, w)."""
     height, width = size
     return np.clip(boxes, 0, np.asarray([width, height, width, height], np.float32)).astype(np.float32)
 
@@ -56,7 +56,7 @@ def to_network(boxes: np.ndarray, scale: float, image_size: tuple[int, int]) -> 
 
 
 def to_original(boxes: np.ndarray, scale: np.ndarray | float, size: np.ndarray | tuple[int, int]) -> np.ndarray:
-    """Pixels of the network image -> pixels of the original photograph of `size` (h, w), cut at its border.
+    """Pixels of the network image -> pixels of the original image of `size` (h, w), clipped to it.
 
     For one image (boxes [n, 4], a scalar scale, size [2]) and for a batch (boxes [B, n, 4], scale [B], size [B, 2]).
     """
@@ -66,7 +66,7 @@ def to_original(boxes: np.ndarray, scale: np.ndarray | float, size: np.ndarray |
 
 
 def flip_image(image: np.ndarray) -> np.ndarray:
-    """Left and right swapped."""
+    """The image mirrored left to right."""
     return image[:, ::-1]
 
 
@@ -77,7 +77,7 @@ def flip_boxes(boxes: np.ndarray, width: float) -> np.ndarray:
 
 
 def crop_boxes(boxes: np.ndarray, top: int, left: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes [n, 4] in the window of `size` (h, w) at (top, left), cut at its border, and the share of each left [n]."""
+    """Boxes [n, 4] clipped to the window of `size` (h, w) at (top, left), and the visible share of each [n]."""
     shifted = boxes - np.asarray([left, top, left, top], np.float32)
     clipped = clip_boxes(shifted, size)
     return clipped, areas(clipped) / np.maximum(areas(boxes), 1e-6)
@@ -89,7 +89,7 @@ def areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def adjust_color(image: np.ndarray, brightness: float, contrast: float) -> np.ndarray:
-    """(v - 127.5) * contrast + 127.5 * brightness on every value v; (1, 1) changes nothing."""
+    """(v - 127.5) * contrast + 127.5 * brightness for every value v; (1, 1) changes nothing."""
     table = (np.arange(256) - 127.5) * contrast + 127.5 * brightness
     return cv2.LUT(np.ascontiguousarray(image), np.clip(np.rint(table), 0, 255).astype(np.uint8))
 

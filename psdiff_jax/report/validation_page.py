@@ -1,7 +1,4 @@
-"""A validation as one HTML file that needs nothing else: its tables, sample photographs, and those with findings.
-
-Legend: boxes are xyxy in pixels of the photograph, N of them.
-"""
+"""A validation as one self-contained HTML file: its tables, images with findings, and sample images."""
 
 from __future__ import annotations
 
@@ -13,14 +10,14 @@ import cv2
 import numpy as np
 
 from psdiff_jax.data.transforms import decode_image
-from psdiff_jax.datasets.common.records import Query, Scene
-from psdiff_jax.datasets.validation.validate import Kind, Validation
+from psdiff_jax.datasets.common.records import AnnotatedImage, Query
+from psdiff_jax.datasets.validation import Kind, Validation
 from psdiff_jax.errors import InputError
 from psdiff_jax.report.drawing import QUERY, Color, frame, resize, tag
 
-EXAMPLES = 3  # findings, and photographs, of a kind
-SAMPLES = 4  # photographs of a split
-WIDTH = 480  # pixels of a picture
+EXAMPLES = 3  # findings, and images, of a kind
+SAMPLES = 4  # images of a split
+WIDTH = 480  # pixels
 QUALITY = 80
 LABELLED: Color = (0, 190, 255)
 UNLABELLED: Color = (240, 120, 60)
@@ -61,18 +58,18 @@ def page(validation: Validation) -> str:
     ])  # fmt: skip
 
 
-def picture(scene: Scene, queries: list[Query], boxes: bool = True) -> np.ndarray | None:
-    """uint8 RGB [h, w, 3], at most WIDTH wide: the photograph with its boxes and queries; None if it is unreadable."""
+def picture(image: AnnotatedImage, queries: list[Query], boxes: bool = True) -> np.ndarray | None:
+    """uint8 RGB [h, w, 3], at most WIDTH wide: the image with its boxes and queries; None if it cannot be decoded."""
     try:
-        image = decode_image(scene.path.read_bytes(), scene.name)
+        pixels = decode_image(image.path.read_bytes(), image.name)
     except (OSError, InputError):
         return None
-    scale = min(1.0, WIDTH / image.shape[1])
-    canvas = resize(image, (round(image.shape[1] * scale), max(1, round(image.shape[0] * scale))))
+    scale = min(1.0, WIDTH / pixels.shape[1])
+    canvas = resize(pixels, (round(pixels.shape[1] * scale), max(1, round(pixels.shape[0] * scale))))
     drawn = (
         [
             (box, str(i) if i >= 0 else "", LABELLED if i >= 0 else UNLABELLED)
-            for box, i in zip(scene.boxes, scene.person_ids.tolist(), strict=True)
+            for box, i in zip(image.boxes, image.person_ids.tolist(), strict=True)
         ]
         if boxes
         else []
@@ -86,7 +83,7 @@ def picture(scene: Scene, queries: list[Query], boxes: bool = True) -> np.ndarra
 
 
 def _counts(validation: Validation) -> str:
-    compared = bool(validation.contents.published)  # no column without a number in it
+    compared = bool(validation.dataset.published)  # no empty columns
     head = '<th></th><th class="number">found</th>' + '<th class="number">published</th><th></th>' * compared
     rows = []
     for count in validation.counts:
@@ -101,7 +98,7 @@ def _counts(validation: Validation) -> str:
 
 def _findings(validation: Validation) -> str:
     if not validation.kinds:
-        return "<h2>Findings</h2>\n<p>Nothing was found that is wrong.</p>"
+        return "<h2>Findings</h2>\n<p>No faults were found.</p>"
     return (
         '<h2>Findings</h2>\n<table>\n<tr><th>level</th><th class="number">count</th><th>check</th></tr>\n'
         + "\n".join(_finding_row(kind) for kind in validation.kinds)
@@ -124,38 +121,38 @@ def _badge(kind: Kind) -> str:
 
 
 def _pictures(validation: Validation) -> list[str]:
-    contents = validation.contents
+    dataset = validation.dataset
     queries = defaultdict(list)
-    for query in contents.queries:
+    for query in dataset.queries:
         queries[query.image_name].append(query)
-    scenes = {scene.name: scene for scene in [*contents.train, *contents.gallery]}
+    images = {image.name: image for image in dataset.images}
     parts = [
-        f"<h2>Photographs</h2>\n<p>Boxes: {_key(LABELLED)} with a person's number, {_key(UNLABELLED)} unlabelled,"
+        f"<h2>Images</h2>\n<p>Boxes: {_key(LABELLED)} with the person id, {_key(UNLABELLED)} unlabelled,"
         f" {_key(QUERY)} query.</p>"
     ]
     for kind in validation.kinds:
-        shown = [name for name in dict.fromkeys(f.image for f in kind.findings) if name in scenes][:EXAMPLES]
+        shown = [name for name in dict.fromkeys(f.image for f in kind.findings) if name in images][:EXAMPLES]
         what = {f.image: str(f) for f in reversed(kind.findings)}
-        figures = [_figure(scenes[name], queries[name], what[name]) for name in shown]
+        figures = [_figure(images[name], queries[name], what[name]) for name in shown]
         parts += [f"<h3>{_badge(kind)} {escape(kind.check)}</h3>\n{_grid(figures)}"] if figures else []
-    for split in ("train", "gallery"):
-        figures = [_figure(scene, []) for scene in _spread([s for s in getattr(contents, split) if len(s.boxes)])]
+    for split, found in dataset.splits.items():
+        figures = [_figure(image, []) for image in _spread([image for image in found if len(image.boxes)])]
         parts += [f"<h3>Samples of {split}</h3>\n{_grid(figures)}"] if figures else []
-    asked = [query for query in contents.queries if query.image_name in scenes]
-    figures = [_figure(scenes[q.image_name], [q], f"query: person {q.person_id}", False) for q in _spread(asked)]
+    shown = [query for query in dataset.queries if query.image_name in images]
+    figures = [_figure(images[q.image_name], [q], f"query: person {q.person_id}", False) for q in _spread(shown)]
     return parts + ([f"<h3>Samples of the queries</h3>\n{_grid(figures)}"] if figures else [])
 
 
-def _figure(scene: Scene, queries: list[Query], what: str = "", boxes: bool = True) -> str:
-    shown = picture(scene, queries, boxes)
-    camera = f", camera {scene.camera}" if scene.camera >= 0 else ""
-    about = f"{scene.name} ({scene.width} x {scene.height}{camera}, {len(scene.boxes)} boxes)"
+def _figure(image: AnnotatedImage, queries: list[Query], what: str = "", boxes: bool = True) -> str:
+    shown = picture(image, queries, boxes)
+    camera = f", camera {image.camera}" if image.camera >= 0 else ""
+    about = f"{image.name} ({image.width} x {image.height}{camera}, {len(image.boxes)} boxes)"
     caption = f"<figcaption>{escape(about)}{'<br>' * bool(what)}{escape(what)}</figcaption>"
     if shown is None:
-        return f"<figure><p>(no picture: it cannot be decoded)</p>{caption}</figure>"
+        return f"<figure><p>(cannot be decoded)</p>{caption}</figure>"
     data = cv2.imencode(".jpg", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
     source = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
-    return f'<figure><img alt="{escape(scene.name)}" src="{source}">{caption}</figure>'
+    return f'<figure><img alt="{escape(image.name)}" src="{source}">{caption}</figure>'
 
 
 def _spread(items: list) -> list:

@@ -1,4 +1,4 @@
-"""Which photographs are held out, and the gallery that they make."""
+"""Which images are held out, and the gallery that they make."""
 
 from types import SimpleNamespace
 
@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from psdiff_jax.data.held_out import HeldOut, held_out_people, training_positions
-from psdiff_jax.data.pipeline import train_batches
+from psdiff_jax.data.held_out import HeldOut, held_out_identities, training_positions
 from psdiff_jax.data.schema import Annotations
 from psdiff_jax.errors import InputError
 
+from ..options import train_batches
 from .test_pipeline import MemoryDataset
 
 
 def annotations_of(people: list[list[int]]) -> Annotations:
-    """Photograph i shows `people[i]`, side by side."""
+    """Image i shows the identities `people[i]`, side by side."""
     count = len(people)
     return Annotations(
         image_names=tuple(f"{i}.png" for i in range(count)),
@@ -36,8 +36,8 @@ def crowd() -> Annotations:
     return annotations_of([rng.choice(np.r_[-1, -1, np.arange(30)], 3, replace=False).tolist() for _ in range(100)])
 
 
-def test_every_photograph_of_a_held_out_person_is_held_out(crowd):
-    positions, people = held_out_people(crowd, 0.3)
+def test_every_image_of_a_held_out_identity_is_held_out(crowd):
+    positions, people = held_out_identities(crowd, 0.3)
     assert 20 < len(positions) <= 30 and len(people) >= 2
     for i, ids in enumerate(crowd.person_ids):
         assert (i in positions) == bool(np.isin(ids, people).any())
@@ -47,7 +47,7 @@ def test_every_photograph_of_a_held_out_person_is_held_out(crowd):
 
 
 def test_the_choice_depends_on_nothing_but_the_dataset(crowd):
-    first, again = held_out_people(crowd, 0.3), held_out_people(crowd, 0.3)
+    first, again = held_out_identities(crowd, 0.3), held_out_identities(crowd, 0.3)
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
 
@@ -59,14 +59,14 @@ def test_no_share_holds_nothing_out(crowd):
 @pytest.mark.parametrize(
     ("people", "share", "hint"),
     [
-        ([[1], [1], [2], [2]], 0.25, "the smallest share that holds somebody is 0.500"),
-        ([[1], [2], [-1, -1]], 0.9, "nobody stands in two photographs"),
+        ([[1], [1], [2], [2]], 0.25, "the smallest share that holds one is 0.500"),
+        ([[1], [2], [-1, -1]], 0.9, "no identity has two images"),
     ],
 )
-def test_a_share_that_holds_nobody_is_refused(people, share, hint):
+def test_a_share_that_holds_no_identity_is_refused(people, share, hint):
     with pytest.raises(InputError) as caught:
-        held_out_people(annotations_of(people), share)
-    assert str(caught.value) == f"config.data.held_out={share}: nobody's photographs fit into that share; {hint}"
+        held_out_identities(annotations_of(people), share)
+    assert str(caught.value) == f"config.data.held_out={share}: no identity's images fit into that share; {hint}"
 
 
 def test_the_view_is_a_gallery_with_queries():
@@ -78,7 +78,7 @@ def test_the_view_is_a_gallery_with_queries():
         train_source=SimpleNamespace(at=lambda positions: positions.tolist()),
     )
     view = HeldOut(dataset, 0.4)
-    chosen, ids = held_out_people(annotations_of(people), 0.4)
+    chosen, ids = held_out_identities(annotations_of(people), 0.4)
     gallery, queries = view.annotations("gallery"), view.queries()
     assert gallery.image_names == tuple(f"{i}.png" for i in chosen) and view.source("gallery") == chosen.tolist()
     expected = [
@@ -91,11 +91,11 @@ def test_the_view_is_a_gallery_with_queries():
     assert queries.cameras.tolist() == view.source("query")
 
 
-def test_training_never_sees_them():
+def test_held_out_images_are_never_in_training_batches():
     dataset = MemoryDataset()
     ids = dataset._annotations.person_ids
     for i in (0, 1):
-        ids[i][0] = 0  # person 0 stands in photographs 0 and 1, everybody else in one
+        ids[i][0] = 0  # person 0 is in images 0 and 1, all others in one
     config = ConfigDict(
         {
             "seed": 3,

@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from psdiff_jax.data.augment import Augment, augment_sample
-from psdiff_jax.data.pipeline import eval_batches, train_batches
+from psdiff_jax.data.augment import augment_sample
+from psdiff_jax.data.options import AugmentOptions
 from psdiff_jax.data.schema import Annotations
 from psdiff_jax.data.transforms import to_original
 from psdiff_jax.errors import InputError
+
+from ..options import eval_batches, train_batches
 
 SIZES = [(40, 80), (60, 40), (50, 50)]  # cycled: wider than the network image, taller, neither
 
 
 class MemoryDataset:
-    """Photograph i is black, with one white box and one grey one; image 5 is without people."""
+    """Image i is black, with one white box and one grey one; image 5 is without people."""
 
     name, folder = "memory", Path("memory")
 
@@ -26,12 +28,12 @@ class MemoryDataset:
         for i in range(count):
             height, width = SIZES[i % 3]
             image = np.zeros((height, width, 3), np.uint8)
-            truth = [] if i == 5 else [[4, 8, 20, 32], [24, 4, 32, 28]]
-            for value, (x1, y1, x2, y2) in zip([255, 120], truth, strict=False):
+            gt_boxes = [] if i == 5 else [[4, 8, 20, 32], [24, 4, 32, 28]]
+            for value, (x1, y1, x2, y2) in zip([255, 120], gt_boxes, strict=False):
                 image[y1:y2, x1:x2] = value
             self.records.append({"image": cv2.imencode(".png", image)[1].tobytes()})
-            boxes.append(np.asarray(truth, np.float32).reshape(-1, 4))
-            ids.append(np.asarray([i, -1] if truth else [], np.int64))
+            boxes.append(np.asarray(gt_boxes, np.float32).reshape(-1, 4))
+            ids.append(np.asarray([i, -1] if gt_boxes else [], np.int64))
             sizes.append((height, width))
         unknown = np.full(count, -1)
         names = tuple(f"{i:03d}.png" for i in range(count))
@@ -243,7 +245,7 @@ def test_crop_drops_a_box_of_which_little_is_left():
     generator = np.random.default_rng(1)
     seen = set()
     for _ in range(20):
-        out = augment_sample(sample, Augment(flip=False, scale_jitter=(2.0, 2.0)), generator)
+        out = augment_sample(sample, AugmentOptions(flip=False, scale_jitter=(2.0, 2.0)), generator)
         assert out["image"].shape == (20, 20, 3)
         assert len(out["boxes"]) == len(out["person_ids"]) == len(out["embeddings"])
         seen.add(tuple(out["person_ids"].tolist()))
@@ -302,15 +304,15 @@ def test_targets_of_the_wrong_shape(dataset, config):
         (
             "augment",
             {"rotate": 3},
-            "config.data.augment.rotate is no augmentation; choose from flip, scale_jitter, color",
+            "config.data.augment.rotate: no such key in config.data.augment; there are color, flip, scale_jitter",
         ),
         (
             "augment",
             {"scale_jitter": (1.2, 0.8)},
-            "config.data.augment.scale_jitter is (1.2, 0.8), expected (low, high) with 0 < low <= high",
+            "config.data.augment.scale_jitter=(1.2, 0.8): give (low, high) with low <= high",
         ),
-        ("augment", {"color": 2.0}, "config.data.augment.color is 2.0, expected a strength in [0, 1)"),
-        ("image_size", (0, 48), "config.data.image_size is (0, 48), expected (height, width) in pixels"),
+        ("augment", {"color": 2.0}, "config.data.augment.color=2.0: must lie within 0 and 0.999"),
+        ("image_size", (0, 48), "config.data.image_size=(0, 48): must be 32 or more"),
     ],
 )
 def test_wrong_keys(dataset, config, key, value, message):

@@ -12,14 +12,16 @@ import pytest
 from ml_collections import ConfigDict
 
 from psdiff_jax.data.prepared import Source
-from psdiff_jax.data.records import open_dataset, query_example, scene_example
+from psdiff_jax.data.records import image_example, query_example
 from psdiff_jax.errors import InputError
+
+from ..options import open_dataset
 
 BUILDER = """
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from psdiff_jax.data.records import query_example, scene_example, scene_features
+from psdiff_jax.data.records import query_example, image_example, record_features
 
 BUILT = []  # how often, for the tests
 
@@ -31,7 +33,7 @@ class Boxes(tfds.core.GeneratorBasedBuilder):
         super().__init__(data_dir=data_dir)
 
     def _info(self):
-        return tfds.core.DatasetInfo(builder=self, features=scene_features(), disable_shuffling=True)
+        return tfds.core.DatasetInfo(builder=self, features=record_features(), disable_shuffling=True)
 
     def _split_generators(self, dl_manager):
         BUILT.append(self.count)
@@ -43,7 +45,7 @@ class Boxes(tfds.core.GeneratorBasedBuilder):
         for i in range(self.count):
             image = cv2.imencode(".png", np.full((20, 30, 3), i, np.uint8))[1].tobytes()
             boxes = np.asarray([[0, 0, 5 + b, 9] for b in range(i)], np.float32)
-            yield i, scene_example(image=image, image_name=f"{split}{i}.png", height=20, width=30, boxes=boxes,
+            yield i, image_example(image=image, image_name=f"{split}{i}.png", height=20, width=30, boxes=boxes,
                                    person_ids=np.arange(i) - 1, camera=i, frame=100 * i)
 
     def _queries(self):
@@ -91,13 +93,13 @@ def test_records_come_back_as_given(config):
     assert "tensorflow" not in sys.modules
 
 
-def test_queries_and_their_scenes(config):
+def test_queries_and_their_images(config):
     dataset = open_dataset(config)
     queries = dataset.queries()
     assert queries.image_names == ("gallery1.png",) and queries.boxes.tolist() == [[0, 0, 5, 9]]
     assert queries.person_ids.tolist() == [7] and queries.cameras.tolist() == [1] and queries.frames.tolist() == [100]
-    scenes = dataset.annotations("query")
-    assert scenes.sizes.tolist() == [[20, 30]] and scenes.boxes[0].tolist() == [[0, 0, 5, 9]]
+    images = dataset.annotations("query")
+    assert images.sizes.tolist() == [[20, 30]] and images.boxes[0].tolist() == [[0, 0, 5, 9]]
     assert dataset.query_source[0]["image"] == dataset.gallery_source[1]["image"]
 
 
@@ -109,7 +111,7 @@ def test_other_options_make_another_folder(config):
     assert len(first.annotations("train")) == 3 and len(second.annotations("train")) == 2
     options = json.loads((second.folder.parents[1] / "prepared.json").read_text())["options"]
     assert options == {"count": 2}
-    config.builder = {"count": 2, "workers": 2}  # says how, not what
+    config.builder = {"count": 2, "workers": 2}  # changes no record
     open_dataset(config)
     assert built() == [3, 2]
 
@@ -140,7 +142,7 @@ def test_a_build_killed_before_its_report_is_built_again(config):
     assert not (folder / "left over").exists()
 
 
-def test_a_source_travels_to_another_process(config):
+def test_a_source_can_be_pickled(config):
     source = open_dataset(config).query_source
     again = pickle.loads(pickle.dumps(source))
     assert isinstance(again, Source) and again[0]["image"] == source[0]["image"]
@@ -217,20 +219,19 @@ def test_prepared_dir_that_cannot_be_written(config, tmp_path):
 
 
 @pytest.mark.parametrize("box", [[-1, 0, 5, 5], [0, 0, 31, 5], [4, 0, 4, 5], [40, 30, 50, 40], [0, 0, np.nan, 5]])
-def test_a_box_outside_its_photograph_is_named(box):
+def test_a_box_outside_its_image_is_named(box):
     with pytest.raises(InputError) as caught:
-        scene_example(
+        image_example(
             image=b"x", image_name="a.jpg", height=20, width=30, boxes=[[0, 0, 30, 20], box], person_ids=[1, 2]
         )
     assert str(caught.value) == (
-        f"a.jpg: box 2 {[float(v) for v in box]} (xyxy) does not lie inside its"
-        " 30 x 20 photograph; correct or remove it"
+        f"a.jpg: box 2 {[float(v) for v in box]} (xyxy) does not lie inside its 30 x 20 image; correct or remove it"
     )
 
 
 def test_every_box_has_an_id():
     with pytest.raises(InputError, match=r"^a\.jpg: 1 boxes but 2 person ids; give one id a box$"):
-        scene_example(image=b"x", image_name="a.jpg", height=20, width=30, boxes=[[0, 0, 5, 5]], person_ids=[1, 2])
+        image_example(image=b"x", image_name="a.jpg", height=20, width=30, boxes=[[0, 0, 5, 5]], person_ids=[1, 2])
     assert query_example(image_name="a", box=[0, 0, 1, 1], person_id=4)["person_ids"].tolist() == [4]
 
 

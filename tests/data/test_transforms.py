@@ -66,7 +66,7 @@ def test_network_and_original_are_inverse():
     np.testing.assert_allclose(transforms.to_original(there, scale, (200, 300)), BOXES, rtol=1e-5)
 
 
-def test_to_original_on_a_batch_clips_to_each_photograph():
+def test_to_original_on_a_batch_clips_to_each_image():
     boxes = np.asarray([[[0, 0, 10, 10]], [[-4, 2, 10, 60]]], np.float32)
     found = transforms.to_original(boxes, np.asarray([0.5, 2.0]), np.asarray([[15, 40], [25, 4]]))
     np.testing.assert_array_equal(found, [[[0, 0, 20, 15]], [[0, 1, 4, 25]]])

@@ -1,9 +1,9 @@
 """Writes folders in CUHK-SYSU's on-disk format, its cells and structs nested as in the release.
 
-    write_tree(root)                     the small tree below, with all the known dirt of the release
+    write_tree(root)                     the small tree below, with all known defects of the release
     save_list(root, "TestG50", [...])    one of its files anew, to break it
 
-Rectangles are x, y, width, height. The photographs are 80 x 60 (width x height).
+Boxes are x, y, width, height. The images are 80 x 60 (width x height).
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ IMAGES = {
     "s7.jpg": [[2, 2, 20, 40], [30, 2, 20, 0]],
 }
 POOL = ["s12.jpg", "s4.jpg", "s7.jpg", "s5.jpg", "s6.jpg"]
-TRAIN = [  # p2 stands twice in s2.jpg; nobody in s3.jpg is named
+TRAIN = [  # p2 is twice in s2.jpg; no box of s3.jpg is listed
     ("p31", [("s1.jpg", [30, 5, 12, 40])]),
     ("p2", [("s1.jpg", [0, 0, 10, 20]), ("s2.jpg", [1, 2, 10, 20]), ("s2.jpg", [20, 2, 10, 20])]),
 ]
@@ -35,15 +35,15 @@ LISTS = {
         (*FIRST, [("s4.jpg", [10, 10, 20, 30]), ("s5.jpg", None), ("s5.jpg", None), ("s6.jpg", None)]),  # s5.jpg twice
         (*SECOND, [("s12.jpg", [40, 10, 30, 60]), ("s5.jpg", [8, 8, 15, 25]), ("s4.jpg", None)]),
     ],
-    "TestG100": [  # in another order than TestG50, unlike the release: who is asked for counts, not the place
+    "TestG100": [  # in another order than TestG50, unlike the release: the query counts, not its position
         (*SECOND, [("s12.jpg", [40, 10, 30, 60]), ("s5.jpg", [8, 8, 15, 25]), ("s4.jpg", None), ("s6.jpg", None)]),
         (*FIRST, [("s4.jpg", [10, 10, 20, 30]), ("s7.jpg", None)]),
     ],
-    "Occlusion": [  # p11 asked for by another box of his; then a query of the other lists
+    "Occlusion": [  # another box of p11; then a query of the other lists
         ("s5.jpg", [50, 8, 15, 25], "p11", [("s6.jpg", None), ("s7.jpg", [2, 2, 20, 40])]),
         (*FIRST, [("s4.jpg", [10, 10, 20, 30]), ("s5.jpg", None)]),
     ],
-    "Resolution": [  # a box that the other lists call p70; somebody whom no other list names
+    "Resolution": [  # a box that the other lists call p70; a person whom no other list names
         ("s4.jpg", [10, 10, 20, 30], "", [("s12.jpg", [5, 6, 10, 20])]),
         ("s4.jpg", [60, 40, 10, 15], "p99", [("s7.jpg", None), ("s6.jpg", None)]),
     ],
@@ -57,7 +57,7 @@ def write_tree(root: Path) -> Path:
     for folder in ("Image/SSM", "annotation/test/train_test", "annotation/test/subset"):
         (root / folder).mkdir(parents=True)
     for i, name in enumerate(IMAGES):
-        save_photograph(root / "Image" / "SSM" / name, 20 + 20 * i)
+        save_image(root / "Image" / "SSM" / name, 20 + 20 * i)
     save_images(root, IMAGES)
     save_pool(root, POOL)
     save_train(root, TRAIN)
@@ -66,7 +66,7 @@ def write_tree(root: Path) -> Path:
     return root
 
 
-def save_photograph(path: Path, brightness: int, size: tuple[int, int] = (60, 80)) -> None:
+def save_image(path: Path, brightness: int, size: tuple[int, int] = (60, 80)) -> None:
     path.write_bytes(cv2.imencode(".jpg", np.full((*size, 3), brightness, np.uint8))[1].tobytes())
 
 
@@ -82,12 +82,12 @@ def save_pool(root: Path, names: list[str]) -> None:
     save(root / "annotation" / "pool.mat", "pool", cells(names).reshape(-1, 1))
 
 
-def save_train(root: Path, people: list) -> None:
-    """A cell a person, in it a struct of one."""
-    scenes = [structs(ENTRY, [(name, row(box), number(0)) for name, box in shown]) for _, shown in people]
+def save_train(root: Path, identities: list) -> None:
+    """One cell per identity, with a struct of one element."""
+    scenes = [structs(ENTRY, [(name, row(box), number(0)) for name, box in shown]) for _, shown in identities]
     rows = [
         structs(("idname", "nAppear", "scene"), [(name, number(len(shown)), scene)])
-        for (name, shown), scene in zip(people, scenes, strict=True)
+        for (name, shown), scene in zip(identities, scenes, strict=True)
     ]
     save(root / "annotation" / "test" / "train_test" / "Train.mat", "Train", cells(rows).reshape(-1, 1))
 
@@ -102,7 +102,7 @@ def list_path(root: Path, name: str) -> Path:
 
 
 def list_array(name: str, entries: list) -> np.ndarray:
-    """[1, P] structs of a query and its gallery; Occlusion.mat has a field more."""
+    """[1, P] structs of a query and its gallery; Occlusion.mat has one more field."""
     fields = ("Query", "Gallery", "occlusion")[: 3 if name == "Occlusion" else 2]
     rows = []
     for image, box, id_name, gallery in entries:
@@ -128,7 +128,7 @@ def cells(values: list) -> np.ndarray:
 
 
 def row(box: list | None) -> np.ndarray:
-    """[1, 4] as small as it goes, as MATLAB stores it: 8 or 16 bits; [1, 0] for nobody."""
+    """[1, 4] in the smallest type, as MATLAB stores it: 8 or 16 bits; [1, 0] for None."""
     if box is None:
         return np.zeros((1, 0))
     array = np.asarray([box])

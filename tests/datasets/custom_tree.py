@@ -1,12 +1,12 @@
-"""Writes one small set of annotated photographs, as JSON or as CSV."""
+"""Writes one small set of annotated images, as JSON or as CSV."""
 
 import copy
 import json
 from pathlib import Path
 
-from .mot_tree import photograph
+from .mot_tree import write_image
 
-# file -> (height, width); the lists know some of them by other names
+# file -> (height, width); the lists name some of them differently
 FILES = {
     "a/1.jpg": (40, 60),
     "Zoë 2.jpg": (40, 60),
@@ -74,9 +74,9 @@ C:\\data\\cam1\\6.jpg,2,2,10,10,bob,gallery
 """
 
 
-def photographs(root: Path) -> Path:
+def write_images(root: Path) -> Path:
     for i, (name, (height, width)) in enumerate(FILES.items()):
-        photograph(root / name, height, width, 30 * i)
+        write_image(root / name, height, width, 30 * i)
     return root
 
 
@@ -86,7 +86,7 @@ def write_json(path: Path, data: dict) -> None:
 
 def json_tree(root: Path) -> Path:
     """train.json and gallery.json."""
-    photographs(root)
+    write_images(root)
     write_json(root / "train.json", TRAIN)
     write_json(root / "gallery.json", GALLERY)
     return root
@@ -94,7 +94,7 @@ def json_tree(root: Path) -> Path:
 
 def csv_tree(root: Path, text: str = CSV) -> Path:
     """The same as annotations.csv, byte for byte as `text` says."""
-    photographs(root)
+    write_images(root)
     (root / "annotations.csv").write_bytes(text.encode())
     return root
 
@@ -108,7 +108,7 @@ def changed(data: dict, change) -> dict:
 
 def one_json(root: Path) -> Path:
     """The same as annotations.json, the images of both splits in it with a "split"."""
-    photographs(root)
+    write_images(root)
     images = [
         image | {"split": split} for split, data in (("train", TRAIN), ("gallery", GALLERY)) for image in data["images"]
     ]

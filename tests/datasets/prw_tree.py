@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import scipy.io
 
-# frame -> (key of the annotation, rows of pid, x, y, w, h); photographs are 60 x 40 (width x height)
+# frame -> (key of the annotation, rows of pid, x, y, w, h); images are 60 x 40 (width x height)
 FRAMES = {
     "c1s1_000151": ("box_new", [[479, 5, 6, 10, 20], [-2, 30.5, 0, 8, 16]]),
-    "c6s2_042326": ("anno_file", [[12, -4, -2, 14, 22], [12, 20, 5, 10, 20]]),  # negative; one pid for two people
+    "c6s2_042326": ("anno_file", [[12, -4, -2, 14, 22], [12, 20, 5, 10, 20]]),  # negative; one pid for two boxes
     "c2s1_000176": ("anno_previous", [[479, 50, 10, 20, 25], [3, 8, 8, 0, 20]]),  # over the right border; no width
     "c3s1_000201": ("box_new", [[900, 1, 2, 10, 20]]),
     "c3s3_000001": ("box_new", []),
@@ -24,7 +24,7 @@ def index_of(names):
 
 
 def write_prw(root):
-    """The folder `root` in PRW's format: 2 training frames, 4 test frames, 3 queries, with dirt of the real release."""
+    """The folder `root` in PRW's format: 2 training frames, 4 test frames, 3 queries, with known defects."""
     (root / "frames").mkdir(parents=True)
     (root / "annotations").mkdir()
     for i, (name, (key, rows)) in enumerate(FRAMES.items()):

@@ -1,4 +1,4 @@
-"""What is said of any dataset: one small dataset without a fault, and each fault alone in it."""
+"""The checks that apply to any dataset: a small dataset without faults, and each fault alone in it."""
 
 from pathlib import Path
 
@@ -7,13 +7,14 @@ import pytest
 
 from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.datasets.common.checks import check, same_boxes
-from psdiff_jax.datasets.common.records import Contents, Query, Scene
+from psdiff_jax.datasets.common.records import AnnotatedImage, Query, RawDataset
 
 
-def scene(name, *people):
-    """A 100 x 80 (width x height) photograph of (person id, x1, y1, x2, y2)."""
+def image(name, *people):
+    """A 100 x 80 (width x height) image of (person id, x1, y1, x2, y2)."""
     rows = np.asarray(people, np.float64).reshape(-1, 5)
-    return Scene(name, Path("photos") / name, 80, 100, rows[:, 1:].astype(np.float32), rows[:, 0].astype(np.int64))
+    boxes, ids = rows[:, 1:].astype(np.float32), rows[:, 0].astype(np.int64)
+    return AnnotatedImage(name, Path("images") / name, 80, 100, boxes, ids)
 
 
 def query(name, person_id, *box):
@@ -21,49 +22,49 @@ def query(name, person_id, *box):
 
 
 def clean():
-    return Contents(
+    return RawDataset(
         train=[
-            scene("a.jpg", (1, 0, 0, 10, 20), (2, 30, 0, 40, 20)),
-            scene("b.jpg", (1, 5, 5, 15, 25)),
-            scene("c.jpg"),
+            image("a.jpg", (1, 0, 0, 10, 20), (2, 30, 0, 40, 20)),
+            image("b.jpg", (1, 5, 5, 15, 25)),
+            image("c.jpg"),
         ],
         gallery=[
-            scene("d.jpg", (7, 0, 0, 10, 20), (-1, 50, 0, 60, 20)),
-            scene("e.jpg", (7, 5, 5, 15, 25)),
-            scene("f.jpg", (8, 0, 0, 10, 20), (-1, 1, 1, 9, 70), (-1, 40, 1, 60, 70)),
+            image("d.jpg", (7, 0, 0, 10, 20), (-1, 50, 0, 60, 20)),
+            image("e.jpg", (7, 5, 5, 15, 25)),
+            image("f.jpg", (8, 0, 0, 10, 20), (-1, 1, 1, 9, 70), (-1, 40, 1, 60, 70)),
         ],
         queries=[query("d.jpg", 7, 0, 0, 10, 20)],
     )
 
 
 def test_a_clean_dataset_has_no_findings():
-    contents = clean()
-    check(contents)
-    assert contents.findings == []
+    dataset = clean()
+    check(dataset)
+    assert dataset.findings == []
 
 
 def both_splits(c):
-    c.train.append(scene("d.jpg", (1, 0, 0, 10, 20)))
+    c.train.append(image("d.jpg", (1, 0, 0, 10, 20)))
 
 
 def twice_in_split(c):
-    c.gallery.append(scene("e.jpg"))
+    c.gallery.append(image("e.jpg"))
 
 
-def shared_people(c):
-    c.train.append(scene("g.jpg", (7, 0, 0, 10, 20), (8, 30, 30, 40, 50)))
+def shared_identities(c):
+    c.train.append(image("g.jpg", (7, 0, 0, 10, 20), (8, 30, 30, 40, 50)))
 
 
 def person_twice(c):
-    c.train.append(scene("g.jpg", (3, 0, 0, 10, 20), (-1, 2, 0, 12, 30), (3, 50, 0, 60, 20), (-1, 70, 0, 80, 20)))
+    c.train.append(image("g.jpg", (3, 0, 0, 10, 20), (-1, 2, 0, 12, 30), (3, 50, 0, 60, 20), (-1, 70, 0, 80, 20)))
 
 
 def same_box_twice(c):
     # IoU 199 / 200; the other person's identical box is not the same person's
-    c.train.append(scene("g.jpg", (-1, 0, 0, 10, 20), (2, 0, 0, 10, 20), (-1, 0, 0, 10, 19.9)))
+    c.train.append(image("g.jpg", (-1, 0, 0, 10, 20), (2, 0, 0, 10, 20), (-1, 0, 0, 10, 19.9)))
 
 
-def no_other_photograph(c):
+def no_positives(c):
     c.queries.append(query("f.jpg", 8, 0, 0, 10, 20))
 
 
@@ -71,7 +72,7 @@ def query_elsewhere(c):
     c.queries.append(query("e.jpg", 7, 5, 5, 15, 14.9))  # IoU 0.495
 
 
-def query_of_nobody_there(c):
+def query_not_annotated(c):
     c.queries.append(query("f.jpg", 7, 0, 0, 10, 20))
 
 
@@ -84,11 +85,11 @@ def query_unlabelled(c):
 
 
 def tiny(c):
-    c.gallery.append(scene("g.jpg", (8, 3, 3, 4.5, 20), (-1, 3, 3, 5, 5)))
+    c.gallery.append(image("g.jpg", (8, 3, 3, 4.5, 20), (-1, 3, 3, 5, 5)))
 
 
 def whole(c):
-    c.gallery.append(scene("g.jpg", (-1, 0, 0, 100, 80), (8, 0, 0, 100, 79.5)))
+    c.gallery.append(image("g.jpg", (-1, 0, 0, 100, 80), (8, 0, 0, 100, 79.5)))
 
 
 def no_training(c):
@@ -96,7 +97,7 @@ def no_training(c):
 
 
 def no_boxes(c):
-    c.train[:] = [scene("a.jpg")]
+    c.train[:] = [image("a.jpg")]
 
 
 def one_identity(c):
@@ -104,7 +105,7 @@ def one_identity(c):
 
 
 def no_identity(c):
-    c.train[:] = [scene("a.jpg", (-1, 0, 0, 10, 20))]
+    c.train[:] = [image("a.jpg", (-1, 0, 0, 10, 20))]
 
 
 def no_queries(c):
@@ -130,129 +131,129 @@ CASES = [
     (
         both_splits,
         "error",
-        "photograph in both splits",
-        "photos/d.jpg: d.jpg is in train and in gallery; remove it from one",
+        "image in both splits",
+        "images/d.jpg: d.jpg is in train and in gallery; remove it from one",
         "d.jpg",
     ),
     (
         twice_in_split,
         "error",
-        "photograph twice in a split",
-        "gallery: e.jpg stands there 2 times; remove all but one",
+        "image twice in a split",
+        "gallery: e.jpg is listed 2 times; remove all but one",
         "e.jpg",
     ),
     (
-        shared_people,
+        shared_identities,
         "warning",
         "identities in both splits",
         "train and gallery: 2 identities are in both (1 of them are"
-        " asked for), for example 7, in g.jpg and d.jpg; numbers on people seen in training are too good",
+        " queries), for example 7, in g.jpg and d.jpg; results on identities seen in training are optimistic",
         "d.jpg",
     ),
     (
         person_twice,
         "warning",
-        "person twice in a photograph",
-        "photos/g.jpg: person 3 stands there 2 times; in search the first box counts",
+        "identity twice in an image",
+        "images/g.jpg: person 3 has 2 boxes; search uses the first",
         "g.jpg",
     ),
     (
         same_box_twice,
         "warning",
         "same box twice",
-        "photos/g.jpg: boxes 1 and 3 [0, 0, 10, 19.9] (xyxy) of somebody unlabelled are one; remove one of them",
+        "images/g.jpg: boxes 1 and 3 [0, 0, 10, 19.9] (xyxy) of an unlabelled person are the same; remove one of them",
         "g.jpg",
     ),
     (
-        no_other_photograph,
+        no_positives,
         "warning",
-        "query without another photograph",
-        "query 2, person 8 in f.jpg: no other gallery photograph shows this person; it scores 0",
+        "query without positives",
+        "query 2, person 8 in f.jpg: no other gallery image shows this person; it scores 0",
         "f.jpg",
     ),
     (
         query_elsewhere,
         "warning",
         "query box is no gallery box",
-        "query 2, person 7 in e.jpg: its box [5, 5, 15, 14.9] (xyxy) overlaps this person's box there by IoU 0.49",
+        "query 2, person 7 in e.jpg: its box [5, 5, 15, 14.9] (xyxy) overlaps the annotated one by IoU 0.49",
         "e.jpg",
     ),
     (
-        query_of_nobody_there,
+        query_not_annotated,
         "warning",
         "query box is no gallery box",
-        "query 2, person 7 in f.jpg: its box [0, 0, 10, 20] (xyxy) is not annotated there",
+        "query 2, person 7 in f.jpg: its box [0, 0, 10, 20] (xyxy) is not annotated",
         "f.jpg",
     ),
     (
         query_in_training,
         "error",
-        "query photograph not in the gallery",
-        "query 2, person 7 in a.jpg: the gallery does not hold this photograph; add it or drop the query",
+        "query image not in the gallery",
+        "query 2, person 7 in a.jpg: this image is not in the gallery; add it or drop the query",
         "a.jpg",
     ),
     (
         query_unlabelled,
         "error",
         "query without identity",
-        "query 2, person -1 in d.jpg: nobody can be found by it; give it a person or drop it",
+        "query 2, person -1 in d.jpg: it has no person id; give it one or drop the query",
         "d.jpg",
     ),
     (
         tiny,
         "warning",
         "tiny box",
-        "photos/g.jpg: box 1 [3, 3, 4.5, 20] (xyxy) of person 8: a side is shorter than 2 pixels",
+        "images/g.jpg: box 1 [3, 3, 4.5, 20] (xyxy) of person 8: a side is shorter than 2 pixels",
         "g.jpg",
     ),
     (
         whole,
         "warning",
-        "box over the whole photograph",
-        "photos/g.jpg: box 1 [0, 0, 100, 80] (xyxy) of somebody unlabelled: it covers the 100 x 80 photograph",
+        "box over the full image",
+        "images/g.jpg: box 1 [0, 0, 100, 80] (xyxy) of an unlabelled person: it covers the 100 x 80 image",
         "g.jpg",
     ),
     (
         no_training,
         "warning",
-        "split without photographs",
-        "train: there is no photograph in it; see what the dataset's card expects",
+        "split without images",
+        "train: there is no image in it; see what the dataset's card expects",
         "",
     ),
-    (no_boxes, "warning", "split without boxes", "train: no photograph has a box", ""),
+    (no_boxes, "warning", "split without boxes", "train: no image has a box", ""),
     (
         one_identity,
         "warning",
         "fewer than two identities",
-        "train: every labelled box is person 1: there is nobody to tell apart",
+        "train: every labelled box is person 1; re-identification needs two identities or more",
         "",
     ),
     (
         no_identity,
         "warning",
         "fewer than two identities",
-        "train: no box has an identity: there is nobody to tell apart",
+        "train: no box has an identity; re-identification needs two identities or more",
         "",
     ),
     (
         no_queries,
         "warning",
         "no queries",
-        "queries: there is nobody to look for; see what the dataset's card expects",
+        "queries: there is no query; see what the dataset's card expects",
         "",
     ),
     (
         empty_list,
         "warning",
-        "query without another photograph",
-        "gallery 50: queries without a true photograph in their list, which score 0: 1, the first is query 2",
+        "query without positives",
+        "queries of gallery 50: 1 without a positive in their list, which score 0; the first is query 2",
         "",
     ),
     (
         published,
         "warning",
         "count differs from the published one",
-        "gallery boxes: found 6, published 1,007; take a complete copy",
+        "gallery boxes: found 6, published 1,007; use a complete copy",
         "",
     ),
 ]
@@ -260,21 +261,21 @@ CASES = [
 
 @pytest.mark.parametrize(("spoil", "level", "name", "text", "image"), CASES, ids=[case[0].__name__ for case in CASES])
 def test_each_fault_gives_its_finding_and_no_other(spoil, level, name, text, image):
-    contents = clean()
-    spoil(contents)
-    check(contents)
-    assert [(f.level, f.check, str(f), f.image) for f in contents.findings] == [(level, name, text, image)]
+    dataset = clean()
+    spoil(dataset)
+    check(dataset)
+    assert [(f.level, f.check, str(f), f.image) for f in dataset.findings] == [(level, name, text, image)]
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c[4]], ids=lambda case: case[0].__name__)
-def test_what_a_reader_noted_of_a_photograph_is_not_noted_again(case):
+def test_what_a_reader_noted_about_an_image_is_not_noted_again(case):
     spoil, _, name, _, image = case
-    contents = clean()
-    spoil(contents)
-    contents.note("known", name, "reader", "has seen it", image)
-    contents.note("known", "another check", "reader", "has seen it", image)
-    check(contents)
-    assert [(f.level, f.check) for f in contents.findings] == [("known", name), ("known", "another check")]
+    dataset = clean()
+    spoil(dataset)
+    dataset.note("known", name, "reader", "has seen it", image)
+    dataset.note("known", "another check", "reader", "has seen it", image)
+    check(dataset)
+    assert [(f.level, f.check) for f in dataset.findings] == [("known", name), ("known", "another check")]
 
 
 def test_same_boxes_against_a_plain_loop():

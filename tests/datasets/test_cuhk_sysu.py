@@ -1,4 +1,4 @@
-"""CUHK-SYSU's reader on small trees in the release's format, with the known dirt of the release (see cuhk_tree)."""
+"""CUHK-SYSU's reader on small trees in the release's format, with its known defects (see cuhk_tree)."""
 
 import shutil
 import sys
@@ -9,15 +9,15 @@ import pytest
 import scipy.io
 from ml_collections import ConfigDict
 
-from psdiff_jax.data.records import open_dataset
 from psdiff_jax.datasets.common.records import KNOWN, WARNING
 from psdiff_jax.datasets.cuhk_sysu import lists, matlab, reader
 from psdiff_jax.errors import InputError
 
+from ..options import open_dataset
 from . import cuhk_tree, mat5
 from .cuhk_tree import IMAGES, LISTS, POOL, TRAIN
 
-NEEDED = ["annotation/Images.mat", "annotation/pool.mat", "annotation/test/train_test/Train.mat"]
+REQUIRED = ["annotation/Images.mat", "annotation/pool.mat", "annotation/test/train_test/Train.mat"]
 RELEASE = "restore it from the CUHK-SYSU release"
 
 
@@ -47,13 +47,13 @@ def test_splits_as_counted_by_hand(config):
         [[3, 3, 12, 12]],
     ]
     assert [boxes.tolist() for boxes in gallery.boxes] == [
-        [[5, 6, 15, 26], [40, 10, 70, 60]],  # 10 + 60 reaches over the border at 60
+        [[5, 6, 15, 26], [40, 10, 70, 60]],  # 10 + 60 is beyond the border at 60
         [[10, 10, 30, 40], [60, 40, 70, 55]],
         [[2, 2, 22, 42]],
         [[8, 8, 23, 33], [50, 8, 65, 33]],
         [],
     ]
-    # p31 is person 0, p2 person 1; then who is asked for: p70 person 2, p11 person 3, and p99, the query in row 4
+    # p31 is person 0, p2 person 1; then the queries: p70 person 2, p11 person 3, and p99, the query in row 4
     assert [ids.tolist() for ids in train.person_ids] == [[1, 0], [1, 1], [-1]]
     assert [ids.tolist() for ids in gallery.person_ids] == [[2, 3], [2, 6], [3], [3, 3], []]
     assert dataset.report["counts"] == {
@@ -81,13 +81,13 @@ def test_queries_of_the_smallest_list_come_first_then_those_of_the_subsets(confi
         [10, 10, 30, 40],
         [60, 40, 70, 55],
     ]
-    # the third is p11 by its name, the fourth p70 by its box, the fifth nobody else
+    # the third is p11 by its name, the fourth p70 by its box, the fifth a new identity
     assert queries.person_ids.tolist() == [2, 3, 3, 2, 6]
 
 
 def test_galleries_as_in_the_files(config):
     galleries = open_dataset(config.data).galleries
-    expected = {  # name -> query -> (images, truths)
+    expected = {  # name -> query -> (images, ground-truth boxes)
         "50": {0: ([1, 3, 3, 4], {0: [10, 10, 30, 40]}), 1: ([0, 3, 1], {0: [40, 10, 70, 70], 1: [8, 8, 23, 33]})},
         "100": {0: ([1, 2], {0: [10, 10, 30, 40]}), 1: ([0, 3, 1, 4], {0: [40, 10, 70, 70], 1: [8, 8, 23, 33]})},
         "occlusion": {0: ([1, 3], {0: [10, 10, 30, 40]}), 2: ([4, 2], {1: [2, 2, 22, 42]})},
@@ -107,74 +107,72 @@ def test_galleries_as_in_the_files(config):
     assert galleries["50"].images[0].dtype == np.int32 and galleries["50"].gt_boxes[0].dtype == np.float32
 
 
-def test_known_dirt_is_known_and_counted(root):
-    contents = reader.read(root)
-    assert Counter((finding.level, finding.check) for finding in contents.findings) == {
+def test_known_defects_are_noted_as_known(root):
+    dataset = reader.read(root)
+    assert Counter((finding.level, finding.check) for finding in dataset.findings) == {
         (KNOWN, "box without area"): 2,
-        (KNOWN, "person twice in a photograph"): 2,
-        (KNOWN, "photograph twice in one gallery"): 1,
+        (KNOWN, "identity twice in an image"): 2,
+        (KNOWN, "image twice in one gallery"): 1,
         (KNOWN, "query of a subset only"): 3,
-        (KNOWN, "training photographs without labelled people"): 1,
+        (KNOWN, "training images without labelled boxes"): 1,
         (WARNING, "missing list"): 4,
     }
     images = root / "annotation" / "Images.mat"
     train_test = root / "annotation" / "test" / "train_test"
-    known = [str(finding) for finding in contents.findings if finding.level == KNOWN]
+    known = [str(finding) for finding in dataset.findings if finding.level == KNOWN]
     assert known == [
-        f"{images} s1.jpg box 3: [5, 5, 0, 9] (x y width height) is left out",
-        f"{images} s7.jpg box 2: [30, 2, 20, 0] (x y width height) is left out",
-        f"{train_test / 'TestG50.mat'} query 1: 1 of 4 entries repeat a photograph; the evaluation counts them as the"
-        " literature does",
+        f"{images} s1.jpg box 3: the box [5, 5, 0, 9] (xywh) has no area; it is left out",
+        f"{images} s7.jpg box 2: the box [30, 2, 20, 0] (xywh) has no area; it is left out",
+        f"{train_test / 'TestG50.mat'} query 1: 1 of 4 entries repeat an image; they are counted as in the literature",
         *(
-            f"{root / 'annotation/test/subset' / name} query {row}: no list before asks for it; it is added"
+            f"{root / 'annotation/test/subset' / name} query {row}: no list before holds this query; it is added"
             for name, row in (("Occlusion.mat", 1), ("Resolution.mat", 1), ("Resolution.mat", 2))
         ),
-        f"{root / 'Image/SSM/s2.jpg'}: person 1 stands there 2 times",
-        f"{root / 'Image/SSM/s5.jpg'}: person 3 stands there 2 times",
-        f"{train_test / 'Train.mat'}: names people in 2 of 3 training photographs; in the others everybody is"
-        " unlabelled",
+        f"{root / 'Image/SSM/s2.jpg'}: person 1 has 2 boxes",
+        f"{root / 'Image/SSM/s5.jpg'}: person 3 has 2 boxes",
+        f"{train_test / 'Train.mat'}: labels boxes in 2 of 3 training images; the others are unlabelled",
     ]
-    missing = [finding.where for finding in contents.findings if finding.level == WARNING]
+    missing = [finding.where for finding in dataset.findings if finding.level == WARNING]
     assert missing == [str(train_test / f"TestG{size}.mat") for size in (500, 1000, 2000, 4000)]
-    assert contents.published == {
+    assert dataset.published == {
         "train images": 11206,
         "train boxes": 55272,
         "train ids": 5532,
         "gallery images": 6978,
         "gallery boxes": 40871,
         "queries": 2900 + 3,
-    }  # three are asked for by a subset only
+    }  # three queries are of a subset only
 
 
-def test_without_the_smallest_list_the_next_one_says_who_is_asked_for(root):
+def test_without_the_smallest_list_the_next_one_defines_the_queries(root):
     cuhk_tree.list_path(root, "TestG50").unlink()
-    contents = reader.read(root)
-    assert list(contents.galleries) == ["100", "occlusion", "low_resolution"]
-    assert [(query.image_name, query.person_id) for query in contents.queries[:2]] == [("s7.jpg", 2), ("s12.jpg", 3)]
-    assert contents.galleries["occlusion"].queries.tolist() == [1, 2]
+    dataset = reader.read(root)
+    assert list(dataset.galleries) == ["100", "occlusion", "low_resolution"]
+    assert [(query.image_name, query.person_id) for query in dataset.queries[:2]] == [("s7.jpg", 2), ("s12.jpg", 3)]
+    assert dataset.galleries["occlusion"].queries.tolist() == [1, 2]
 
 
-def test_a_query_that_only_a_larger_list_has_is_added_and_told(root):
+def test_a_query_that_only_a_larger_list_has_is_added_and_noted(root):
     cuhk_tree.save_list(root, "TestG100", [*LISTS["TestG100"], ("s4.jpg", [60, 40, 10, 15], "p99", [("s6.jpg", None)])])
-    contents = reader.read(root)
-    assert contents.galleries["100"].queries.tolist() == [0, 1, 2] and len(contents.queries) == 5
-    assert [str(f) for f in contents.findings if f.check == "query of a larger gallery only"] == [
-        f"{cuhk_tree.list_path(root, 'TestG100')} query 3: no list before asks for it; it is added"
+    dataset = reader.read(root)
+    assert dataset.galleries["100"].queries.tolist() == [0, 1, 2] and len(dataset.queries) == 5
+    assert [str(f) for f in dataset.findings if f.check == "query of a larger gallery only"] == [
+        f"{cuhk_tree.list_path(root, 'TestG100')} query 3: no list before holds this query; it is added"
     ]
-    assert contents.galleries["low_resolution"].queries.tolist() == [2, 4]  # where it is asked for again
+    assert dataset.galleries["low_resolution"].queries.tolist() == [2, 4]  # which holds it as well
 
 
 def test_two_queries_of_the_same_box_stay_two(root):
     twice = [LISTS["TestG50"][0], (*cuhk_tree.FIRST[:2], "p71", [("s6.jpg", None)])]
     for name in ("TestG50", "TestG100"):
         cuhk_tree.save_list(root, name, twice)
-    contents = reader.read(root)
-    assert [query.person_id for query in contents.queries[:2]] == [2, 3]
-    assert contents.galleries["100"].queries.tolist() == [0, 1]
-    assert contents.galleries["occlusion"].queries.tolist() == [0, 2]  # p70 is the first of the two
-    assert contents.gallery[0].person_ids.tolist() == [3, -1]  # the last to claim the box has it
-    assert [str(finding) for finding in contents.findings if finding.check == "one box, two people"] == [
-        f"{cuhk_tree.list_path(root, 'TestG50')} query 2: box [5, 6, 10, 20] (x y width height) in s12.jpg is person 2"
+    dataset = reader.read(root)
+    assert [query.person_id for query in dataset.queries[:2]] == [2, 3]
+    assert dataset.galleries["100"].queries.tolist() == [0, 1]
+    assert dataset.galleries["occlusion"].queries.tolist() == [0, 2]  # p70 is the first of the two
+    assert dataset.gallery[0].person_ids.tolist() == [3, -1]  # the last assignment of the box holds
+    assert [str(finding) for finding in dataset.findings if finding.check == "one box, two identities"] == [
+        f"{cuhk_tree.list_path(root, 'TestG50')} query 2: box [5, 6, 10, 20] (xywh) in s12.jpg is person 2"
         " elsewhere; it becomes person 3"
     ]
 
@@ -203,12 +201,12 @@ def refused(config):
 def test_no_folder(config, tmp_path):
     config.data.root = str(tmp_path / "nowhere")
     assert refused(config) == (
-        f"config.data.root: there is no folder {tmp_path / 'nowhere'}; name the CUHK-SYSU folder"
-        " that holds Image and annotation"
+        f"config.data.root: there is no folder {tmp_path / 'nowhere'}; name the CUHK-SYSU folder with Image/SSM,"
+        " annotation/Images.mat, annotation/pool.mat, annotation/test/train_test/Train.mat"
     )
 
 
-@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("name", REQUIRED)
 def test_a_needed_file_is_missing(config, root, name):
     (root / name).unlink()
     assert refused(config) == (
@@ -222,11 +220,11 @@ def test_no_list_at_all(config, root):
         cuhk_tree.list_path(root, name).unlink()
     assert refused(config) == (
         f"config.data.root: {root / 'annotation/test/train_test'} holds none of TestG50, TestG100, TestG500, TestG1000,"
-        f" TestG2000, TestG4000 (.mat); at least one of them says who is asked for; {RELEASE}"
+        f" TestG2000, TestG4000 (.mat); one of them is needed for the queries; {RELEASE}"
     )
 
 
-@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("name", REQUIRED)
 def test_a_broken_file(config, root, name):
     path = root / name
     path.write_bytes(path.read_bytes()[:150])
@@ -259,7 +257,7 @@ def test_other_variables(config, root):
     scipy.io.savemat(path, {"a": np.zeros(3), "b": np.zeros(3)})
     assert refused(config) == (f"{path}: query 1 cannot be read (it has no variable TestG50, only a, b); {RELEASE}")
     scipy.io.savemat(root / "annotation" / "pool.mat", {"a": np.zeros(3), "b": np.zeros(3)})
-    assert refused(config) == (f"{root / 'annotation/pool.mat'}: there is no variable pool in it, only a, b; {RELEASE}")
+    assert refused(config) == (f"{root / 'annotation/pool.mat'}: has no variable pool, only a, b; {RELEASE}")
 
 
 def test_records_without_a_field(config, root):
@@ -271,20 +269,20 @@ def test_records_without_a_field(config, root):
     assert refused(config) == (f"{images}: a record has no field imname, only name, box; {RELEASE}")
 
 
-def test_missing_and_unreadable_photographs(config, root):
+def test_missing_and_unreadable_images(config, root):
     missing, broken = (root / "Image" / "SSM" / name for name in ("s4.jpg", "s2.jpg"))
     missing.unlink()
     broken.write_bytes(b"<html>404</html>")
     assert errors(root) == [
-        f"{missing}: is missing, though Images.mat names it; {RELEASE}",
+        f"{missing}: is missing, although a list names it; {RELEASE}",
         f"{broken}: is not a readable image; {RELEASE}",
     ]
     assert refused(config) == f"{errors(root)[0]} (and 1 more: scripts/validate_dataset.py lists all)"
-    contents = reader.read(root)  # what is left fits together: s4.jpg, the second of the pool, is gone
-    assert [scene.name for scene in contents.gallery] == ["s12.jpg", "s7.jpg", "s5.jpg", "s6.jpg"]
-    assert [images.tolist() for images in contents.galleries["50"].images] == [[2, 2, 3], [0, 2]]
-    assert [places.tolist() for places in contents.galleries["50"].gt_places] == [[], [0, 1]]
-    assert len(contents.galleries["low_resolution"]) == 0 and len(contents.queries) == 3
+    dataset = reader.read(root)  # the rest is consistent: s4.jpg, the second of the pool, is left out
+    assert [image.name for image in dataset.gallery] == ["s12.jpg", "s7.jpg", "s5.jpg", "s6.jpg"]
+    assert [images.tolist() for images in dataset.galleries["50"].images] == [[2, 2, 3], [0, 2]]
+    assert [places.tolist() for places in dataset.galleries["50"].gt_places] == [[], [0, 1]]
+    assert len(dataset.galleries["low_resolution"]) == 0 and len(dataset.queries) == 3
 
 
 def gallery_of(entries):
@@ -299,17 +297,17 @@ def gallery_of(entries):
             "query 1: its gallery names s99.jpg and 1 more, which pool.mat does not hold",
         ),
         (gallery_of([("s4.jpg", [10, 10, 20])]), "query 1: the idlocate of gallery entry 1 is not four numbers"),
-        ([("s1.jpg", [0, 0, 10, 20], "p70", [])], "query 1: pool.mat does not hold the query's photograph s1.jpg"),
-        ([("s99.jpg", [0, 0, 10, 20], "p70", [])], "query 1: pool.mat does not hold the query's photograph s99.jpg"),
+        ([("s1.jpg", [0, 0, 10, 20], "p70", [])], "query 1: pool.mat does not hold the query's image s1.jpg"),
+        ([("s99.jpg", [0, 0, 10, 20], "p70", [])], "query 1: pool.mat does not hold the query's image s99.jpg"),
         (
             [("s12.jpg", [5, 6, 10, 21], "p70", [])],
-            "query 1: Images.mat has no box [5, 6, 10, 21] (x y width height) in s12.jpg",
+            "query 1: Images.mat has no box [5, 6, 10, 21] (xywh) in s12.jpg",
         ),
         (
             [("s7.jpg", [30, 2, 20, 0], "p70", [])],
-            "query 1: the query's box [30, 2, 20, 0] (x y width height) has no area",
+            "query 1: the box [30, 2, 20, 0] (xywh) has no area",
         ),
-        ([("s12.jpg", [5, 6], "p70", [])], "query 1: Query's idlocate is not four numbers"),
+        ([("s12.jpg", [5, 6], "p70", [])], "query 1: the box [nan, nan, nan, nan] (xywh) is not four finite numbers"),
     ],
     ids=["unknown", "three numbers", "training query", "unknown query", "box", "no area", "two numbers"],
 )
@@ -321,7 +319,7 @@ def test_a_wrong_record_of_a_list(config, root, entries, message):
     assert refused(config) == errors(root)[0]
 
 
-def test_left_out_entries_leave_the_other_truths_in_place(root):
+def test_ground_truth_keeps_its_images_when_entries_are_left_out(root):
     entries = gallery_of(
         [("s99.jpg", None), ("s4.jpg", [10, 10, 20, 30]), ("s1.jpg", None), ("s5.jpg", [8, 8, 15, 25])]
     )
@@ -331,48 +329,48 @@ def test_left_out_entries_leave_the_other_truths_in_place(root):
     assert gallery.gt_boxes[0].tolist() == [[10, 10, 30, 40], [8, 8, 23, 33]]
 
 
-def test_a_truth_that_is_no_box_is_a_warning_and_stays_a_truth(config, root):
+def test_a_ground_truth_box_that_is_no_annotated_box_is_a_warning_and_is_kept(config, root):
     cuhk_tree.save_list(root, "TestG50", gallery_of([("s4.jpg", [11, 10, 20, 30])]))
-    contents = reader.read(root)
-    found = [finding for finding in contents.findings if finding.check == "list's box is no box of Images.mat"]
+    dataset = reader.read(root)
+    found = [finding for finding in dataset.findings if finding.check == "list's box is no box of Images.mat"]
     assert [str(finding) for finding in found] == [
-        f"{cuhk_tree.list_path(root, 'TestG50')} query 1: Images.mat has no box [11, 10, 20, 30] (x y width height) in"
+        f"{cuhk_tree.list_path(root, 'TestG50')} query 1: Images.mat has no box [11, 10, 20, 30] (xywh) in"
         f" s4.jpg; {RELEASE}"
     ]
     assert found[0].level == WARNING
     assert open_dataset(config.data).galleries["50"].gt_boxes[0].tolist() == [[11, 10, 31, 40]]
 
 
-def test_a_box_outside_its_photograph_is_left_out(root):
+def test_a_box_outside_its_image_is_left_out(root):
     cuhk_tree.save_images(root, IMAGES | {"s3.jpg": [[3, 3, 9, 9], [80, 3, 9, 9]]})
-    contents = reader.read(root)
-    assert [(f.level, str(f)) for f in contents.findings if f.check == "box outside its photograph"] == [
+    dataset = reader.read(root)
+    assert [(f.level, str(f)) for f in dataset.findings if f.check == "box outside its image"] == [
         (
             "warning",
-            f"{root / 'annotation/Images.mat'} s3.jpg box 2: the box [80.0, 3.0, 9.0, 9.0] (x y width height)"
-            " lies outside its 80 x 60 photograph; it is left out",
+            f"{root / 'annotation/Images.mat'} s3.jpg box 2: the box [80, 3, 9, 9] (xywh)"
+            " lies outside its 80 x 60 image; it is left out",
         )
     ]
-    scene = next(scene for scene in [*contents.train, *contents.gallery] if scene.name == "s3.jpg")
-    assert scene.boxes.tolist() == [[3, 3, 12, 12]]
+    image = next(image for image in dataset.images if image.name == "s3.jpg")
+    assert image.boxes.tolist() == [[3, 3, 12, 12]]
 
 
 def test_wrong_names_in_pool_and_train(root):
     cuhk_tree.save_pool(root, [*POOL, "s98.jpg", "s4.jpg"])
     cuhk_tree.save_train(root, [*TRAIN, ("p5", [("s97.jpg", [1, 1, 2, 2]), ("s4.jpg", [60, 40, 10, 15])])])
     pool, train = root / "annotation" / "pool.mat", root / "annotation" / "test" / "train_test" / "Train.mat"
-    contents = reader.read(root)
-    assert [str(finding) for finding in contents.errors()] == [
+    dataset = reader.read(root)
+    assert [str(finding) for finding in dataset.errors()] == [
         f"{pool}: names s98.jpg, which Images.mat does not hold; {RELEASE}",
-        f"{train} person 3 p5: stands in s97.jpg, which Images.mat does not hold; {RELEASE}",
+        f"{train} person 3 p5: has a box in s97.jpg, which Images.mat does not hold; {RELEASE}",
     ]
-    warnings = [str(f) for f in contents.findings if f.level == WARNING and f.check != "missing list"]
+    warnings = [str(f) for f in dataset.findings if f.level == WARNING and f.check != "missing list"]
     assert warnings == [
         f"{pool}: names s4.jpg more than once; it is taken once",
-        f"{train} person 3 p5: stands in s4.jpg, which is no training photograph; there he stays unlabelled",
+        f"{train} person 3 p5: has a box in s4.jpg, which is no training image; it stays unlabelled there",
     ]
-    assert [scene.name for scene in contents.gallery] == POOL
-    assert contents.queries[0].person_id == 3  # three people in Train.mat
+    assert [image.name for image in dataset.gallery] == POOL
+    assert dataset.queries[0].person_id == 3  # three identities in Train.mat
 
 
 # ---- nesting and storage
@@ -481,7 +479,7 @@ def test_a_cut_list_is_never_taken_for_a_whole_one(tmp_path):
 
 
 def test_a_changed_byte_is_refused_or_found_but_never_a_crash(tmp_path):
-    """What is compressed has a checksum: a change in it is always told. The rest is refused where it makes no sense."""
+    """What is compressed has a checksum: a change in it is always found. The rest is refused where it is invalid."""
     path, rng = tmp_path / "TestG50.mat", np.random.default_rng(1)
     for compressed in (True, False):
         mat5.save(path, "TestG50", as_matlab(random_entries(rng, 2), []), compressed)

@@ -1,4 +1,4 @@
-"""The user's own photographs: one set of them in every form of list, hand-counted, and what is wrong, by name."""
+"""The user's own images: one set of them in every form of list, counted by hand, and every fault by name."""
 
 import re
 
@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psdiff_jax.data.records import open_dataset
-from psdiff_jax.datasets.custom.listing import as_text, numbered
+from psdiff_jax.datasets.custom.listing import numbered, parse_id
 from psdiff_jax.datasets.custom.reader import read
 from psdiff_jax.errors import InputError
 
-from .custom_tree import CSV, GALLERY, TRAIN, changed, csv_tree, json_tree, one_json, photographs, write_json
+from ..options import open_dataset
+from .custom_tree import CSV, GALLERY, TRAIN, changed, csv_tree, json_tree, one_json, write_images, write_json
 
 SEMICOLONS = CSV.replace(",", ";").replace("30.5", "30,5").replace('"nobody; really"', "")
 
@@ -43,20 +43,20 @@ def root(tmp_path):
     return tmp_path / "Fotos für uns"
 
 
-def lines(contents, root, level):
+def lines(dataset, root, level):
     """The findings of a level, without the folder's path."""
-    return [str(f).replace(f"{root}/", "") for f in contents.findings if f.level == level]
+    return [str(f).replace(f"{root}/", "") for f in dataset.findings if f.level == level]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_set_as_counted_by_hand(root, form):
-    contents = read(FORMS[form](root))
-    assert contents.errors() == []
+    dataset = read(FORMS[form](root))
+    assert dataset.errors() == []
     found = {
         s.name: (s.boxes.tolist(), s.person_ids.tolist(), s.camera, s.frame, s.height, s.width)
-        for s in [*contents.train, *contents.gallery]
+        for s in [*dataset.train, *dataset.gallery]
     }
-    assert found == {  # Ünal comes behind anna, bob and nobody: people are 0 anna, 1 bob, 2 nobody, 3 Ünal
+    assert found == {  # Ünal is sorted after anna, bob and nobody: person ids are 0 anna, 1 bob, 2 nobody, 3 Ünal
         "a/1.jpg": ([[5, 6, 15, 26], [30.5, 0, 38.5, 16]], [0, -1], -1, -1, 40, 60),
         "Zoë 2.jpg": ([[50, 10, 60, 35]], [0], -1, -1, 40, 60),
         "b/3.png": ([[0, 0, 14, 22], [20, 5, 30, 25]], [1, 3], 2, 7, 50, 80),
@@ -64,23 +64,23 @@ def test_the_set_as_counted_by_hand(root, form):
         "5.bmp": ([], [], 3, -1, 20, 30),
         "C:/data/cam1/6.jpg": ([[2, 2, 12, 12]], [1], -1, -1, 40, 60),
     }
-    assert [s.name for s in contents.train] == ["a/1.jpg", "Zoë 2.jpg"]
-    assert [s.name for s in contents.gallery] == ["b/3.png", "4.webp", "5.bmp", "C:/data/cam1/6.jpg"]
-    assert contents.people == {0: "anna", 1: "bob", 2: "nobody", 3: "Ünal"}
-    # bob can be found again; at a gap of 25 frames 3.png and 4.webp go before 6.jpg, of which nothing is known
-    assert [(q.person_id, q.image_name in ("b/3.png", "4.webp")) for q in contents.queries] == [(1, True)]
-    assert [line.split(":")[-1] for line in lines(contents, root, "warning")] == [
-        " the box [8.0, 8.0, 0.0, 20.0] (x y width height) has no area and is left out"
+    assert [s.name for s in dataset.train] == ["a/1.jpg", "Zoë 2.jpg"]
+    assert [s.name for s in dataset.gallery] == ["b/3.png", "4.webp", "5.bmp", "C:/data/cam1/6.jpg"]
+    assert dataset.person_names == {0: "anna", 1: "bob", 2: "nobody", 3: "Ünal"}
+    # bob can be found again; at a gap of 25 frames 3.png and 4.webp go before 6.jpg, whose frame is unknown
+    assert [(q.person_id, q.image_name in ("b/3.png", "4.webp")) for q in dataset.queries] == [(1, True)]
+    assert [line.split(":")[-1] for line in lines(dataset, root, "warning")] == [
+        " the box [8, 8, 0, 20] (xywh) has no area; it is left out"
     ]
 
 
 def test_what_is_left_out_of_a_coco_file_is_counted(root):
-    contents = read(json_tree(root))
-    assert lines(contents, root, "known")[:2] == [
+    dataset = read(json_tree(root))
+    assert lines(dataset, root, "known")[:2] == [
         "train.json: 1 annotations are left out: crowds (iscrowd)",
         "train.json: 1 annotations are left out: other categories than person",
     ]
-    assert lines(contents, root, "warning")[0].startswith("train.json annotation 6: the box")
+    assert lines(dataset, root, "warning")[0].startswith("train.json annotation 6: the box")
 
 
 @pytest.mark.parametrize("kind", ["json", "csv", "marks in json", "marks in csv"])
@@ -97,62 +97,60 @@ def test_queries_that_the_user_gives(root, kind):
         write_json(root / "query.json", changed(GALLERY, lambda d: d.update(annotations=[d["annotations"][1]])))
     elif kind == "marks in json":
         write_json(root / "gallery.json", changed(GALLERY, lambda d: d["annotations"][1].update(query=1)))
-    contents = read(root)
-    assert contents.errors() == []
-    assert [(q.image_name, q.box.tolist(), q.person_id, q.camera, q.frame) for q in contents.queries] == [
+    dataset = read(root)
+    assert dataset.errors() == []
+    assert [(q.image_name, q.box.tolist(), q.person_id, q.camera, q.frame) for q in dataset.queries] == [
         ("4.webp", [1, 2, 11, 22], 1, 2, 90)
     ]
 
 
 def test_only_a_gallery_to_search_in(root):
-    photographs(root)
+    write_images(root)
     write_json(root / "gallery.json", {"images": [{"id": 1, "file_name": "a/1.jpg"}]})
-    contents = read(root)
-    assert (len(contents.train), len(contents.gallery), len(contents.queries)) == (0, 1, 0)
-    assert contents.errors() == []
+    dataset = read(root)
+    assert (len(dataset.train), len(dataset.gallery), len(dataset.queries)) == (0, 1, 0)
+    assert dataset.errors() == []
 
 
 def test_without_a_split_everything_is_gallery(root):
     csv_tree(root, "image,x,y,width,height\na/1.jpg,5,6,10,20\n5.bmp,,,,\n")
-    contents = read(root)
-    assert [scene.name for scene in contents.gallery] == ["a/1.jpg", "5.bmp"] and not contents.train
-    assert contents.gallery[0].person_ids.tolist() == [-1]
-    assert lines(contents, root, "warning") == [
-        "annotations.csv: has no column split: all photographs are taken for the gallery"
-    ]
+    dataset = read(root)
+    assert [image.name for image in dataset.gallery] == ["a/1.jpg", "5.bmp"] and not dataset.train
+    assert dataset.gallery[0].person_ids.tolist() == [-1]
+    assert lines(dataset, root, "warning") == ["annotations.csv: has no column split: all images become the gallery"]
 
 
-def test_ids_however_they_are_written():
+def test_ids_in_any_spelling():
     same = [7, 7.0, "7", " 7 ", "7.0"]
-    assert {as_text(value) for value in same} == {"7"}
-    assert {as_text(value) for value in (None, "", "-1", -1, -2.0, "nan", float("nan"))} == {None}
+    assert {parse_id(value) for value in same} == {"7"}
+    assert {parse_id(value) for value in (None, "", "-1", -1, -2.0, "nan", float("nan"))} == {None}
     assert numbered(["12", "7", None, "12"]) == ({"12": 12, "7": 7}, False)
     assert numbered(["12", "7", "x", None]) == ({"12": 0, "7": 1, "x": 2}, True)
-    assert numbered(["007", "7"]) == ({"007": 0, "7": 1}, True)  # two people
+    assert numbered(["007", "7"]) == ({"007": 0, "7": 1}, True)  # two identities
     assert numbered(["1" * 30, "2"])[0]["2"] == 1  # more than an int64 holds
     with pytest.raises(ValueError, match="neither a number nor text"):
-        as_text([7])
+        parse_id([7])
 
 
 def test_cameras_by_name(root):
-    contents = read(csv_tree(root, CSV.replace("gallery,2,", "gallery,west,").replace("gallery,3,", "gallery,east,")))
-    assert [scene.camera for scene in contents.gallery] == [1, 1, 0, -1]
-    assert "cameras: they are numbered: 0 is east, 1 is west" in lines(contents, root, "known")
+    dataset = read(csv_tree(root, CSV.replace("gallery,2,", "gallery,west,").replace("gallery,3,", "gallery,east,")))
+    assert [image.camera for image in dataset.gallery] == [1, 1, 0, -1]
+    assert "cameras: they are numbered: 0 is east, 1 is west" in lines(dataset, root, "known")
 
 
-def test_photographs_in_a_folder_of_their_own(root, tmp_path):
+def test_images_in_a_separate_folder(root, tmp_path):
     csv_tree(root)
     for folder in ("elsewhere", str(tmp_path / "outside")):
-        place = photographs(root / folder)
+        place = write_images(root / folder)
         for name in ("b", "cam1"):
             (place / "images" / name).rename(place / name)
-        contents = read(root, images=folder)
-        assert not contents.errors() and len(contents.gallery) == 4
-        assert all(scene.path.is_relative_to(place) for scene in contents.gallery)
+        dataset = read(root, images=folder)
+        assert not dataset.errors() and len(dataset.gallery) == 4
+        assert all(image.path.is_relative_to(place) for image in dataset.gallery)
 
 
-def test_corners_instead_of_width_and_height_are_suspected(root):
-    photographs(root)
+def test_corners_instead_of_width_and_height_give_a_warning(root):
+    write_images(root)
     boxes = [(x, y, 10, 18) for x in (0, 15, 30, 45) for y in (2, 22)]  # inside a/1.jpg, 60 x 40
     corners = [(x, y, x + w, y + h) for x, y, w, h in boxes]  # all four below, and the one on the upper right
     said = {}
@@ -163,7 +161,7 @@ def test_corners_instead_of_width_and_height_are_suspected(root):
     assert said == {
         "sizes": [],
         "corners": [
-            "boxes: 5 of 8 reach over the border by more than half: look whether they are x, y, width, height and not two"
+            "boxes: 5 of 8 reach over the border by more than half: check that they are x, y, width, height and not two"
             " corners"
         ],
     }
@@ -200,8 +198,8 @@ def annotation_0(**values):
         ),
         (
             annotation_0(bbox=[80, 5, 10, 10]),
-            "gallery.json annotation 1: the box [80.0, 5.0, 10.0, 10.0] (x y width"
-            " height) lies outside its 80 x 50 photograph; correct or remove it",
+            "gallery.json annotation 1: the box [80, 5, 10, 10] (xywh) lies outside its"
+            " 80 x 50 image; correct or remove it",
         ),
         (annotation_0(image_id=77), "gallery.json annotation 1: there is no image with the image_id 77; correct it"),
         (annotation_0(person_id=[1]), "gallery.json annotation 1: [1] is neither a number nor text; correct it"),
@@ -224,24 +222,23 @@ def annotation_0(**values):
         (
             image_0(file_name="b/33.png"),
             "gallery.json image 'x': b/33.png is in none of ROOT, images; restore it, or"
-            " name the photographs' folder in config.data.builder.images",
+            " name the image folder in config.data.builder.images",
         ),
         (
             image_0(width=40, height=25),
             "gallery.json image 'x': b/3.png is 80 x 50 as stored, the list says 40 x 25, so"
-            " its boxes may be in other pixels; take the photograph that was annotated, or"
+            " its boxes may be in other pixels; use the image that was annotated, or"
             " correct width and height",
         ),
         (
             image_0(width=50, height=80),
             "gallery.json image 'x': b/3.png is 80 x 50 as stored, the list says 50 x 80, so"
-            " its boxes may be in other pixels; take the photograph that was annotated, or"
+            " its boxes may be in other pixels; use the image that was annotated, or"
             " correct width and height",
         ),
         (
             lambda data: data.update(categories=[{"id": 1, "name": "Fußgänger"}, {"id": 2, "name": "car"}]),
-            "gallery.json: none of the categories is called person, there are Fußgänger, car; rename the people's to"
-            ' "person"',
+            'gallery.json: no category is called "person", there are Fußgänger, car; rename the one of people',
         ),
     ],
 )
@@ -275,21 +272,21 @@ def test_a_wrong_record_is_named(root, change, first):
     ],
 )
 def test_a_wrong_line_is_named(root, old, new, message):
-    contents = read(csv_tree(root, CSV.replace(old, new)))
-    assert lines(contents, root, "error")[0] == f"annotations.csv line 7: {message}; correct the line"
+    dataset = read(csv_tree(root, CSV.replace(old, new)))
+    assert lines(dataset, root, "error")[0] == f"annotations.csv line 7: {message}; correct the line"
 
 
 def test_a_quotation_mark_that_is_not_closed(root):
-    contents = read(csv_tree(root, CSV.replace("b\\3.png,0,0", '"b\\3.png,0,0')))
-    assert lines(contents, root, "error") == [
+    dataset = read(csv_tree(root, CSV.replace("b\\3.png,0,0", '"b\\3.png,0,0')))
+    assert lines(dataset, root, "error") == [
         "annotations.csv line 7: the file name 'b\\\\3.png,0,0,14,22,bob,gallery,2,7,,\\n./4.' has a line break or"
         " another control character in it; correct the line"
     ]
 
 
 def test_lines_that_contradict_each_other(root):
-    contents = read(csv_tree(root, CSV.replace("Ünal,gallery,2,7", "Ünal,gallery,2,8")))
-    assert lines(contents, root, "error") == [
+    dataset = read(csv_tree(root, CSV.replace("Ünal,gallery,2,7", "Ünal,gallery,2,8")))
+    assert lines(dataset, root, "error") == [
         "annotations.csv line 9: b/3.png has another split, camera or frame than in annotations.csv line 7; correct the"
         " line"
     ]
@@ -300,11 +297,11 @@ def test_lines_that_contradict_each_other(root):
     [
         (
             "nobody.jpg,1,2,10,20,bob",
-            "nobody.jpg is not among the gallery's photographs; add it there or remove the query",
+            "nobody.jpg is not among the gallery images; add it there or remove the query",
         ),
         (
             "a/1.jpg,5,6,10,20,anna",
-            "a/1.jpg is in train, and a query stands in a photograph of the gallery; correct it",
+            "a/1.jpg is in train, but a query must be in a gallery image; correct it",
         ),
         ("4.webp,1,2,10,20,", "a query needs a person_id; give it one or remove it"),
         ("4.webp,,,,,bob", "a query needs a box; correct the line"),
@@ -313,38 +310,38 @@ def test_lines_that_contradict_each_other(root):
 def test_a_wrong_query_is_named(root, line, message):
     three_tables(root)
     (root / "query.csv").write_text(f"image,x,y,width,height,person_id\n{line}\n")
-    contents = read(root)
-    assert lines(contents, root, "error") == [f"query.csv line 2: {message}"]
-    assert contents.queries == []  # the user has given a list: none is drawn
+    dataset = read(root)
+    assert lines(dataset, root, "error") == [f"query.csv line 2: {message}"]
+    assert dataset.queries == []  # there is a query list: none are sampled
 
 
-def turned(path, orientation):
-    """An 80 x 50 JPEG that viewers turn."""
+def write_rotated(path, orientation):
+    """An 80 x 50 JPEG that viewers rotate."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((50, 80, 3), np.uint8)).save(path, exif=exif)
 
 
-def test_a_photograph_that_viewers_turn(root):
+def test_an_image_that_viewers_rotate(root):
     json_tree(root)
-    turned(root / "t.jpg", 6)
+    write_rotated(root / "t.jpg", 6)
     write_json(root / "gallery.json", changed(GALLERY, image_0(file_name="t.jpg", width=50, height=80)))
     assert lines(read(root), root, "error") == [
-        "gallery.json image 'x': t.jpg is 80 x 50 as stored, turned by its EXIF orientation 6, and annotated as 50 x"
+        "gallery.json image 'x': t.jpg is 80 x 50 as stored, rotated by its EXIF orientation 6, and annotated as 50 x"
         " 80: boxes are read in pixels as stored; store its pixels upright (as `mogrify -auto-orient` does)"
     ]
     write_json(root / "gallery.json", changed(GALLERY, image_0(file_name="t.jpg")))
-    stored = read(root)  # annotated in stored pixels: all is well
+    stored = read(root)  # annotated in stored pixels: no error
     assert not stored.errors() and (stored.gallery[0].height, stored.gallery[0].width) == (50, 80)
     write_json(root / "gallery.json", changed(GALLERY, image_0(file_name="t.jpg", width=None)))
     assert lines(read(root), root, "warning")[1] == (
-        "gallery.json image 'x': t.jpg is 80 x 50 as stored and turned by its EXIF orientation 6: boxes are read in"
-        " pixels as stored; look whether they fit"
+        "gallery.json image 'x': t.jpg is 80 x 50 as stored and rotated by its EXIF orientation 6: boxes are read in"
+        " pixels as stored; check that they fit"
     )
 
 
-def test_one_photograph_under_two_names(root):
+def test_one_image_under_two_names(root):
     json_tree(root)
     write_json(root / "gallery.json", changed(GALLERY, image_0(file_name="/elsewhere/a/1.jpg", width=None)))
     assert lines(read(root), root, "error") == [
@@ -369,8 +366,8 @@ def both_kinds(root):
     ("prepare", "message"),
     [
         (lambda root: None, r"config\.data\.root: there is no folder ROOT; name one that holds gallery\.json"),
-        (photographs, r"config\.data\.root: ROOT holds no list of the gallery; it needs gallery\.json"),
-        (both_kinds, r"config\.data\.root: ROOT/train\.json and annotations\.csv stand side by side; keep one"),
+        (write_images, r"config\.data\.root: ROOT holds no list of the gallery; it needs gallery\.json"),
+        (both_kinds, r"config\.data\.root: there are both ROOT/train\.json and annotations\.csv; keep one"),
         (spoil("train.json", b'{"images": ['), r"ROOT/train\.json is not JSON \(Expecting value.*\); export it again"),
         (spoil("train.json", b"[]"), r"ROOT/train\.json has no list of records 'images', as COCO's format has"),
         (spoil("train.json", b"\xff\xfe"), r"ROOT/train\.json is not JSON \('utf-8' codec.*\); export it again"),
@@ -416,9 +413,9 @@ def test_it_builds(root, tmp_path):
     assert again.folder != dataset.folder and again.annotations("train").boxes[0][0].tolist() == [5, 6, 15, 27]
 
 
-def test_photographs_outside_the_folder_count_for_what_the_dataset_is(root, tmp_path):
+def test_images_outside_the_folder_are_in_the_fingerprint(root, tmp_path):
     csv_tree(root)
-    photographs(tmp_path / "outside")
+    write_images(tmp_path / "outside")
     for name in ("b", "cam1"):
         (tmp_path / "outside" / "images" / name).rename(tmp_path / "outside" / name)
     options = config_of(root, tmp_path, images=str(tmp_path / "outside"))
@@ -439,7 +436,7 @@ def test_a_folder_with_faults_is_refused_in_one_line(root, tmp_path):
 
 
 def test_a_gallery_alone_is_built_to_search_in(root, tmp_path):
-    photographs(root)
+    write_images(root)
     write_json(root / "gallery.json", {"images": [{"id": 1, "file_name": "a/1.jpg"}]})
     dataset = open_dataset(config_of(root, tmp_path))
     assert dataset.annotations("gallery").image_names == ("a/1.jpg",)
@@ -447,10 +444,15 @@ def test_a_gallery_alone_is_built_to_search_in(root, tmp_path):
     assert len(dataset.annotations("train")) == len(dataset.annotations("query")) == 0
 
 
-def test_names_of_people_are_kept(root, tmp_path):
-    assert open_dataset(config_of(json_tree(root), tmp_path)).people == {0: "anna", 1: "bob", 2: "nobody", 3: "Ünal"}
+def test_person_names_are_kept(root, tmp_path):
+    assert open_dataset(config_of(json_tree(root), tmp_path)).person_names == {
+        0: "anna",
+        1: "bob",
+        2: "nobody",
+        3: "Ünal",
+    }
     write_json(root / "train.json", changed(TRAIN, lambda data: data.update(annotations=[])))
     write_json(
         root / "gallery.json", changed(GALLERY, lambda data: [a.update(person_id=7) for a in data["annotations"]])
     )
-    assert open_dataset(config_of(root, tmp_path)).people == {}  # ids that are numbers need no names
+    assert open_dataset(config_of(root, tmp_path)).person_names == {}  # ids that are numbers need no names

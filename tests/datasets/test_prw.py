@@ -1,4 +1,4 @@
-"""PRW's reader on small trees with all the dirt of the real release, and on the real sequence where it is at hand."""
+"""PRW's reader on small trees with all the defects of the real release, and on the real sequence if available."""
 
 import sys
 from pathlib import Path
@@ -9,16 +9,16 @@ import pytest
 import scipy.io
 from ml_collections import ConfigDict
 
-from psdiff_jax.data.pipeline import eval_batches, train_batches
-from psdiff_jax.data.records import open_dataset
 from psdiff_jax.datasets.common.checks import check
+from psdiff_jax.datasets.common.records import identities
 from psdiff_jax.datasets.prw import files, reader, release
 from psdiff_jax.errors import InputError
 
+from ..options import eval_batches, open_dataset, train_batches
 from .prw_tree import QUERIES, TEST, TRAIN, annotate, index_of, write_prw
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "prw_c6s1"
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real sequence is not at hand")
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real sequence is not available")
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def config(tree, tmp_path):
     return config_of(tree, tmp_path / "prepared")
 
 
-def test_scenes_as_counted_by_hand(config):
+def test_images_as_counted_by_hand(config):
     dataset = open_dataset(config.data)
     train, gallery = dataset.annotations("train"), dataset.annotations("gallery")
     assert train.image_names == ("c2s1_000176.jpg", "c1s1_000151.jpg")  # the order of the official list
@@ -71,9 +71,9 @@ def test_scenes_as_counted_by_hand(config):
             "gallery boxes": 4, "gallery labelled boxes": 3, "gallery ids": 2, "queries": 3, "query ids": 2,
         },
         "findings": {
-            "known: negative x or y": 1, "known: person twice in a photograph": 1, "known: box without area": 1,
+            "known: negative x or y": 1, "known: identity twice in an image": 1, "known: box without area": 1,
             "known: part of the release": 1, "warning: fewer than two identities": 1,
-            "warning: box over the whole photograph": 1, "warning: query without another photograph": 3,
+            "warning: box over the full image": 1, "warning: query without positives": 3,
         },
         "part": "cameras 1, 2, 3, 6, sequences 1, 2, 3",
     }  # fmt: skip
@@ -88,7 +88,7 @@ def test_queries_as_counted_by_hand(config):
     assert queries.cameras.tolist() == [3, 6, 6] and queries.frames.tolist() == [10_000_201, 20_042_326, 20_042_326]
 
 
-def test_photographs_pass_through_unchanged(config, tree):
+def test_image_files_are_stored_unchanged(config, tree):
     dataset = open_dataset(config.data)
     for i, name in enumerate(TEST):
         assert dataset.gallery_source[i]["image"] == (tree / "frames" / f"{name}.jpg").read_bytes()
@@ -125,7 +125,7 @@ EXPECTED = "frames, annotations, frame_train.mat, frame_test.mat, query_info.txt
 def test_no_folder(config, tmp_path):
     config.data.root = str(tmp_path / "nowhere")
     assert refused(config) == (
-        f"config.data.root: there is no folder {tmp_path / 'nowhere'}; name the PRW folder that holds {EXPECTED}"
+        f"config.data.root: there is no folder {tmp_path / 'nowhere'}; name the PRW folder with {EXPECTED}"
     )
 
 
@@ -138,7 +138,7 @@ def test_a_file_is_missing(config, tree, name):
 def test_a_frame_is_missing(config, tree):
     path = tree / "frames" / "c3s1_000201.jpg"
     path.unlink()
-    assert refused(config) == f"{path}: missing, though the frame lists name it; restore it from the PRW release"
+    assert refused(config) == f"{path}: is missing, although a list names it; restore it from the PRW release"
 
 
 def test_an_annotation_is_missing(config, tree):
@@ -151,7 +151,7 @@ def test_an_annotation_without_a_known_key(config, tree):
     annotate(tree, "c3s1_000201", "boxes", [[1, 2, 3, 4, 5]])
     path = tree / "annotations" / "c3s1_000201.jpg.mat"
     assert refused(config) == (
-        f"{path}: none of the variables box_new, anno_file, anno_previous is in it; restore it from the PRW release"
+        f"{path}: has no variable box_new or anno_file or anno_previous, only boxes; restore it from the PRW release"
     )
 
 
@@ -166,26 +166,25 @@ def test_a_damaged_mat_file(config, tree):
     [[60, 5, 10, 10], [-12, 5, 10, 10], [5, 40, 10, 10], [5, -20, 10, 10]],
     ids=["right", "left", "below", "above"],
 )
-def test_a_box_outside_its_photograph_names_frame_and_row(config, tree, box):
+def test_a_box_outside_its_image_names_frame_and_row(config, tree, box):
     annotate(tree, "c3s1_000201", "box_new", [[900, 1, 2, 10, 20], [7, *box]])
     path = tree / "annotations" / "c3s1_000201.jpg.mat"
     assert refused(config) == (
-        f"{path} row 2 of frame c3s1_000201: the box {[float(v) for v in box]} (x y w h) lies outside its"
-        " 60 x 40 photograph; correct or remove it"
+        f"{path} row 2: the box {box} (xywh) lies outside its 60 x 40 image; correct or remove it"
     )
 
 
-def test_a_truncated_photograph_is_named(config, tree):
+def test_a_truncated_image_is_named(config, tree):
     path = tree / "frames" / "c3s1_000201.jpg"
     path.write_bytes(path.read_bytes()[:-40])
     assert refused(config) == f"{path} is not a readable image (truncated or broken); replace it"
     assert refused(config).startswith(str(path))  # the half-built dataset is not taken for a finished one
 
 
-def test_a_file_that_is_no_photograph_is_named(config, tree):
+def test_a_file_that_is_no_image_is_named(config, tree):
     path = tree / "frames" / "c3s1_000201.jpg"
     path.write_bytes(b"<html>404</html>")
-    assert refused(config) == f"{path}: not a readable image; restore it from the PRW release"
+    assert refused(config) == f"{path}: is not a readable image; restore it from the PRW release"
 
 
 def test_a_frame_in_both_splits(config, tree):
@@ -197,7 +196,7 @@ def test_a_frame_in_both_splits(config, tree):
 
 def test_a_frame_twice_in_a_list(config, tree):
     scipy.io.savemat(tree / "frame_train.mat", {"img_index_train": index_of([*TRAIN, TRAIN[0]])})
-    assert refused(config) == f"{tree / 'frame_train.mat'}: the frame {TRAIN[0]} stands there twice; remove one"
+    assert refused(config) == f"{tree / 'frame_train.mat'}: the frame {TRAIN[0]} is listed twice; remove one"
 
 
 @pytest.mark.parametrize(
@@ -212,11 +211,11 @@ def test_a_frame_twice_in_a_list(config, tree):
         ),
         (
             "900 99 2 10 20 c3s1_000201",
-            "the box [99.0, 2.0, 10.0, 20.0] (x y w h) lies outside its 60 x 40 photograph; correct or remove the line",
+            "the box [99, 2, 10, 20] (xywh) lies outside its 60 x 40 image; correct or remove it",
         ),
         (
             "900 1 2 0 20 c3s1_000201",
-            "the box [1.0, 2.0, 0.0, 20.0] (x y w h) has no area; correct or remove the line",
+            "the box [1, 2, 0, 20] (xywh) has no area; correct or remove it",
         ),
     ],
 )
@@ -235,7 +234,7 @@ def test_the_pipeline_reads_it(config):
 
 
 def test_worker_processes_read_the_same_batches(config):
-    """Also behind a resume, and with a number of workers that differs from the one the state was taken with."""
+    """Also after a resume, and with a number of workers that differs from the one the state was taken with."""
     dataset = open_dataset(config.data)
     threaded = train_batches(dataset, config)
     for _ in range(3):
@@ -252,7 +251,7 @@ def test_worker_processes_read_the_same_batches(config):
 
 
 def found(tree, *levels):
-    """[(level, check, text below the folder, photograph)] of what the reader notes, but for "part of the release"."""
+    """[(level, check, text below the folder, image)] of the reader's findings, except "part of the release"."""
     noted = reader.read(tree).findings
     return [
         (f.level, f.check, str(f).removeprefix(f"{tree}/"), f.image)
@@ -261,8 +260,8 @@ def found(tree, *levels):
     ]
 
 
-def test_reading_goes_on_behind_a_fault(config, tree):
-    """Every fault is found in one go; a query in a photograph that was left out is not a second fault."""
+def test_reading_continues_after_a_fault(config, tree):
+    """Every fault is found in one run; a query in an image that was left out is not a second fault."""
     (tree / "frames" / "c3s1_000201.jpg").unlink()
     annotate(
         tree,
@@ -270,36 +269,36 @@ def test_reading_goes_on_behind_a_fault(config, tree):
         "box_new",
         [[479.5, 5, 6, 10, 20], [np.nan, 1, 1, 5, 5], [7, 70, 0, 8, 16], [8, np.inf, 0, 8, 16], [9, 1, 1, 5, 5]],
     )
-    row = "annotations/c1s1_000151.jpg.mat row {} of frame c1s1_000151: {}; correct or remove {}"
+    row = "annotations/c1s1_000151.jpg.mat row {}: {}; correct or remove {}"
     assert found(tree, "error") == [
         ("error", "pid is no whole number", row.format(1, "pid 479.5", "the row"), "c1s1_000151.jpg"),
         ("error", "pid is no whole number", row.format(2, "pid nan", "the row"), "c1s1_000151.jpg"),
         (
             "error",
-            "box outside its photograph",
-            row.format(3, "the box [70.0, 0.0, 8.0, 16.0] (x y w h) lies outside its 60 x 40 photograph", "it"),
+            "box outside its image",
+            row.format(3, "the box [70, 0, 8, 16] (xywh) lies outside its 60 x 40 image", "it"),
             "c1s1_000151.jpg",
         ),
         (
             "error",
-            "box outside its photograph",
-            row.format(4, "the box [inf, 0.0, 8.0, 16.0] (x y w h) is not finite", "it"),
+            "box of other than four finite numbers",
+            row.format(4, "the box [inf, 0, 8, 16] (xywh) is not four finite numbers", "it"),
             "c1s1_000151.jpg",
         ),
         (
             "error",
-            "missing or unreadable photograph",
-            "frames/c3s1_000201.jpg: missing, though the frame lists name it; restore it from the PRW release",
+            "missing or unreadable image",
+            "frames/c3s1_000201.jpg: is missing, although a list names it; restore it from the PRW release",
             "c3s1_000201.jpg",
         ),
     ]
     assert refused(config).endswith(" (and 4 more: scripts/validate_dataset.py lists all)")
-    contents = reader.read(tree)
-    assert [scene.name for scene in contents.gallery] == ["c6s2_042326.jpg", "c3s3_000001.jpg", "odd name.jpg"]
-    assert contents.train[1].person_ids.tolist() == [9] and len(contents.queries) == 2
+    dataset = reader.read(tree)
+    assert [image.name for image in dataset.gallery] == ["c6s2_042326.jpg", "c3s3_000001.jpg", "odd name.jpg"]
+    assert dataset.train[1].person_ids.tolist() == [9] and len(dataset.queries) == 2
 
 
-def test_known_dirt_is_noted_as_known(tree):
+def test_known_defects_are_noted_as_known(tree):
     annotate(
         tree, "c3s1_000201", "box_new", [[900, 1, 2, 10, 20], [-2, 5, 5, 8, 0], [12, 1, 1, 20, 30], [12, 1, 1, 20, 30]]
     )
@@ -310,8 +309,8 @@ def test_known_dirt_is_noted_as_known(tree):
             "box without area",
             note.format(
                 "c2s1_000176",
-                " row 2 of frame c2s1_000176",
-                "the box [8.0, 8.0, 0.0, 20.0] (x y w h) has no area; dropped",
+                " row 2",
+                "the box [8, 8, 0, 20] (xywh) has no area; it is left out",
             ),
             "c2s1_000176.jpg",
         ),
@@ -320,15 +319,15 @@ def test_known_dirt_is_noted_as_known(tree):
             "negative x or y",
             note.format(
                 "c6s2_042326",
-                " row 1 of frame c6s2_042326",
-                "the box [-4.0, -2.0, 14.0, 22.0] (x y w h) begins at 0 instead, its width and height stay",
+                " row 1",
+                "the box [-4, -2, 14, 22] (xywh) is moved to 0, its width and height stay",
             ),
             "c6s2_042326.jpg",
         ),
         (
             "known",
-            "person twice in a photograph",
-            note.format("c6s2_042326", "", "pid 12 stands there 2 times; the first box counts"),
+            "identity twice in an image",
+            note.format("c6s2_042326", "", "pid 12 has 2 boxes; search uses the first"),
             "c6s2_042326.jpg",
         ),
         (
@@ -336,15 +335,15 @@ def test_known_dirt_is_noted_as_known(tree):
             "box without area",
             note.format(
                 "c3s1_000201",
-                " row 2 of frame c3s1_000201",
-                "the box [5.0, 5.0, 8.0, 0.0] (x y w h) has no area; dropped",
+                " row 2",
+                "the box [5, 5, 8, 0] (xywh) has no area; it is left out",
             ),
             "c3s1_000201.jpg",
         ),
         (
             "known",
-            "person twice in a photograph",
-            note.format("c3s1_000201", "", "pid 12 stands there 2 times; the first box counts"),
+            "identity twice in an image",
+            note.format("c3s1_000201", "", "pid 12 has 2 boxes; search uses the first"),
             "c3s1_000201.jpg",
         ),
         (
@@ -363,7 +362,7 @@ def test_known_dirt_is_noted_as_known(tree):
         ("1 2 10.4 20", "known", "query box differs by rounding"),
         ("0 1 11 21", "known", "query box differs by rounding"),
         ("1 2 10 17", "warning", "query box differs from its annotation"),
-        ("20 2 10 20", None, None),  # not that person's at all: the business of checks.check
+        ("20 2 10 20", None, None),  # not that person's at all: noted by checks.check
     ],
 )
 def test_query_boxes_that_differ_from_the_frames_annotation(tree, box, level, check_name):
@@ -374,7 +373,7 @@ def test_query_boxes_that_differ_from_the_frames_annotation(tree, box, level, ch
 
 
 def test_the_lists_of_identities(tree):
-    """Stray ids of the training frames are known dirt, both counts are told; ids that no frame shows: a warning."""
+    """Stray ids of the training frames are a known defect, with both counts; ids in no frame: a warning."""
     annotate(tree, "c1s1_000151", "box_new", [[479, 5, 6, 10, 20], [932, 30, 0, 8, 16]])
     scipy.io.savemat(tree / "ID_train.mat", {"ID_train": [[479]]})
     scipy.io.savemat(tree / "ID_test.mat", {"ID_test2": [[12, 77, 900]]})
@@ -389,7 +388,7 @@ def test_the_lists_of_identities(tree):
         (
             "warning",
             "pids of ID_test.mat not annotated",
-            "ID_test.mat: pids 77 are listed, and no gallery frame shows them: 2 identities as annotated, 3 as listed",
+            "ID_test.mat: pids 77 are listed, but in no gallery frame: 2 identities as annotated, 3 as listed",
             "",
         ),
     ]
@@ -398,7 +397,7 @@ def test_the_lists_of_identities(tree):
     scipy.io.savemat(tree / "ID_test.mat", {"ID_test": [[12]]})
     unreadable = [f[2] for f in found(tree, "warning") if f[1] == "unreadable id list"]
     assert len(unreadable) == 2 and unreadable[0].startswith("ID_train.mat: cannot be read as a MATLAB file (")
-    assert unreadable[1] == "ID_test.mat: there is no variable ID_test2 in it; restore it from the PRW release"
+    assert unreadable[1] == "ID_test.mat: has no variable ID_test2, only ID_test; restore it from the PRW release"
 
 
 def test_published_counts_are_for_the_whole_release_only(tree):
@@ -417,8 +416,8 @@ def test_published_counts_are_for_the_whole_release_only(tree):
     assert whole.published.keys() <= whole.counts().keys()
     check(whole)
     differing = [str(f) for f in whole.findings if f.check == "count differs from the published one"]
-    assert len(differing) == 7 and differing[0] == "train images: found 4, published 5,704; take a complete copy"
-    assert not whole.errors()  # a knowingly partial copy can be built
+    assert len(differing) == 7 and differing[0] == "train images: found 4, published 5,704; use a complete copy"
+    assert not whole.errors()  # a partial copy can be built on purpose
 
 
 def test_a_list_with_an_empty_cell(config, tree):
@@ -437,21 +436,20 @@ def test_lists_of_identities_are_part_of_what_a_folder_is(tree):
 
 @needs_real
 def test_counts_of_the_real_sequence():
-    contents = reader.read(REAL)
-    check(contents)
-    assert contents.counts() == {
+    dataset = reader.read(REAL)
+    check(dataset)
+    assert dataset.counts() == {
         "train images": 578, "train boxes": 1058, "train labelled boxes": 1048, "train ids": 104,
         "gallery images": 668, "gallery boxes": 1646, "gallery labelled boxes": 1644, "gallery ids": 137,
         "queries": 439, "query ids": 119,
     }  # fmt: skip
-    assert not contents.errors() and contents.report()["findings"] == {
-        "known: person twice in a photograph": 1, "known: same box twice": 1, "known: part of the release": 1,
+    assert not dataset.errors() and dataset.report()["findings"] == {
+        "known: identity twice in an image": 1, "known: same box twice": 1, "known: part of the release": 1,
         "known: pids not in ID_test.mat": 1, "warning: identities in both splits": 1,
     }  # fmt: skip
-    trained = {i for scene in contents.train for i in scene.person_ids.tolist()}
-    assert not trained & {query.person_id for query in contents.queries}
-    assert all(scene.camera == 6 for scene in [*contents.train, *contents.gallery])
-    frames = [scene.frame for scene in contents.train]
+    assert not identities(dataset.train) & {query.person_id for query in dataset.queries}
+    assert all(image.camera == 6 for image in dataset.images)
+    frames = [image.frame for image in dataset.train]
     assert len(set(frames)) == 578 and frames[0] == 10_000_451
 
 

@@ -1,4 +1,4 @@
-"""The rendered street: who is where, whether the labels say what the pixels show, and the prepared dataset."""
+"""The rendered street: layouts, labels against pixels, and the prepared dataset."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
-from psdiff_jax.data.records import open_dataset
 from psdiff_jax.datasets.synthetic_street import Street, StreetOptions
-from psdiff_jax.datasets.synthetic_street.figure import Pose, draw_figure
+from psdiff_jax.datasets.synthetic_street.figure import draw_figure
 from psdiff_jax.datasets.synthetic_street.identity import draw_identities, draw_stranger
 from psdiff_jax.datasets.synthetic_street.render import render
+from psdiff_jax.datasets.synthetic_street.skeleton import Pose
 from psdiff_jax.datasets.synthetic_street.sprite import View
 from psdiff_jax.errors import InputError
+
+from ..options import open_dataset
 
 SMALL = dict(train_images=12, gallery_images=24, queries=12, train_identities=16, test_identities=10, cameras=3)
 
@@ -72,12 +74,12 @@ def test_scene_is_well_formed(street, gallery):
         assert (scene.boxes[:, :2] >= 0).all() and (scene.boxes[:, 2:] <= (256, 160)).all()
         assert (scene.boxes[:, 2:] - scene.boxes[:, :2] > 4).all()
         labelled = scene.person_ids[scene.person_ids >= 0]
-        assert len(set(labelled)) == len(labelled), "nobody is in a scene twice"
+        assert len(set(labelled)) == len(labelled), "no identity is in a scene twice"
     assert len({scene.name for scene in gallery}) == len(gallery)
     assert any(-1 in scene.person_ids for scene in gallery)
 
 
-def test_identities_of_training_and_test_are_disjoint_and_seen_by_two_cameras(street, gallery):
+def test_training_and_test_identities_are_disjoint_and_in_two_cameras(street, gallery):
     train = {int(i) for k in range(SMALL["train_images"]) for i in street.scene("train", k).person_ids} - {-1}
     cameras: dict[int, set[int]] = {}
     for scene in gallery:
@@ -118,29 +120,29 @@ def test_boxes_are_the_tight_extent_of_the_drawn_figure(street):
     checked = 0
     for index in range(8):
         layout = street.layout("gallery", index)
-        everything = set(range(len(layout.standing)))
-        empty = street.photograph(layout, omit=tuple(everything), clean=True).astype(int)
-        for k, thing in enumerate(layout.standing):
+        everything = set(range(len(layout.objects)))
+        empty = street.image(layout, omit=tuple(everything), clean=True).astype(int)
+        for k, thing in enumerate(layout.objects):
             if thing.person_id is None:
                 continue
-            alone = street.photograph(layout, omit=tuple(everything - {k}), clean=True).astype(int)
+            alone = street.image(layout, omit=tuple(everything - {k}), clean=True).astype(int)
             drawn = extent(np.abs(alone - empty).sum(-1) > 12)
             np.testing.assert_allclose(thing.box((160, 256)), drawn, atol=2)
             checked += 1
     assert checked > 15
 
 
-def test_everybody_drawn_is_annotated_and_visible(street, gallery):
+def test_all_drawn_people_are_annotated_and_visible(street, gallery):
     for index in range(8):
         layout = street.layout("gallery", index)
-        people = [k for k, thing in enumerate(layout.standing) if thing.person_id is not None]
+        people = [k for k, thing in enumerate(layout.objects) if thing.person_id is not None]
         assert len(people) == len(gallery[index].boxes)
-        everything = set(range(len(layout.standing)))
-        full = street.photograph(layout, clean=True).astype(int)
-        empty = street.photograph(layout, omit=tuple(everything), clean=True).astype(int)
+        everything = set(range(len(layout.objects)))
+        full = street.image(layout, clean=True).astype(int)
+        empty = street.image(layout, omit=tuple(everything), clean=True).astype(int)
         for k in people:
-            alone = street.photograph(layout, omit=tuple(everything - {k}), clean=True).astype(int)
-            without = street.photograph(layout, omit=(k,), clean=True).astype(int)
+            alone = street.image(layout, omit=tuple(everything - {k}), clean=True).astype(int)
+            without = street.image(layout, omit=(k,), clean=True).astype(int)
             whole = (np.abs(alone - empty).sum(-1) > 12).sum()
             seen = (np.abs(full - without).sum(-1) > 12).sum()
             assert seen > 0.3 * whole
@@ -149,13 +151,13 @@ def test_everybody_drawn_is_annotated_and_visible(street, gallery):
 def test_people_shrink_with_distance(street):
     for index in range(6):
         layout = street.layout("gallery", index)
-        people = [thing for thing in layout.standing if thing.person_id is not None]
+        people = [thing for thing in layout.objects if thing.person_id is not None]
         for far, near in itertools.pairwise(people):
             assert far.depth >= near.depth
             assert far.foot[1] <= near.foot[1] + 1e-6
 
 
-def test_queries_are_boxes_of_gallery_scenes_with_another_sighting(street, gallery):
+def test_queries_are_boxes_of_gallery_scenes_with_positives(street, gallery):
     scenes = {scene.name: scene for scene in gallery}
     queries = street.queries()
     assert len(queries) == SMALL["queries"]
@@ -183,7 +185,7 @@ def test_larger_presets(preset):
 
 
 def colour_of(person: int) -> np.ndarray:
-    """A saturated RGB colour of its own for each person."""
+    """A different saturated RGB colour for each person."""
     hue = np.uint8([[[(person * 7) % 180, 255, 255]]])
     return cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0]
 
@@ -198,20 +200,20 @@ def cutouts(tmp_path_factory):
             bgr = tuple(int(c) for c in colour_of(person)[::-1])
             cv2.ellipse(picture, (30, 60), (14 + 3 * view, 50), 0, 0, 360, (*bgr, 255), -1)
             assert cv2.imwrite(str(folder / f"{person:03d}_{view}.{'png' if view else 'webp'}"), picture)
-    (folder / "README.txt").write_text("not a picture")
+    (folder / "README.txt").write_text("not an image")
     return folder
 
 
 CUT = dict(train_images=12, gallery_images=16, queries=4, train_identities=12, test_identities=5, cameras=2)
 
 
-def test_cutouts_keep_their_person(cutouts):
+def test_cutouts_keep_their_identity(cutouts):
     street = Street(StreetOptions(**CUT, source=str(cutouts)))
     hues: dict[int, list[float]] = {}
     for split, count in (("train", 12), ("gallery", 16)):
         for index in range(count):
             layout = street.layout(split, index)
-            for thing in layout.standing:
+            for thing in layout.objects:
                 if thing.person_id is not None and thing.person_id >= 0:
                     rgba = thing.sprite.rgba
                     middle = rgba[rgba.shape[0] // 2, rgba.shape[1] // 2, :3]
@@ -220,7 +222,7 @@ def test_cutouts_keep_their_person(cutouts):
     centres = {person: np.median(seen) for person, seen in hues.items()}
     for person, seen in hues.items():
         assert np.abs(np.array(seen, float) - centres[person]).max() <= 3, "one number, one person"
-    # 7 hues apart: no two numbers, and so no train and test identity, are one person.
+    # 7 hues apart: no two numbers are the same person, and so no train and test identity.
     ordered = np.sort(list(centres.values()))
     assert len(ordered) > 12 and np.diff(ordered).min() >= 3
 
@@ -234,7 +236,7 @@ def test_a_tar_of_cutouts_is_the_same_as_its_folder(cutouts, tmp_path):
 
 
 def test_cutout_roles_do_not_depend_on_the_seed(cutouts):
-    first, second = (Street(StreetOptions(**CUT, source=str(cutouts), seed=seed)).people.people for seed in (0, 1))
+    first, second = (Street(StreetOptions(**CUT, source=str(cutouts), seed=seed)).source.identities for seed in (0, 1))
     assert {role: set(names) for role, names in first.items()} == {role: set(names) for role, names in second.items()}
     assert not set(first["train"]) & set(first["test"]) and not set(first["stranger"]) & set(first["test"])
 
@@ -307,7 +309,7 @@ def test_builder_round_trip_without_tensorflow(tmp_path, street):
 def test_workers_render_the_same_scenes():
     street = Street(StreetOptions(**SMALL))
     alone, together = (list(render(street, "train", workers)) for workers in (1, 2))
-    assert [scene.jpeg for scene in alone] == [scene.jpeg for scene in together]
+    assert [record["image"] for record in alone] == [record["image"] for record in together]
 
 
 def test_the_renderer_needs_numpy_and_opencv_only():

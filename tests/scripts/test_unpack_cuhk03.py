@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from psdiff_jax.data.records import open_dataset
-
+from ..options import open_dataset
 from .loading import load_script
 
 
@@ -29,7 +28,7 @@ def test_the_folder_is_a_dataset(tmp_path, capsys):
     script = load_script("unpack_cuhk03")
     folder = tmp_path / "cuhk03"
     assert script.main([str(make_tar(tmp_path / "c.tar")), str(folder), "--held-out", "2"]) == 0
-    assert "16 crops to train on, 8 of 2 people held out, 4 queries" in capsys.readouterr().out
+    assert "16 training crops, 8 crops of 2 held-out identities, 4 queries" in capsys.readouterr().out
     with (folder / "annotations.csv").open() as file:
         rows = list(csv.DictReader(file))
     held = {row["person_id"] for row in rows if row["split"] == "gallery"}

@@ -1,4 +1,4 @@
-"""The validator: what it prints, how it exits, which photographs it finds damaged, and its page."""
+"""The validator: its output, its exit status, the damaged images that it finds, and its page."""
 
 import base64
 import json
@@ -14,10 +14,9 @@ import pytest
 import scipy.io
 
 from psdiff_jax.data.records import BUILDERS
-from psdiff_jax.datasets.common.records import Contents, Query, Scene
+from psdiff_jax.datasets.common.records import AnnotatedImage, Query, RawDataset
 from psdiff_jax.datasets.prw import release
-from psdiff_jax.datasets.validation import decoding
-from psdiff_jax.datasets.validation import validate as validation
+from psdiff_jax.datasets.validation import Validation, decoding, validate
 from psdiff_jax.report import validation_page
 
 from ..datasets.cuhk_tree import write_tree
@@ -32,7 +31,7 @@ ODD = "<b>&\"'ü"  # a frame's name that HTML must escape
 
 @pytest.fixture
 def tree(tmp_path):
-    """A clean part of PRW: every query is found in two gallery photographs, nothing is worse than known dirt."""
+    """A clean part of PRW: every query is in two gallery images, and all findings are known defects."""
     root = write_prw(tmp_path / "prw é")
     train = {
         "c2s1_000176": [[479, 50, 10, 20, 25], [3, 8, 8, 0, 20]],
@@ -63,10 +62,10 @@ def run(monkeypatch, capsys):
     return start
 
 
-def test_known_dirt_is_fine(run, tree):
+def test_known_defects_are_fine(run, tree):
     status, out, err = run("--name", "prw", "--root", tree)
     assert status == 0
-    assert re.fullmatch(r"fine: no errors, no warnings, known dirt only  \[\d+\.\d s, 6 photographs decoded\]", out[-1])
+    assert re.fullmatch(r"fine: no errors, no warnings, known defects only  \[\d+\.\d s, 6 images decoded\]", out[-1])
     assert f"{'gallery boxes':24}{5:10}" in out and not any("published  " in line for line in out)
     kinds = [line.split(maxsplit=2) for line in out if line.startswith(("error", "warning", "known"))]
     assert kinds == [
@@ -76,21 +75,21 @@ def test_known_dirt_is_fine(run, tree):
     ]
     note = out[out.index("known        1  box without area") + 1]
     assert note == (
-        f"                {tree}/annotations/c2s1_000176.jpg.mat row 2 of frame c2s1_000176: the box"
-        " [8.0, 8.0, 0.0, 20.0] (x y w h) has no area; dropped"
+        f"                {tree}/annotations/c2s1_000176.jpg.mat row 2: the box"
+        " [8, 8, 0, 20] (xywh) has no area; it is left out"
     )
-    assert re.fullmatch(r"decoding: 6 of 6 photographs, \d+ a second, ETA 0 s", err[-1])
+    assert re.fullmatch(r"decoding: 6 of 6 images, \d+ a second, ETA 0 s", err[-1])
 
 
 def test_quick_does_not_decode(run, tree):
     path = tree / "frames" / "c3s1_000201.jpg"
     path.write_bytes(path.read_bytes()[:-40])
     status, out, err = run("--name", "prw", "--root", tree, "--quick")
-    assert status == 0 and err == [] and "(photographs were not decoded)" in out[-1]
+    assert status == 0 and err == [] and "(images were not decoded)" in out[-1]
     status, out, _ = run("--name", "prw", "--root", tree)
     assert status == 1
     assert f"                {path}: cannot be decoded: truncated or broken; replace it" in out
-    assert out[-1].startswith("damaged: 1 error; replace or correct what they name  [")
+    assert out[-1].startswith("damaged: 1 error; replace or correct the files they name  [")
 
 
 def test_three_examples_or_all(run, tree):
@@ -99,11 +98,11 @@ def test_three_examples_or_all(run, tree):
     status, out, _ = run("--name", "prw", "--root", tree, "--quick")
     assert (
         status == 1
-        and out.index("error        4  missing or unreadable photograph")
+        and out.index("error        4  missing or unreadable image")
         == out.index("                and 1 more; --all lists them") - 4
     )
     _, everything, _ = run("--name", "prw", "--root", tree, "--quick", "--all")
-    assert sum("missing, though the frame lists name it" in line for line in everything) == 4
+    assert sum("is missing, although a list names it" in line for line in everything) == 4
     assert not any("more; --all" in line for line in everything)
 
 
@@ -129,7 +128,7 @@ def test_counts_that_are_not_the_published_ones(run, tree, tmp_path, monkeypatch
     status, out, _ = run("--name", "prw", "--root", tree, "--quick", "--json", tmp_path / "found.json")
     assert status == 1
     assert "gallery boxes                    5       1,006  differs" in out
-    assert out[-1].startswith("incomplete: other counts than the published ones: gallery boxes, queries; a build takes")
+    assert out[-1].startswith("incomplete: counts differ from the published ones: gallery boxes, queries; a build uses")
     stored = json.loads((tmp_path / "found.json").read_text())
     assert stored["counts"]["gallery boxes"] == {"found": 5, "published": 1006, "verdict": "differs"}
     assert stored["counts"]["train ids"]["verdict"] == "ok" and stored["counts"]["query ids"]["published"] is None
@@ -143,16 +142,16 @@ def test_a_config_file_names_the_dataset(run, tree, tmp_path):
     config = tmp_path / "mine.py"
     config.write_text(
         "from psdiff_jax.configs.base import get_config as base\n\ndef get_config(variant=''):\n"
-        f"    config = base()\n    config.data.root = {str(tree)!r}\n    return config\n"
+        f"    config = base()\n    config.data.name, config.data.root = 'prw', {str(tree)!r}\n    return config\n"
     )
     assert run("--config", config, "--quick")[0] == 0
     status, _, err = run("--config", config, "--root", tmp_path / "nowhere")
     assert status == 2 and f"there is no folder {tmp_path / 'nowhere'}" in err[0]
-    status, _, err = run("--config", config, "--name", "mot")  # another dataset is not in the config's folder
+    status, _, err = run("--config", config, "--name", "mot")  # another dataset does not use the config's folder
     assert (status, err) == (2, ["error: dataset mot is read from a folder: name it with --root"])
 
 
-def test_what_is_wrong_is_one_line(run, tree, tmp_path):
+def test_every_error_is_one_line(run, tree, tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("def get_config():\n    raise KeyError('x')\n")
     folder = ["--name", "prw", "--root", tree]
@@ -177,14 +176,14 @@ def test_what_is_wrong_is_one_line(run, tree, tmp_path):
 
 
 def test_the_process(tree):
-    """Its exit status, and what libjpeg says on stderr by itself: told as a finding, not there."""
+    """Its exit status, and that libjpeg's warnings become findings instead of output on stderr."""
     path = tree / "frames" / "c3s1_000201.jpg"
     pixels = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
     data = cv2.imencode(".jpg", pixels)[1].tobytes()
     path.write_bytes(data[: len(data) // 2] + data[-2:])
     command = [sys.executable, SCRIPTS / "validate_dataset.py", "--name", "prw", "--root", tree]
     ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 1 and "error        1  corrupt photograph" in ended.stdout.splitlines()
+    assert ended.returncode == 1 and "error        1  corrupt image" in ended.stdout.splitlines()
     assert {line.partition(":")[0] for line in ended.stderr.splitlines()} == {"decoding"}
 
 
@@ -193,11 +192,11 @@ FOLDERS = {"cuhk_sysu": write_tree, "custom": json_tree, "mot": mot_tree, "prw":
 
 @pytest.mark.parametrize("name", sorted(BUILDERS.keys() - {"synthetic_street"}))
 def test_every_dataset_that_is_read_from_a_folder(name, tmp_path):
-    """Its builder leads to its reader, with the builder's options; all its photographs are decoded and can be shown."""
-    found = validation.validate(name, str(FOLDERS[name](tmp_path / "ein Ördner")))
+    """Its builder leads to its reader, with the builder's options; all its images are decoded and can be drawn."""
+    found = validate(name, str(FOLDERS[name](tmp_path / "ein Ördner")))
     counts = {count.key: count.found for count in found.counts}
     assert found.decoded == counts["train images"] + counts["gallery images"] > 4
-    assert min(counts.values()) > 0 and not found.contents.errors()
+    assert min(counts.values()) > 0 and not found.dataset.errors()
     assert any(tag == "img" for tag, _ in Page(validation_page.page(found)).tags)
 
 
@@ -220,29 +219,34 @@ def test_options_are_read_as_values():
     }
 
 
-# --- damaged photographs
+# --- damaged images
+
+
+def image_of(path, size):
+    """An image without boxes."""
+    return AnnotatedImage(path.name, path, *size, np.zeros((0, 4), np.float32), np.zeros(0, int))
 
 
 def fault_of(path, data, size=(48, 64)):
     path.write_bytes(data)
-    found = decoding.photograph_fault(Scene(path.name, path, *size, np.zeros((0, 4), np.float32), np.zeros(0, int)))
+    found = decoding.image_fault(image_of(path, size))
     return found and found[0]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
-def test_damaged_photographs(tmp_path, suffix):
+def test_damaged_images(tmp_path, suffix):
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     data = cv2.imencode(suffix, pixels)[1].tobytes()
     path = tmp_path / f"a{suffix}"
     assert fault_of(path, data) is None
-    assert fault_of(path, data + b"\0" * 7) is None  # cameras append what they like
-    assert fault_of(path, data, (64, 48)) == "photograph of another size"
+    assert fault_of(path, data + b"\0" * 7) is None  # cameras append bytes
+    assert fault_of(path, data, (64, 48)) == "image of another size"
     for cut in (1, 2, 40, len(data) // 2, len(data)):
-        assert fault_of(path, data[:-cut]) == "missing or unreadable photograph", cut
+        assert fault_of(path, data[:-cut]) == "missing or unreadable image", cut
 
 
 def jpeg(*options):
-    """A photograph with something on every row, 480 x 640, and its file."""
+    """The file of a 480 x 640 image with texture on every row."""
     pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
     return cv2.imencode(".jpg", cv2.GaussianBlur(pixels, (0, 0), 3), options)[1].tobytes()
 
@@ -262,15 +266,15 @@ def test_the_end_of_a_jpeg_file():
 
 
 def test_a_jpeg_without_end_that_decodes(tmp_path):
-    """A file that was allocated and not filled: libjpeg takes zeros for picture data."""
+    """A file that was allocated and not filled: libjpeg decodes zeros as image data."""
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     data = cv2.imencode(".jpg", pixels)[1].tobytes()
     half = data[: len(data) // 2] + bytes(len(data) - len(data) // 2)
-    assert decodes(half) and fault_of(tmp_path / "a.jpg", half) == "photograph without its end"
+    assert decodes(half) and fault_of(tmp_path / "a.jpg", half) == "truncated image"
 
 
 def test_corrupt_data_that_libjpeg_conceals(tmp_path, capfd):
-    """The photographs decode and have an end; what libjpeg says of them is taken apart by photograph."""
+    """The images decode and have an end; libjpeg's warnings are attributed to each image."""
     data = jpeg()
     middle = len(data) // 2
     files = {
@@ -280,43 +284,40 @@ def test_corrupt_data_that_libjpeg_conceals(tmp_path, capfd):
         "broken": data[:middle],
         "other": jpeg(cv2.IMWRITE_JPEG_QUALITY, 50),
         "extra": data[:-2] + b"\0" * 9 + data[-2:],
-    }  # bytes before the end marker: libjpeg mentions them only
-    scenes = []
+    }  # bytes before the end marker: harmless
+    images = []
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         assert decodes(content) == (name != "broken")
-        scenes.append(Scene(name, tmp_path / name, 480, 640, np.zeros((0, 4), np.float32), np.zeros(0, int)))
+        images.append(image_of(tmp_path / name, (480, 640)))
     capfd.readouterr()
-    contents = Contents(gallery=scenes)
-    decoding.decode_all(contents, lambda *_: print("progress", file=sys.stderr))
-    assert {(f.check, f.image) for f in contents.findings} == {
-        ("corrupt photograph", "cut"),
-        ("corrupt photograph", "half"),
-        ("missing or unreadable photograph", "broken"),
+    dataset = RawDataset(gallery=images)
+    decoding.decode_all(dataset, lambda *_: print("progress", file=sys.stderr))
+    assert {(f.check, f.image) for f in dataset.findings} == {
+        ("corrupt image", "cut"),
+        ("corrupt image", "half"),
+        ("missing or unreadable image", "broken"),
     }
-    corrupt = next(f for f in contents.findings if f.image == "half")
+    corrupt = next(f for f in dataset.findings if f.image == "half")
     assert str(corrupt) == (
-        f"{tmp_path / 'half'}: Corrupt JPEG data: premature end of data segment; a part of the"
-        " picture is made up; replace it"
+        f"{tmp_path / 'half'}: Corrupt JPEG data: premature end of data segment; part of the"
+        " image is filled in; replace it"
     )
-    assert set(capfd.readouterr().err.split()) == {"progress"}  # C's notes are kept from the user, Python's are not
-    contents = Contents(gallery=[scenes[0], scenes[4]])
-    decoding.decode_all(contents)
-    assert contents.findings == []
+    assert set(capfd.readouterr().err.split()) == {"progress"}  # C's output is captured, Python's is not
+    dataset = RawDataset(gallery=[images[0], images[4]])
+    decoding.decode_all(dataset)
+    assert dataset.findings == []
 
 
-def test_every_photograph_is_decoded_once(tmp_path):
+def test_every_image_is_decoded_once(tmp_path):
     for i in range(20):
         cv2.imwrite(str(tmp_path / f"{i}.jpg"), np.full((48, 64, 3), i, np.uint8))
     (tmp_path / "7.jpg").write_bytes(b"")
-    scenes = [
-        Scene(f"{i}.jpg", tmp_path / f"{i}.jpg", 48, 64, np.zeros((0, 4), np.float32), np.zeros(0, int))
-        for i in range(20)
-    ]
-    contents, told = Contents(train=scenes[:12], gallery=scenes[10:]), []
-    assert decoding.decode_all(contents, lambda done, total, seconds: told.append((done, total))) == 20
-    assert told == [(i, 20) for i in range(1, 21)]
-    assert [(f.level, f.image) for f in contents.findings] == [("error", "7.jpg")]
+    images = [image_of(tmp_path / f"{i}.jpg", (48, 64)) for i in range(20)]
+    dataset, progress = RawDataset(train=images[:12], gallery=images[10:]), []
+    assert decoding.decode_all(dataset, lambda done, total, seconds: progress.append((done, total))) == 20
+    assert progress == [(i, 20) for i in range(1, 21)]
+    assert [(f.level, f.image) for f in dataset.findings] == [("error", "7.jpg")]
 
 
 # --- the page
@@ -346,7 +347,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def spoiled(tree):
-    """Training frames with an odd name, a repeated pid and a missing photograph; a query that is nobody's."""
+    """Training frames with an odd name, a repeated pid and a missing image; a query box that is not annotated."""
     cv2.imwrite(str(tree / "frames" / f"{ODD}.jpg"), np.full((90, 1200, 3), 90, np.uint8))
     annotate(tree, ODD, "box_new", [[481, 5, 6, 100, 20], [481, 300, 0, 80, 60], [-2, 600, 10, 30, 30]])
     scipy.io.savemat(tree / "frame_train.mat", {"img_index_train": index_of([*TRAIN, ODD, "c1s1_<i>"])})
@@ -355,7 +356,7 @@ def spoiled(tree):
     return tree
 
 
-def test_the_page_holds_everything_and_needs_nothing(run, spoiled, tmp_path):
+def test_the_page_is_complete_and_self_contained(run, spoiled, tmp_path):
     file = tmp_path / "new folder" / "page.html"
     status, out, _ = run("--name", "prw", "--root", spoiled, "--html", file)
     source = file.read_text(encoding="utf-8")
@@ -365,9 +366,9 @@ def test_the_page_holds_everything_and_needs_nothing(run, spoiled, tmp_path):
     assert out[-1].partition("  [")[0] in page.text and str(spoiled) in page.text
     for line in out[2:13]:
         assert line.strip().rpartition(" ")[0].strip() in page.text
-    for finding in ("missing or unreadable photograph", "query box is no gallery box", "person twice in a photograph"):
+    for finding in ("missing or unreadable image", "query box is no gallery box", "identity twice in an image"):
         assert finding in page.text
-    assert f"{ODD}.jpg (1200 x 90, 3 boxes)" in page.text and "c1s1_<i>.jpg: missing, though" in page.text
+    assert f"{ODD}.jpg (1200 x 90, 3 boxes)" in page.text and "c1s1_<i>.jpg: is missing, although" in page.text
     # nothing from elsewhere, nothing that runs; made for phones too
     assert not {"script", "link", "iframe", "b", "i"} & {tag for tag, _ in page.tags}
     assert "http" not in source and "@import" not in source and "url(" not in source
@@ -375,12 +376,12 @@ def test_the_page_holds_everything_and_needs_nothing(run, spoiled, tmp_path):
     for tag, attributes in page.tags:
         assert not any(key.startswith("on") for key in attributes)
         assert all(attributes.get(key, "data:").startswith("data:") for key in ("src", "href")), tag
-    # every kind of finding about a photograph that can be shown, samples of both splits and queries
+    # every kind of finding about an image that can be decoded, samples of both splits and queries
     headings = re.findall(r"<h3>(.*?)</h3>", source)
     assert [re.sub("<.*?>", "", heading) for heading in headings] == [
         "warning query box is no gallery box",
         "known box without area",
-        "known person twice in a photograph",
+        "known identity twice in an image",
         "known negative x or y",
         "Samples of train",
         "Samples of gallery",
@@ -394,20 +395,20 @@ def test_the_page_holds_everything_and_needs_nothing(run, spoiled, tmp_path):
         assert image.shape == ((36, 480, 3) if attributes["alt"] == f"{ODD}.jpg" else (40, 60, 3))
 
 
-def test_a_photograph_that_cannot_be_drawn_is_said_to_be(run, tree, tmp_path):
+def test_an_image_that_cannot_be_decoded_is_reported(run, tree, tmp_path):
     path = tree / "frames" / "c3s1_000201.jpg"
     path.write_bytes(path.read_bytes()[:-40])
     run("--name", "prw", "--root", tree, "--html", tmp_path / "page.html")
-    assert "(no picture: it cannot be decoded)" in Page((tmp_path / "page.html").read_text()).text
+    assert "(cannot be decoded)" in Page((tmp_path / "page.html").read_text()).text
 
 
-def test_boxes_are_drawn_where_they_are(tmp_path):
-    """In a photograph of twice the page's width; each kind of box in its colour, queries over boxes."""
+def test_boxes_are_drawn_in_place(tmp_path):
+    """In an image of twice the page's width; each kind of box in its colour, queries over boxes."""
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), np.full((400, 2 * validation_page.WIDTH, 3), 128, np.uint8))
     boxes = np.float32([[100, 200, 200, 300], [400, 200, 500, 300], [700, 200, 800, 300]])
-    scene = Scene("a.png", path, 400, 960, boxes, np.asarray([5, -1, 6]))
-    drawn = validation_page.picture(scene, [Query("a.png", boxes[2], 6)])
+    image = AnnotatedImage("a.png", path, 400, 960, boxes, np.asarray([5, -1, 6]))
+    drawn = validation_page.picture(image, [Query("a.png", boxes[2], 6)])
     assert drawn.shape == (200, 480, 3)
     for x, color in ((50, validation_page.LABELLED), (200, validation_page.UNLABELLED), (350, validation_page.QUERY)):
         for place in ((130, x), (130, x + 50), (150, x + 25)):  # left, right, bottom
@@ -415,14 +416,14 @@ def test_boxes_are_drawn_where_they_are(tmp_path):
         assert tuple(drawn[125, x + 25]) == (128, 128, 128)
     assert (drawn[80:98, 45:75] == validation_page.LABELLED).all(-1).any()  # a number over the labelled box
     assert (drawn[80:98, 195:225] == 128).all()  # none over the unlabelled one
-    only_queries = validation_page.picture(scene, [], boxes=False)
+    only_queries = validation_page.picture(image, [], boxes=False)
     assert (only_queries == 128).all()
 
 
 def test_the_page_of_a_dataset_without_a_finding():
-    contents = Contents()
-    clean = validation.Validation("prw", "somewhere", contents, None, 1.0)
-    assert "Nothing was found that is wrong." in Page(validation_page.page(clean)).text and clean.status == 0
-    contents.note("warning", "check", "where", "what")
-    assert clean.verdict == "usable: no errors, 1 warning to look at (photographs were not decoded)"
+    dataset = RawDataset()
+    clean = Validation("prw", "somewhere", dataset, None, 1.0)
+    assert "No faults were found." in Page(validation_page.page(clean)).text and clean.status == 0
+    dataset.note("warning", "check", "where", "what")
+    assert clean.verdict == "usable: no errors, 1 warning to look at (images were not decoded)"
     assert Path(clean.root).name == "somewhere"

@@ -1,8 +1,4 @@
-"""Is a folder the dataset it should be? Reads and checks it as a build does, then decodes every photograph.
-
-validation = validate("prw", "~/data/PRW")
-validation.status, validation.verdict       0, "fine: ..."
-"""
+"""`validate` and its result."""
 
 from __future__ import annotations
 
@@ -14,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from psdiff_jax.data.records import builder_class_of, check_options
-from psdiff_jax.datasets.common.records import LEVELS, WARNING, Contents, Finding
+from psdiff_jax.datasets.common.records import LEVELS, WARNING, Finding, RawDataset
 from psdiff_jax.datasets.validation.decoding import decode_all
 from psdiff_jax.errors import InputError
 
 
 @dataclass(frozen=True)
 class Count:
-    """A row of the table of counts; published: None where nobody has published it."""
+    """A row of the table of counts. published: None if no number was published."""
 
     key: str
     found: int
@@ -29,7 +25,7 @@ class Count:
 
     @property
     def verdict(self) -> str:
-        """ "ok", "differs", or "" where there is nothing to compare with."""
+        """ "ok", "differs", or "" without a published number."""
         return "" if self.published is None else "ok" if self.found == self.published else "differs"
 
 
@@ -44,24 +40,24 @@ class Kind:
 
 @dataclass(frozen=True)
 class Validation:
-    """What was found. decoded: how many photographs, None when none were to be; seconds: how long it took."""
+    """The result. decoded: number of images decoded, None if decoding was not requested; seconds: the time it took."""
 
     name: str
     root: str
-    contents: Contents
+    dataset: RawDataset
     decoded: int | None
     seconds: float
 
     @property
     def counts(self) -> list[Count]:
-        published = self.contents.published
-        return [Count(key, found, published.get(key)) for key, found in self.contents.counts().items()]
+        published = self.dataset.published
+        return [Count(key, found, published.get(key)) for key, found in self.dataset.counts().items()]
 
     @property
     def kinds(self) -> list[Kind]:
-        """The findings by level, worst first, and check, in the order they were met."""
+        """The findings by level, worst first, and check, in the order of their first occurrence."""
         found: dict[tuple[str, str], list[Finding]] = {}
-        for finding in self.contents.findings:
+        for finding in self.dataset.findings:
             found.setdefault((finding.level, finding.check), []).append(finding)
         order = sorted(found, key=lambda kind: LEVELS.index(kind[0]))
         return [Kind(*kind, tuple(found[kind])) for kind in order]
@@ -72,25 +68,25 @@ class Validation:
 
     @property
     def status(self) -> int:
-        """0: fine, or with known dirt and warnings only; 1: errors, or counts that are not the published ones."""
-        return int(bool(self.contents.errors() or self.differing))
+        """0: no errors, at most warnings and known defects; 1: errors, or counts other than the published ones."""
+        return int(bool(self.dataset.errors() or self.differing))
 
     @property
     def verdict(self) -> str:
         """One line."""
-        errors = len(self.contents.errors())
-        warnings = sum(finding.level == WARNING for finding in self.contents.findings)
-        counts = f"other counts than the published ones: {', '.join(self.differing)}" if self.differing else ""
+        errors = len(self.dataset.errors())
+        warnings = sum(finding.level == WARNING for finding in self.dataset.findings)
+        counts = f"counts differ from the published ones: {', '.join(self.differing)}" if self.differing else ""
         if errors:
-            damage = f"damaged: {_number(errors, 'error')}; replace or correct what they name"
+            damage = f"damaged: {_number(errors, 'error')}; replace or correct the files they name"
             text = "; ".join(filter(None, (damage, counts)))
         elif counts:
-            text = f"incomplete: {counts}; a build takes what is there"
+            text = f"incomplete: {counts}; a build uses what is there"
         elif warnings:
             text = f"usable: no errors, {_number(warnings, 'warning')} to look at"
         else:
-            text = f"fine: no errors, no warnings{', known dirt only' * bool(self.contents.findings)}"
-        return text + " (photographs were not decoded)" * (self.decoded is None)
+            text = f"fine: no errors, no warnings{', known defects only' * bool(self.dataset.findings)}"
+        return text + " (images were not decoded)" * (self.decoded is None)
 
     def as_dict(self) -> dict[str, Any]:
         """What --json writes."""
@@ -109,37 +105,37 @@ def validate(
 
     Args:
       name, root, options: as `config.data.name`, `.root` and `.builder`.
-      decode: also decode every photograph, with progress on stderr.
+      decode: also decode every image, with progress on stderr.
 
     Raises:
       InputError: there is no such dataset or option, nothing to read, or the dataset is not read from a folder.
     """
     begin = time.perf_counter()
-    contents = _read(name, {**(options or {}), **({"root": root} if root else {})})
-    decoded = decode_all(contents, _tell_progress) if decode else None
-    return Validation(name, root or "", contents, decoded, time.perf_counter() - begin)
+    dataset = _read(name, {**(options or {}), **({"root": root} if root else {})})
+    decoded = decode_all(dataset, _print_progress) if decode else None
+    return Validation(name, root or "", dataset, decoded, time.perf_counter() - begin)
 
 
-def _read(name: str, options: dict[str, Any]) -> Contents:
+def _read(name: str, options: dict[str, Any]) -> RawDataset:
     builder_class = builder_class_of(name)
-    from psdiff_jax.datasets.common.folder import FolderBuilder  # after `builder_class_of`, which keeps TFDS quiet
+    from psdiff_jax.datasets.common.builder import FolderBuilder  # after `builder_class_of`, which silences TFDS's log
 
     if not (isinstance(builder_class, type) and issubclass(builder_class, FolderBuilder)):
         raise InputError(f"dataset {name} is rendered, not read from a folder: there is nothing to validate")
     if not options.get("root"):
         raise InputError(f"dataset {name} is read from a folder: name it with --root")
     check_options(name, builder_class, options)
-    with tempfile.TemporaryDirectory() as nowhere:  # TFDS wants to know where it would write
-        return builder_class(data_dir=nowhere, **options).contents()
+    with tempfile.TemporaryDirectory() as unused:  # TFDS requires a folder that it could write to
+        return builder_class(data_dir=unused, **options).read()
 
 
-def _tell_progress(done: int, total: int, seconds: float) -> None:
+def _print_progress(done: int, total: int, seconds: float) -> None:
     """One line on stderr: rewritten on a terminal, else about ten of them."""
     on_terminal = sys.stderr.isatty()
     if done < total and done % (25 if on_terminal else total // 10 + 1):
         return
     rate = done / max(seconds, 1e-6)
-    text = f"decoding: {done:,} of {total:,} photographs, {rate:.0f} a second, ETA {(total - done) / rate:.0f} s"
+    text = f"decoding: {done:,} of {total:,} images, {rate:.0f} a second, ETA {(total - done) / rate:.0f} s"
     print(
         f"\r{text}\033[K" if on_terminal else text,
         end="\n" if done == total or not on_terminal else "",

@@ -1,0 +1,116 @@
+"""The TFDS builder of every dataset that is read from a user's folder: read, check, then write the records.
+
+A dataset adds a reader and a class with its options:
+
+    class Prw(FolderBuilder):
+        DESCRIPTION = "..."
+        def __init__(self, *, data_dir: str, root: str):
+            super().__init__(data_dir, reader.read, root)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import tensorflow_datasets as tfds
+
+from psdiff_jax.data.schema import image_example, query_example, record_features
+from psdiff_jax.data.transforms import decode_image
+from psdiff_jax.datasets.common.checks import check
+from psdiff_jax.datasets.common.records import AnnotatedImage, Query, RawDataset
+from psdiff_jax.errors import InputError
+
+STORED_UNCHANGED = (".jpg", ".jpeg", ".png")
+
+
+class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Builds the splits `train`, `gallery` and `query` from what a reader finds.
+
+    Args:
+      data_dir: where TFDS keeps the prepared records.
+      read: (root, **options) -> RawDataset.
+      root: the user's folder.
+      options: passed on to `read`.
+
+    `report`, `galleries`, `person_names`: as in `RawDataset`, set by building.
+
+    Raises:
+      InputError: when building, the first error that reading or checking found, and how many more there are.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    DESCRIPTION = ""
+
+    def __init__(self, data_dir: str, read: Callable[..., RawDataset], root: str, **options: Any):
+        self.root = Path(root).expanduser()
+        self.report: dict[str, Any] = {}
+        self.galleries: dict[str, Any] = {}
+        self.person_names: dict[int, str] = {}
+        self._read, self._options = read, options
+        super().__init__(data_dir=data_dir)
+
+    def read(self) -> RawDataset:
+        """The folder's dataset, with the findings of the reader and of the checks."""
+        dataset = self._read(self.root, **self._options)
+        check(dataset)
+        return dataset
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            features=record_features(),
+            disable_shuffling=True,  # records keep the order of the official lists
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        del dl_manager  # nothing is downloaded
+        # Lists, annotations and image headers are quick to read: errors are reported before any record is written.
+        dataset = self.read()
+        raise_on_errors(dataset)
+        self.report, self.galleries = dataset.report(), dataset.galleries
+        self.person_names = dict(dataset.person_names)
+        splits = {split: self._generate_examples(images) for split, images in dataset.splits.items() if images}
+        # TFDS writes no empty split; `PreparedDataset` reads a missing one as empty.
+        return splits | ({"query": query_examples(dataset.queries)} if dataset.queries else {})
+
+    def _generate_examples(self, images: Iterable[AnnotatedImage]) -> Iterator[tuple[int, dict[str, Any]]]:
+        for key, image in enumerate(images):
+            example = image_example(
+                image=encoded_image(image.path),
+                image_name=image.name,
+                height=image.height,
+                width=image.width,
+                boxes=image.boxes,
+                person_ids=image.person_ids,
+                camera=image.camera,
+                frame=image.frame,
+            )
+            yield key, example
+
+
+def query_examples(queries: Iterable[Query]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(key, record) of the split `query`."""
+    for key, query in enumerate(queries):
+        yield key, query_example(**vars(query))
+
+
+def raise_on_errors(dataset: RawDataset) -> None:
+    """Raises InputError if there are errors among the findings: the first, and how many more."""
+    errors = dataset.errors()
+    if errors:
+        more = f" (and {len(errors) - 1} more: scripts/validate_dataset.py lists all)" if len(errors) > 1 else ""
+        raise InputError(f"{errors[0]}{more}")
+
+
+def encoded_image(path: Path) -> bytes:
+    """The bytes of a JPEG or PNG file unchanged, any other image encoded as PNG. Decoded in any case, so that a damaged
+    file is reported now, by name."""
+    data = path.read_bytes()
+    image = decode_image(data, str(path))
+    if path.suffix.lower() in STORED_UNCHANGED:
+        return data
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
