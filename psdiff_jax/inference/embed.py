@@ -1,7 +1,5 @@
 """Embedding a gallery and its queries with a trained model: images -> Detections, for several numbers of steps."""
 
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,13 +11,14 @@ from psdiff_jax import parallel
 from psdiff_jax.data.detections import Detections
 from psdiff_jax.data.options import DataOptions
 from psdiff_jax.data.pipeline import Processes, eval_batches
-from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.data.prepared import Dataset
 from psdiff_jax.data.scenes import image_batch
 from psdiff_jax.data.transforms import decode_image, to_original
 from psdiff_jax.evaluation.options import EvaluateOptions
 from psdiff_jax.inference.predictor import Predictions, Predictor
 from psdiff_jax.models.psdiff import PSDiffOptions
 from psdiff_jax.ops.boxes import box_iou
+from psdiff_jax.progress import progress
 
 Batch = dict[str, np.ndarray]
 
@@ -74,13 +73,13 @@ class Embedder:
         return self.predict(batch, (steps,), gt_box=True)[steps].embeddings[0, 0]
 
 
-def embed_all(embedder: Embedder, dataset: PreparedDataset) -> dict[int | str, tuple[Detections, Detections]]:
+def embed_all(embedder: Embedder, dataset: Dataset) -> dict[int | str, tuple[Detections, Detections]]:
     """{steps: (gallery, query)} of a dataset."""
     gallery, query = embed_gallery(embedder, dataset), embed_queries(embedder, dataset)
     return {k: (gallery[k], query[k]) for k in gallery}
 
 
-def embed_gallery(embedder: Embedder, dataset: PreparedDataset, split: str = "gallery") -> dict[int, Detections]:
+def embed_gallery(embedder: Embedder, dataset: Dataset, split: str = "gallery") -> dict[int, Detections]:
     """Everybody in the images of a split: {steps: Detections}, boxes in pixels of the original images."""
     count = len(dataset.source(split))
     batches = _batches(embedder, dataset, split)
@@ -89,12 +88,12 @@ def embed_gallery(embedder: Embedder, dataset: PreparedDataset, split: str = "ga
     for batch, people in _predictions(embedder, batches, steps, f"embedding {split}", count):
         for i in np.flatnonzero(batch["valid"]):
             for k in steps:
-                rows[k].append(_detections_of_image(embedder, people[k], batch, i))
+                rows[k].append(_detections_of_image(embedder, people[k], batch, int(i)))
     names = dataset.annotations(split).image_names
     return {k: _flat(found, names) for k, found in rows.items()}
 
 
-def embed_queries(embedder: Embedder, dataset: PreparedDataset) -> dict[int, Detections]:
+def embed_queries(embedder: Embedder, dataset: Dataset) -> dict[int, Detections]:
     """One row a query, in the order of the query list: {steps: Detections} with person_id.
 
     config.evaluate.query "gt_box": the given box is held in proposal 0 and its embedding denoised. "detected": the
@@ -133,7 +132,7 @@ def _with_scene_noise(batches: Iterable[Batch], scenes: np.ndarray) -> Iterator[
         yield {**batch, "image_index": index}
 
 
-def _batches(embedder: Embedder, dataset: PreparedDataset, split: str) -> Iterator[Batch]:
+def _batches(embedder: Embedder, dataset: Dataset, split: str) -> Iterator[Batch]:
     sizes = dataset.annotations(split).sizes
     size, processes = embedder.options.batch_size, Processes(*parallel.place())
     for batch in eval_batches(dataset, split, embedder.data, batch_size=size, processes=processes):
@@ -143,22 +142,11 @@ def _batches(embedder: Embedder, dataset: PreparedDataset, split: str) -> Iterat
 def _predictions(
     embedder: Embedder, batches: Iterable[Batch], steps: tuple[int, ...], what: str, count: int, gt_box: bool = False
 ) -> Iterator[tuple[Batch, dict[int, Predictions]]]:
-    """(batch, predictions), with a progress line every ten seconds. On pods each process sees the whole batch."""
-    begin = shown = time.perf_counter()
-    done = 0
-    for batch in batches:
-        people = embedder.predict(batch, steps, gt_box)
-        yield parallel.gather_batch(batch), people
-        done = min(count, done + len(people[steps[0]].scores))
-        now = time.perf_counter()
-        if now - shown > 10 or done == count:
-            shown, speed = now, done / (now - begin)
-            if parallel.is_main_process():
-                print(
-                    f"{what} {done}/{count}  {speed:.1f} images/s  ETA {(count - done) / speed:.0f} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
+    """(batch, predictions), with a report of progress. On pods each process sees the whole batch."""
+    found = ((parallel.gather_batch(batch), embedder.predict(batch, steps, gt_box)) for batch in batches)
+    return progress(
+        found, what, "images", count, lambda each: int(each[0]["valid"].sum()), shown=parallel.is_main_process()
+    )
 
 
 def _detections_of_image(embedder: Embedder, people: Predictions, batch: Batch, i: int) -> tuple[np.ndarray, ...]:
@@ -194,7 +182,7 @@ def _nobody(embedding_dim: int) -> Detections:
 LoadImage = Callable[[str], np.ndarray]
 
 
-def image_loader(dataset: PreparedDataset, split: str = "gallery") -> LoadImage:
+def image_loader(dataset: Dataset, split: str = "gallery") -> LoadImage:
     """A function from an image's name to its pixels, uint8 RGB."""
     position = {name: i for i, name in enumerate(dataset.annotations(split).image_names)}
 
