@@ -90,7 +90,7 @@ class Parser(argparse.ArgumentParser):
 
 def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", help="as config.data.name: prw, cuhk_sysu, mot, custom, or module:Class")
+    parser.add_argument("--name", help="as config.data.name: of a dataset that is read from a folder, or module:Class")
     parser.add_argument("--root", help="the folder, as config.data.root")
     parser.add_argument(
         "--option",

@@ -22,7 +22,7 @@ from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.data.schema import UNKNOWN
 
 ERROR = "error"  # the dataset cannot be built, or its numbers would be wrong
-WARNING = "warning"  # it can be built, but somebody should look at it
+WARNING = "warning"  # it can be built, but should be looked at
 KNOWN = "known"  # a known defect of the official release, handled as in the published code
 LEVELS = (ERROR, WARNING, KNOWN)
 

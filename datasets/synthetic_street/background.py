@@ -89,11 +89,11 @@ def _house(camera: Camera, front, image: np.ndarray) -> None:
         return
     shape = (int(right - left), int(bottom - top))
     warp = cv2.getPerspectiveTransform(source, target - np.array([left, top], np.float32))
-    picture = cv2.warpPerspective(texture, warp, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    warped = cv2.warpPerspective(texture, warp, shape, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     mask = cv2.warpPerspective(np.full((rows, wide), 255, np.uint8), warp, shape, flags=cv2.INTER_LINEAR)
     share = mask[..., None].astype(np.float32) / 255
     under = image[top:bottom, left:right]
-    under[:] = (under * (1 - share) + picture * share).astype(np.uint8)
+    under[:] = (under * (1 - share) + warped * share).astype(np.uint8)
 
 
 def _sky(camera: Camera, rng: np.random.Generator) -> np.ndarray:

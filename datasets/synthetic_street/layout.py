@@ -1,4 +1,4 @@
-"""The layout of a scene: who and what is where before a camera, such that labelled people are visible enough."""
+"""The layout of a scene: the positions of people and props before a camera, with labelled people visible enough."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ class Placer:
     def _free_place(
         self, occupied: list[np.ndarray], props: Sequence[SceneObject], max_hidden: float
     ) -> tuple[float, float, np.ndarray] | None:
-        """(column, depth, rough box) of a walkable place where nobody is too hidden; None after many tries."""
+        """(column, depth, rough box) of a walkable place that hides no person too much; None after many tries."""
         camera, rng, width = self.camera, self.rng, self.options.size[1]
         nearest, farthest = camera.depths
         for _ in range(40):
             depth = 1 / rng.uniform(1 / farthest, 1 / nearest)
             scale = camera.scale(depth)
             tall = 1.7 * scale
-            if occupied and rng.random() < 0.25:  # beside somebody
+            if occupied and rng.random() < 0.25:  # beside another person
                 other = occupied[int(rng.integers(len(occupied)))]
                 column = (other[0] + other[2]) / 2 + rng.choice((-1, 1)) * rng.uniform(0.5, 0.9) * scale
                 depth = float(np.clip(other[4] * rng.uniform(0.93, 1.08), nearest, farthest))
@@ -158,7 +158,7 @@ def overlap(
 
 
 def _blocks(camera: Camera, prop: SceneObject, t: float, s: float, depth: float, column: float) -> bool:
-    """Whether nobody can be at street (t, s) because of a prop, or would wrongly be drawn over it."""
+    """Whether a person at street (t, s) would be inside a prop, or wrongly be drawn over it."""
     if prop.footprint is None:
         return abs(prop.depth - depth) < 0.4 and abs(prop.foot[0] - column) < 0.45 * camera.scale(depth)
     t0, t1, s0, s1 = prop.footprint

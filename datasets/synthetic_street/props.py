@@ -21,7 +21,7 @@ class Prop:
     """A prop at a fixed position of a camera's street, present in a share `chance` of its scenes.
 
     foot: pixel of its ground point. depth: metres; people nearer than this are drawn over it. footprint: street
-    (t0, t1, s0, s1) in metres of a prop too large for a point, where nobody can be.
+    (t0, t1, s0, s1) in metres of a prop too large for a point, where no person can be.
     """
 
     sprite: Sprite

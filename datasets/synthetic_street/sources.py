@@ -1,4 +1,4 @@
-"""Sources of people: drawn figures, or cut-outs that were rendered or photographed elsewhere.
+"""Sources of people: drawn figures, or cut-outs (images with transparency) made elsewhere.
 
 A person is (role, number): role 'train' or 'test' with a number below the options' count, or 'stranger', chosen by the
 random generator.
@@ -103,12 +103,12 @@ class CutoutPeople:
         stature = 1.72 * (0.94 + 0.12 * (zlib.crc32(person[::-1].encode()) % 1000) / 1000)
         factor = stature * view.scale / rgba.shape[0]
         size = (max(2, round(rgba.shape[1] * factor)), max(4, round(rgba.shape[0] * factor)))
-        picture = cv2.resize(rgba, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-        picture = np.minimum(picture, picture[..., 3:])
+        resized = cv2.resize(rgba, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+        resized = np.minimum(resized, resized[..., 3:])
         # The ground point is between the feet, which an outstretched arm moves out of the middle of the image.
-        feet = picture[-max(1, size[1] // 7) :, :, 3].astype(np.float32).sum(0)
+        feet = resized[-max(1, size[1] // 7) :, :, 3].astype(np.float32).sum(0)
         middle = float((feet * np.arange(size[0])).sum() / max(1.0, feet.sum()))
-        return Sprite(_light_up(picture, view.light), (middle, 0.98 * size[1]))
+        return Sprite(_light_up(resized, view.light), (middle, 0.98 * size[1]))
 
 
 def _light_up(rgba: np.ndarray, light: float) -> np.ndarray:
@@ -149,15 +149,15 @@ def _read_cutout(path: str, entry: tuple[str, int, int]) -> np.ndarray:
     """The figure cropped to its extent: uint8 [h, w, 4], RGB multiplied by alpha."""
     name = entry[0]
     data = np.frombuffer(_read_bytes(path, entry), np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if picture is None or picture.ndim != 3 or picture.shape[2] != 4 or picture.dtype != np.uint8:
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if image is None or image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8:
         raise InputError(f"{path}: {name} is not an 8-bit RGBA image")
-    solid = picture[..., 3] >= SOLID
+    solid = image[..., 3] >= SOLID
     if not solid.any():
         raise InputError(f"{path}: {name} is fully transparent")
     rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-    picture = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    rgba = picture[..., (2, 1, 0, 3)].astype(np.uint16)
+    image = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    rgba = image[..., (2, 1, 0, 3)].astype(np.uint16)
     rgba[..., :3] = rgba[..., :3] * rgba[..., 3:] // 255
     return rgba.astype(np.uint8)
 

@@ -107,7 +107,7 @@ class Street:
         return Query(self.name("gallery", index), box, person_id, camera, self.frame(index))
 
     def layout(self, split: str, index: int) -> Layout:
-        """Who and what is where in a scene. Labelled people are always there and visible enough."""
+        """The objects of a scene. Labelled people are always there and visible enough."""
         if not 0 <= index < self.length(split):
             raise InputError(f"synthetic_street: {split} has no scene {index}; it has {self.length(split)}")
         options = self.options
