@@ -15,6 +15,7 @@ import numpy as np
 
 from psdiff_jax.diffusion.schedule import cosine_alpha_bar
 from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.ops.normalize import normalize
 from psdiff_jax.options import AT_LEAST_1, POSITIVE
 
 
@@ -78,11 +79,6 @@ class Diffusion(DiffusionOptions):
             jax.random.normal(box_key, (num_proposals, 4)),
             jax.random.normal(embedding_key, (num_proposals, self.embedding_dim)),
         )
-
-
-def normalize(x: jax.Array) -> jax.Array:
-    """x / ||x|| along the last axis, with a gradient that stays finite at zero."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
 def repeat_gt(key: jax.Array, mask: jax.Array, num_proposals: int) -> jax.Array:

@@ -37,9 +37,17 @@ def learning_rate(options: OptimizerOptions) -> optax.Schedule:
     peak, steps = options.learning_rate, options.steps
     if options.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, peak, options.warmup, steps, 0.01 * peak)
-    drops = {round(steps * f): 0.1 for f in PAPER_DECAY} if options.schedule == "step" else {}
-    decay = optax.piecewise_constant_schedule(peak, drops)
-    return lambda step: decay(step) * jnp.minimum(1.0, (step + 1) / max(options.warmup, 1))
+    return warmed_up(step_decay(peak, steps, PAPER_DECAY if options.schedule == "step" else ()), options.warmup)
+
+
+def step_decay(peak: float, steps: int, fractions: tuple[float, ...]) -> optax.Schedule:
+    """`peak`, divided by 10 at each of these fractions of the steps."""
+    return optax.piecewise_constant_schedule(peak, {round(steps * fraction): 0.1 for fraction in fractions})
+
+
+def warmed_up(schedule: optax.Schedule, warmup: int) -> optax.Schedule:
+    """`schedule` times a factor that rises linearly to 1 in the first `warmup` steps."""
+    return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / max(warmup, 1))
 
 
 def make_optimizer(options: OptimizerOptions, backbone: BackboneSpec) -> optax.GradientTransformation:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from psdiff_jax.diffusion.noise import Diffusion, State, normalize, repeat_gt
+from psdiff_jax.diffusion.noise import Diffusion, State, repeat_gt
+from psdiff_jax.ops.normalize import normalize
 
 DIFFUSION = Diffusion(embedding_dim=6)
 
