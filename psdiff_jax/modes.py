@@ -27,9 +27,9 @@ from psdiff_jax.inference.ranking import rank
 from psdiff_jax.progress import progress
 from psdiff_jax.report.naming import gallery_name, steps_name
 from psdiff_jax.report.predictions import prediction_images
-from psdiff_jax.report.rankings import search_picture, telling_strips, write_picture
-from psdiff_jax.report.report import write_report
-from psdiff_jax.report.table import format_hits, format_table
+from psdiff_jax.report.rankings import example_queries, search_picture, write_picture
+from psdiff_jax.report.run_page import write_report
+from psdiff_jax.report.terminal import format_hits, format_table
 from psdiff_jax.teacher.evaluate import evaluate_teacher as score_teacher
 from psdiff_jax.teacher.train import open_targets
 from psdiff_jax.training import train as training
@@ -205,14 +205,14 @@ def report(
     print(text, flush=True)
     folder = workdir / "report"
     write_atomically(folder / "table.txt", text + "\n")
-    strips, strips_of = [], ""
+    examples, searched = [], ""
     if evaluation.ranked:
         steps, protocol = list(detections)[-1], evaluation.ranked.protocol
-        strips = telling_strips(
+        examples = example_queries(
             evaluation.ranked, detections[steps][0], dataset.queries(), config.evaluate.example_queries
         )
-        strips_of = f"{gallery_name(protocol.name, str(protocol.size))}, {steps_name(str(steps))}"
-    page = write_report(folder, result, evaluation.curves, strips, image_loader(dataset), strips_of)
+        searched = f"{gallery_name(protocol.name, str(protocol.size))}, {steps_name(str(steps))}"
+    page = write_report(folder, result, evaluation.curves, examples, image_loader(dataset), searched)
     print(f"report: {page}", flush=True)
 
 

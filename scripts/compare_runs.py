@@ -18,7 +18,7 @@ from psdiff_jax.report.runs import read_runs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a workdir, or its evaluation.json")
     parser.add_argument("--out", default="compare.html", help="the page; default: %(default)s")
     parser.add_argument("--names", default="", help="what to call the runs, separated by commas")

@@ -10,14 +10,14 @@ import numpy as np
 
 from psdiff_jax.data.detections import NORM_TOLERANCE, Detections
 from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.person_search import SearchResult
 
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """A gallery detection and how much it resembles the query.
+    """A gallery detection and its similarity to the query.
 
-    rank: from 1. image: name of the photograph. box: xyxy in its pixels. score: detection confidence. similarity:
-    cosine.
+    rank: from 1. image: name. box: xyxy in pixels of the image. score: detection confidence. similarity: cosine.
     detection: row in the gallery's Detections.
     """
 
@@ -43,25 +43,25 @@ def rank(
     """The `top` detections most similar to `query_embedding` [D] (unit norm), best first, equals in the order of
     their rows.
 
-    Detections with a score below `threshold` and those in the photographs `leave_out` are passed over; there may be
-    fewer than `top`. InputError for an embedding of another width or norm.
+    Detections with a score below `threshold` and those in the images `leave_out` are left out; there may be fewer than
+    `top`. InputError for an embedding of another width or norm.
     """
     embedding_D = np.asarray(query_embedding, np.float32).reshape(-1)
     if embedding_D.shape != detections.embeddings.shape[1:]:
         raise InputError(f"query embedding is {embedding_D.size} wide, the gallery's {detections.embeddings.shape[1]}")
     if not abs(float(np.linalg.norm(embedding_D)) - 1.0) <= NORM_TOLERANCE:
         raise InputError("query embedding is not of unit norm (divide it by its L2 norm)")
-    passed_M = np.array([name in leave_out for name in detections.images], bool)
+    left_out_M = np.array([name in leave_out for name in detections.images], bool)
     keep_K = np.asarray(detections.scores) >= threshold
     if len(detections):
-        keep_K &= ~passed_M[detections.image_index]
+        keep_K &= ~left_out_M[detections.image_index]
     rows = np.flatnonzero(keep_K)
     similarity = (np.asarray(detections.embeddings) @ embedding_D)[rows]
     best = np.argsort(-similarity, kind="stable")[: max(top, 0)]
     return [_hit(place, int(rows[i]), float(similarity[i]), detections) for place, i in enumerate(best, 1)]
 
 
-def hits_of_query(result, query: int, detections: Detections) -> list[Hit]:
+def hits_of_query(result: SearchResult, query: int, detections: Detections) -> list[Hit]:
     """The kept hits of one query of a SearchResult (see `score_search(keep=)`) as Hits."""
     rows = [int(row) for row in result.hits[query] if row >= 0]
     pairs = zip(rows, result.similarities[query], strict=False)

@@ -1,7 +1,7 @@
-"""Several finished runs side by side: what differs in how they were made, and in their numbers.
+"""Several evaluated runs side by side: how their settings and their numbers differ.
 
-Numbers stand in one table only where they are comparable: runs on the same dataset with the same counts, and protocols
-of the same name and description. Everything else gets tables of its own, and a remark that says so.
+Numbers share a table only where they are comparable: runs on the same dataset with the same counts, and protocols of
+the same name and description. All others have tables of their own, and a remark that says so.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from psdiff_jax.report import page
-from psdiff_jax.report.figures import line_of, sizes_line
-from psdiff_jax.report.grid import MISSING, Cell, Table, as_text, mark_best, rate
-from psdiff_jax.report.naming import gallery_name, in_words, option_name, plain, size_name, split_name, steps_name
+from psdiff_jax.evaluation.protocols import size_words
+from psdiff_jax.report.figures import line_of, precision_recall_line, precision_recall_panel, sizes_line
+from psdiff_jax.report.naming import gallery_name, in_words, option_name, plain, split_name, steps_name
+from psdiff_jax.report.pages import Chapter, render
 from psdiff_jax.report.plots import Line, Panel
-from psdiff_jax.report.runs import Finished
+from psdiff_jax.report.runs import Run
+from psdiff_jax.report.tables import Cell, Table, as_text, mark_best, rate
 
-READING = (
-    "Percent; in brackets the difference to the first run; bold (* in text) is the best of a row. mAP and top-1 "
-    "only: the rest is in the report of each run."
-)
+PERCENT = "Percent; in brackets the difference to the first run; bold (* in text) is the best of a row."
+READING = f"{PERCENT} mAP and top-1 only: the rest is in the report of each run."
 _DETECTION = (
     ("all", "AP", "AP"),
     ("all", "recall", "recall"),
@@ -32,44 +31,24 @@ _DETECTION = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Chapter:
-    """title, reading, remarks: plain text; tables: (name, what it is about, table); wide: its tables hold text."""
-
-    title: str
-    reading: str
-    remarks: Sequence[str] = ()
-    tables: Sequence[tuple[str, str, Table]] = ()
-    panels: Sequence[Panel] = ()
-    wide: bool = False
-
-
-def compare(runs: Sequence[Finished]) -> list[Chapter]:
+def compare(runs: Sequence[Run]) -> list[Chapter]:
     """The chapters of a comparison; differences are to the first run of each gallery."""
-    by_gallery: dict[tuple, list[Finished]] = {}
+    by_gallery: dict[tuple, list[Run]] = {}
     for run in runs:
         by_gallery.setdefault(run.gallery, []).append(run)
     galleries = list(by_gallery.values())
     chapters = [_differences(runs, galleries)]
     for i, members in enumerate(galleries, 1):
-        where = f", gallery {i}: {members[0].result['settings'].get('dataset', '')}" if len(galleries) > 1 else ""
+        where = f", gallery {i}: {members[0].numbers['settings'].get('dataset', '')}" if len(galleries) > 1 else ""
         chapters += [_search(members, where), _detection(members, where), _curves(members, where)]
-    return [chapter for chapter in chapters if chapter.tables or chapter.panels or chapter.remarks]
+    return [chapter for chapter in chapters if not chapter.is_empty]
 
 
-def comparison_page(runs: Sequence[Finished], chapters: Sequence[Chapter]) -> str:
+def comparison_page(runs: Sequence[Run], chapters: Sequence[Chapter]) -> str:
     """The comparison as one self-contained HTML page."""
-    sections = {}
-    for chapter in chapters:
-        content = [page.paragraph(remark) for remark in chapter.remarks]
-        for name, about, table in chapter.tables:
-            content += [page.heading(name)] * (name != chapter.title) + [page.paragraph(about)] * bool(about)
-            content += [page.table(table, name, chapter.wide)]
-        content += [page.panels(chapter.panels)] * bool(chapter.panels)
-        sections[chapter.title] = page.section(chapter.title, chapter.reading, *content)
-    return page.document(
-        f"{len(runs)} runs of PSDiff", "Side by side: " + ", ".join(run.name for run in runs) + ".", sections
-    )
+    lead = "Side by side: " + ", ".join(run.name for run in runs) + "."
+    title = f"{len(runs)} runs of PSDiff"
+    return render("chapters.html.jinja", title=title, lead=lead, headline=(), chapters=chapters)
 
 
 def comparison_text(chapters: Sequence[Chapter]) -> str:
@@ -78,16 +57,17 @@ def comparison_text(chapters: Sequence[Chapter]) -> str:
     for chapter in chapters:
         parts += [chapter.title, "=" * len(chapter.title), *chapter.remarks, *[""] * bool(chapter.remarks)]
         for name, about, table in chapter.tables:
-            parts += [f"{name}: {about}" if about else name, ""] * (name != chapter.title) + [as_text(table), ""]
+            heading = [": ".join([name, *about]), ""] if name != chapter.title else []
+            parts += [*heading, as_text(table), ""]
     return "\n".join(parts)
 
 
-def _differences(runs: Sequence[Finished], galleries: Sequence[Sequence[Finished]]) -> Chapter:
+def _differences(runs: Sequence[Run], galleries: Sequence[Sequence[Run]]) -> Chapter:
     remarks = []
     if len(galleries) > 1:
         remarks.append(
-            "These runs were evaluated on different galleries, whose numbers cannot be compared; each has "
-            "tables of its own."
+            "These runs were evaluated on different galleries, whose numbers cannot be compared; each has tables of "
+            "its own."
         )
         remarks += [
             f"Gallery {i}: {_gallery_in_words(members[0])}. Runs: {', '.join(run.name for run in members)}."
@@ -95,39 +75,33 @@ def _differences(runs: Sequence[Finished], galleries: Sequence[Sequence[Finished
         ]
     remarks += [f"{run.name} has no config.json: its settings are unknown." for run in runs if run.config is None]
     made = [_made_of(run) for run in runs]
-    keys = sorted(dict.fromkeys(key for entries in made for key in entries), key=_of_config)
     rows = []
-    for key in keys:
+    for key in sorted(dict.fromkeys(key for entries in made for key in entries), key=_of_config):
         values = [entries.get(key, "–") for entries in made]
         known = [v for run, v in zip(runs, values, strict=True) if run.config is not None or not _of_config(key)]
         if len(set(known)) > 1:
             rows.append([Cell(key), *map(Cell, values)])
     if not rows:
-        remarks.append("Nothing differs in their settings.")
-    table = Table(["setting", *(run.name for run in runs)], rows)
-    return Chapter(
-        "What differs",
-        "Only settings that are not the same in all runs.",
-        remarks,
-        [("What differs", "", table)] if rows else [],
-        wide=True,
-    )
+        remarks.append("Their settings are the same.")
+    table = Table(["setting", *(run.name for run in runs)], rows, is_text=True)
+    title, reading = "What differs", "Only settings that are not the same in all runs."
+    return Chapter(title, reading, remarks, tables=[(title, (), table)] if rows else [])
 
 
-def _gallery_in_words(run: Finished) -> str:
-    counts = run.result["counts"]
-    told = ", ".join(f"{value:,} {in_words(key)}" for key, value in counts.items())
-    return f"{run.result['settings'].get('dataset', 'unknown dataset')}, {told}"
+def _gallery_in_words(run: Run) -> str:
+    counts = run.numbers["counts"]
+    words = ", ".join(f"{value:,} {in_words(key)}" for key, value in counts.items())
+    return f"{run.numbers['settings'].get('dataset', 'unknown dataset')}, {words}"
 
 
 def _of_config(key: str) -> bool:
     return key.startswith("config.")
 
 
-def _made_of(run: Finished) -> dict[str, str]:
+def _made_of(run: Run) -> dict[str, str]:
     """Settings of the evaluation, then the config's keys with dots."""
-    settings = {key: plain(value) for key, value in run.result["settings"].items() if key != "calibration"}
-    settings["calibrated"] = "yes" if run.result["settings"].get("calibration") else "no"
+    settings = {key: plain(value) for key, value in run.numbers["settings"].items() if key != "calibration"}
+    settings["calibrated"] = "yes" if run.numbers["settings"].get("calibration") else "no"
     return settings | {f"config.{key}": plain(value) for key, value in _flat(run.config or {})}
 
 
@@ -139,101 +113,90 @@ def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
             yield f"{above}{key}", value
 
 
-def _search(runs: Sequence[Finished], where: str) -> Chapter:
+def _search(runs: Sequence[Run], where: str) -> Chapter:
     tables, remarks = [], []
-    for base in dict.fromkeys(split_name(name)[0] for run in runs for name in run.result["search"]):
-        by_rule: dict[str, list[Finished]] = {}
+    for base in dict.fromkeys(split_name(name)[0] for run in runs for name in run.numbers["search"]):
+        by_rule: dict[str, list[Run]] = {}
         for run in runs:
-            if any(split_name(name)[0] == base for name in run.result["search"]):
-                by_rule.setdefault(run.result["protocols"].get(base, ""), []).append(run)
+            if any(split_name(name)[0] == base for name in run.numbers["search"]):
+                by_rule.setdefault(run.numbers["protocols"].get(base, ""), []).append(run)
         name = gallery_name(base)
         if len(by_rule) > 1:
-            remarks.append(f"The rule of {name} is not the same in all runs; each stands in a table of its own.")
-        for rule, members in by_rule.items():  # of a rule that is the only one, runs without it show as dashes
-            tables.append(
-                (name[:1].upper() + name[1:], rule, search_table(runs if len(by_rule) == 1 else members, base))
-            )
-    return Chapter(f"Search{where}", READING, remarks, tables)
+            remarks.append(f"The rule of {name} is not the same in all runs; each rule has a table of its own.")
+        for rule, members in by_rule.items():  # of a rule that is the only one, runs without it are dashes
+            table = search_table(runs if len(by_rule) == 1 else members, base)
+            tables.append((name[:1].upper() + name[1:], [rule] * bool(rule), table))
+    return Chapter(f"Search{where}", READING, remarks, tables=tables)
 
 
-def search_table(runs: Sequence[Finished], base: str) -> Table:
+def search_table(runs: Sequence[Run], base: str) -> Table:
     """A row a gallery size, re-ranking, number of steps and metric; a column a run, "–" where it has no such number."""
     leaves = dict.fromkeys(
         (size, split_name(name)[1], k)
         for run in runs
-        for name, sizes in run.result["search"].items()
+        for name, sizes in run.numbers["search"].items()
         if split_name(name)[0] == base
         for size, by_steps in sizes.items()
         for k in by_steps
     )
     rows, groups = [], []
     sizes = list(dict.fromkeys(size for size, *_ in leaves))
-    sized, reranked = len(sizes) > 1, any(option for _, option, _ in leaves)
+    has_sizes, has_options = len(sizes) > 1, any(option for _, option, _ in leaves)
     for size, option, k in sorted(leaves, key=lambda leaf: sizes.index(leaf[0])):
         name = f"{base}+{option}" if option else base
-        numbers = [run.result["search"].get(name, {}).get(size, {}).get(k) for run in runs]
+        numbers = [run.numbers["search"].get(name, {}).get(size, {}).get(k) for run in runs]
         for metric in ("mAP", "top-1"):
-            labels = [*[size_name(size)] * sized, *[option_name(option)] * reranked, k, metric]
+            labels = [*[size_words(size)] * has_sizes, *[option_name(option)] * has_options, k, metric]
             rows.append([*map(Cell, labels), *_beside([rate(found, metric) for found in numbers])])
             groups.append((size, option))
-    heads = [*["gallery"] * sized, *["re-ranking"] * reranked, "steps", "", *(run.name for run in runs)]
-    return Table(heads, rows, 2 + sized + reranked, groups)
+    heads = [*["gallery"] * has_sizes, *["re-ranking"] * has_options, "steps", "", *(run.name for run in runs)]
+    return Table(heads, rows, 2 + has_sizes + has_options, groups)
 
 
-def _detection(runs: Sequence[Finished], where: str) -> Chapter:
+def _detection(runs: Sequence[Run], where: str) -> Chapter:
     rows, groups = [], []
-    for k in dict.fromkeys(k for run in runs for k in run.result["detection"]):
+    for k in dict.fromkeys(k for run in runs for k in run.numbers["detection"]):
         for kind, metric, name in _DETECTION:
-            found = [run.result["detection"].get(k, {}).get(kind) for run in runs]
+            found = [run.numbers["detection"].get(k, {}).get(kind) for run in runs]
             rows.append([Cell(k), Cell(name), *_beside([rate(numbers, metric) for numbers in found])])
             groups.append(k)
-    table = Table(["steps", "", *(run.name for run in runs)], rows, 2, groups)
-    return Chapter(f"Detection{where}", READING.partition(" mAP")[0], tables=[(f"Detection{where}", "", table)])
+    title = f"Detection{where}"
+    return Chapter(title, PERCENT, tables=[(title, (), Table(["steps", "", *(r.name for r in runs)], rows, 2, groups))])
 
 
 def _beside(cells: Sequence[Cell]) -> list[Cell]:
     """The best marked, and behind every other number its difference to the first."""
     first, *others = mark_best(cells)
-    if first.exact is None:
-        return [first, *others]
-    return [
-        first,
-        *(
-            cell
-            if cell is MISSING or cell.exact is None
-            else dataclasses.replace(cell, text=f"{cell.text} ({100 * (cell.exact - first.exact):+.1f})")
-            for cell in others
-        ),
-    ]
+    for i, cell in enumerate(others):
+        if cell.exact is not None and first.exact is not None:
+            text = f"{cell.text} ({100 * (cell.exact - first.exact):+.1f})"
+            others[i] = dataclasses.replace(cell, text=text)
+    return [first, *others]
 
 
-def _curves(runs: Sequence[Finished], where: str) -> Chapter:
+def _curves(runs: Sequence[Run], where: str) -> Chapter:
     without = [run.name for run in runs if run.curves is None]
-    remarks = (
-        [f"Without precision-recall curves, for there is no report/curves.json: {', '.join(without)}."]
-        if (without)
-        else []
-    )
+    remarks = [f"Without precision-recall curves, for lack of report/curves.json: {', '.join(without)}."]
     panels = [*_steps_panels(runs), *_sizes_panels(runs), *_precision_recall_panels(runs)]
-    return Chapter(
-        f"Curves{where}", "A line a run; where one is missing, the run has no such numbers.", remarks, panels=panels
-    )
+    reading = "A line a run; where one is missing, the run has no such numbers."
+    return Chapter(f"Curves{where}", reading, remarks * bool(without), panels=panels)
 
 
-def _leaves(runs: Sequence[Finished]) -> dict[str, str]:
+def _leaves(runs: Sequence[Run]) -> dict[str, str]:
     """Protocol without re-ranking -> the size of gallery to draw, the last that all runs have; protocols whose rule is
     not the same in all are left out."""
     drawn = {}
-    for name, sizes in runs[0].result["search"].items():
-        if not split_name(name)[1] and len({run.result["protocols"].get(split_name(name)[0], "") for run in runs}) == 1:
-            common = [size for size in sizes if all(size in run.result["search"].get(name, {}) for run in runs)]
+    for name, sizes in runs[0].numbers["search"].items():
+        base, option = split_name(name)
+        if not option and len({run.numbers["protocols"].get(base, "") for run in runs}) == 1:
+            common = [size for size in sizes if all(size in run.numbers["search"].get(name, {}) for run in runs)]
             drawn |= {name: common[-1]} if common else {}
     return drawn
 
 
-def _steps_panels(runs: Sequence[Finished]) -> list[Panel]:
+def _steps_panels(runs: Sequence[Run]) -> list[Panel]:
     def panel(title: str, of_run: Any, key: str) -> Panel:
-        lines = [line_of(of_run(run.result), _numbered(run), key, run.name) for run in runs if _numbered(run)]
+        lines = [line_of(of_run(run.numbers), _numbered(run), key, run.name) for run in runs if _numbered(run)]
         return Panel(title, "denoising steps", "percent", lines, log="x")
 
     panels = [
@@ -243,41 +206,40 @@ def _steps_panels(runs: Sequence[Finished]) -> list[Panel]:
     panels.append(
         panel("Detection AP (x recall)", lambda r: {k: kinds["all"] for k, kinds in r["detection"].items()}, "AP")
     )
-    return [p for p in panels if any(len(line.x) > 1 for line in p.series)]
+    return [p for p in panels if any(isinstance(line, Line) and len(line.x) > 1 for line in p.series)]
 
 
-def _numbered(run: Finished) -> list[str]:
-    return sorted((k for k in run.result["steps"] if k.isdecimal()), key=int)
+def _numbered(run: Run) -> list[str]:
+    return sorted((k for k in run.numbers["steps"] if k.isdecimal()), key=int)
 
 
-def _sizes_panels(runs: Sequence[Finished]) -> list[Panel]:
+def _sizes_panels(runs: Sequence[Run]) -> list[Panel]:
     panels = []
     for name in _leaves(runs):
         lines = [
-            sizes_line(run.result["search"][name], k, "mAP", f"{run.name}, {steps_name(k)}")
+            sizes_line(run.numbers["search"][name], k, "mAP", f"{run.name}, {steps_name(k)}")
             for run in runs
-            for k in run.result["steps"][-1:]
+            for k in run.numbers["steps"][-1:]
         ]
         if all(len(line.x) > 1 for line in lines):
-            panels.append(Panel(f"mAP, {gallery_name(name)}", "photographs in the gallery", "percent", lines, log="x"))
+            title = f"mAP, {gallery_name(name)}"
+            panels.append(Panel(title, "images in the gallery", "percent", lines, log="x"))
     return panels
 
 
-def _precision_recall_panels(runs: Sequence[Finished]) -> list[Panel]:
+def _precision_recall_panels(runs: Sequence[Run]) -> list[Panel]:
     found: dict[str, list[Line]] = {}
     comparable = _leaves(runs)
     for run in runs:
-        for k, curve in list((run.curves or {}).get("detection", {}).items())[-1:]:
-            found.setdefault("Detection", []).append(_pr_line(run, k, curve))
-        for name, sizes in (run.curves or {}).get("search", {}).items():
-            for size, by_steps in sizes.items() if name in comparable else ():
-                k, curve = list(by_steps.items())[-1]
-                found.setdefault(f"Search, {gallery_name(name, size)}", []).append(_pr_line(run, k, curve))
-    return [
-        Panel(title, "recall, percent", "precision, percent", lines, percent="xy", unit_square=True)
-        for title, lines in found.items()
-    ]
-
-
-def _pr_line(run: Finished, steps: str, curve: Mapping[str, Any]) -> Line:
-    return Line(f"{run.name}, {steps_name(steps)}", curve["recall"], curve["precision"])
+        curves = run.curves or {"detection": {}, "search": {}}
+        named = {"Detection": curves["detection"]} | {
+            f"Search, {gallery_name(name, size)}": by_steps
+            for name, sizes in curves["search"].items()
+            if name in comparable
+            for size, by_steps in sizes.items()
+        }
+        for title, by_steps in named.items():
+            for k, curve in list(by_steps.items())[-1:]:
+                line = precision_recall_line(f"{run.name}, {steps_name(k)}", curve)
+                found.setdefault(title, []).append(line)
+    return [precision_recall_panel(title, lines) for title, lines in found.items()]

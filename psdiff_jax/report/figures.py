@@ -1,6 +1,5 @@
-"""What a report draws, as panels: quality against steps and gallery size, precision and recall, histograms, the
-choice of the threshold. Each takes `evaluate`'s result or the content of curves.json and gives [] where they hold
-nothing to draw.
+"""The diagrams of a report, as panels: quality against steps and gallery size, precision and recall, histograms, the
+choice of the threshold. Each takes the content of evaluation.json or curves.json; [] where there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -8,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from psdiff_jax.report.naming import gallery_name, option_name, size_order, split_name, steps_name
+from psdiff_jax.evaluation.protocols import size_order
+from psdiff_jax.report.naming import gallery_name, option_name, split_name, steps_name
 from psdiff_jax.report.plots import Histogram, Line, Panel
 
 MOST_LINES = 6
@@ -29,7 +29,7 @@ def steps_panels(result: Numbers) -> list[Panel]:
         size = max(sizes, key=size_order)
         line = line_of(sizes[size], steps, "mAP", f"mAP, {gallery_name(protocol, size)}")
         if any(line.y == other.y for other in lines):
-            continue  # sized galleries of all photographs are the whole gallery again
+            continue  # sampled galleries of all images are the whole gallery again
         lines += [line] + [line_of(sizes[size], steps, "top-1", f"top-1, {gallery_name(protocol, size)}")] * (not lines)
     every = {k: result["detection"][k]["all"] for k in steps}
     coco = {k: result["detection"][k]["coco"] for k in steps}
@@ -49,8 +49,8 @@ def line_of(by_steps: Mapping[str, Numbers], steps: Sequence[str], key: str, lab
 
 
 def sizes_panels(result: Numbers) -> list[Panel]:
-    """mAP and top-1 against the photographs in a gallery (the paper's Fig. 4), for every protocol with two sizes or
-    more: a line a number of steps without re-ranking, and one a re-ranking at the last number of steps."""
+    """mAP and top-1 against the gallery size (the paper's Fig. 4), for every protocol with two sizes or more: a line a
+    number of steps without re-ranking, and one a re-ranking at the last number of steps."""
     panels = []
     for protocol in result["search"]:
         base, option = split_name(protocol)
@@ -64,79 +64,62 @@ def sizes_panels(result: Numbers) -> list[Panel]:
             lines = [sizes_line(result["search"][name], k, key, _with_option(name, k)) for name, k in wanted]
             lines = [line for line in lines if len(set(line.x)) > 1]
             if lines:
-                panels.append(
-                    Panel(
-                        f"{key}, {gallery_name(base)}",
-                        "photographs in the gallery",
-                        "percent",
-                        lines[:MOST_LINES],
-                        log="x",
-                    )
-                )
+                title = f"{key}, {gallery_name(base)}"
+                panels.append(Panel(title, "images in the gallery", "percent", lines[:MOST_LINES], log="x"))
     return panels
 
 
 def sizes_line(sizes: Mapping[str, Mapping[str, Numbers]], steps: str, key: str, label: str) -> Line:
-    """A metric at one number of steps against the mean number of photographs in a gallery; named subsets left out."""
+    """A metric at one number of steps against the mean number of images in a gallery; named subsets left out."""
     rows = [by_steps[steps] for size, by_steps in sizes.items() if size_order(size) >= 0 and steps in by_steps]
     rows = sorted(rows, key=lambda row: row["gallery_images_mean"])
     sd = [row.get("sd", {}).get(key) for row in rows]
-    return Line(
-        label, [round(row["gallery_images_mean"]) for row in rows], [row[key] for row in rows], sd if any(sd) else None
-    )
+    sizes_x = [round(row["gallery_images_mean"]) for row in rows]
+    return Line(label, sizes_x, [row[key] for row in rows], sd if any(sd) else None)
 
 
 def precision_recall_panels(curves: Numbers) -> list[Panel]:
     """Precision against recall: of detection by steps; of search by steps for the first protocol, then by protocol."""
-    detection = [
-        Line(steps_name(k), c["recall"], c["precision"])
-        for k, c in ((k, curves["detection"][k]) for k in _some(list(curves["detection"])))
-    ]
-    panels = [("Detection", detection)]
+    panels = [("Detection", _by_steps(curves["detection"]))]
     by_protocol: list[Line] = []
     for i, (protocol, sizes) in enumerate(curves["search"].items()):
         for size, by_steps in sizes.items():
             if i == 0 and len(by_steps) > 1:
-                lines = [
-                    Line(steps_name(k), by_steps[k]["recall"], by_steps[k]["precision"]) for k in _some(list(by_steps))
-                ]
-                panels.append((f"Search, {gallery_name(protocol, size)}", lines))
-            last = list(by_steps)[-1]
-            by_protocol.append(
-                Line(gallery_name(protocol, size), by_steps[last]["recall"], by_steps[last]["precision"])
-            )
+                panels.append((f"Search, {gallery_name(protocol, size)}", _by_steps(by_steps)))
+            by_protocol.append(precision_recall_line(gallery_name(protocol, size), by_steps[list(by_steps)[-1]]))
     if len(by_protocol) > 1 or len(panels) == 1:
         last = f", {steps_name(list(curves['detection'])[-1])}" if curves["detection"] else ""
         panels.append((f"Search{last}", by_protocol[:MOST_LINES]))
-    return [
-        Panel(title, "recall, percent", "precision, percent", lines, percent="xy", unit_square=True)
-        for title, lines in panels
-        if lines
-    ]
+    return [precision_recall_panel(title, lines) for title, lines in panels if lines]
+
+
+def precision_recall_line(label: str, curve: Numbers) -> Line:
+    return Line(label, curve["recall"], curve["precision"])
+
+
+def precision_recall_panel(title: str, lines: Sequence[Line]) -> Panel:
+    return Panel(title, "recall, percent", "precision, percent", lines, percent="xy", unit_square=True)
+
+
+def _by_steps(curves: Mapping[str, Numbers]) -> list[Line]:
+    return [precision_recall_line(steps_name(k), curves[k]) for k in _some(list(curves))]
 
 
 def score_panels(curves: Numbers, thresholds: Mapping[str, float] | None = None) -> list[Panel]:
-    """Detection scores of the last number of steps, right against wrong, with the search threshold."""
+    """Detection scores of the last number of steps, true against false positives, with the search threshold."""
     if not curves["scores"]:
         return []
     steps, found = list(curves["scores"].items())[-1]
-    bars = [Histogram(f"{kind} ({sum(found[kind]):,})", found["edges"], found[kind]) for kind in ("right", "wrong")]
-    marks = [(thresholds[steps], f"search threshold {thresholds[steps]:g}")] if steps in (thresholds or {}) else []
-    return [
-        Panel(
-            f"Detection scores, {steps_name(steps)}",
-            "score",
-            "detections (log)",
-            bars,
-            percent="",
-            log="y",
-            marks=marks,
-        )
-    ]
+    kinds = {"right": "true positives", "wrong": "false positives"}
+    bars = [Histogram(f"{name} ({sum(found[kind]):,})", found["edges"], found[kind]) for kind, name in kinds.items()]
+    threshold = (thresholds or {}).get(steps)
+    marks = [] if threshold is None else [(threshold, f"search threshold {threshold:g}")]
+    title = f"Detection scores, {steps_name(steps)}"
+    return [Panel(title, "score", "detections (log)", bars, percent="", log="y", marks=marks)]
 
 
 def similarity_panels(curves: Numbers) -> list[Panel]:
-    """Similarities of the first protocol at the last number of steps: true pairs against all others, in shares."""
+    """Similarities of the first protocol at the last number of steps: positive against negative pairs, in shares."""
     panels = []
     for protocol, sizes in list(curves["similarities"].items())[:1]:
         for size, by_steps in sizes.items():
@@ -144,21 +127,15 @@ def similarity_panels(curves: Numbers) -> list[Panel]:
             edges, counts = _occupied(found["edges"], [found["right"], found["others"]])
             bars = [
                 Histogram(f"{name} ({sum(row):,})", edges, [v / max(sum(row), 1) for v in row])
-                for name, row in zip(("true pairs", "other pairs"), counts, strict=True)
+                for name, row in zip(("positive pairs", "negative pairs"), counts, strict=True)
             ]
-            panels.append(
-                Panel(
-                    f"Similarities, {gallery_name(protocol, size)}, {steps_name(steps)}",
-                    "similarity (cosine)",
-                    "percent of the pairs",
-                    bars,
-                )
-            )
+            title = f"Similarities, {gallery_name(protocol, size)}, {steps_name(steps)}"
+            panels.append(Panel(title, "similarity (cosine)", "percent of the pairs", bars))
     return panels
 
 
 def calibration_panels(calibration: Mapping[str, Numbers]) -> list[Panel]:
-    """mAP on held-out training photographs against the search threshold, and the thresholds chosen."""
+    """mAP on held-out training images against the search threshold, and the thresholds chosen."""
     lines, marks = [], []
     for steps in _some(list(calibration)):
         found = calibration[steps]
@@ -166,11 +143,8 @@ def calibration_panels(calibration: Mapping[str, Numbers]) -> list[Panel]:
             chosen = f"{found['threshold']:g}"
             lines.append(Line(f"{steps_name(steps)} (best at {chosen})", found["thresholds"], found["mAP"]))
             marks.append((found["threshold"], f"chosen at {steps_name(steps)}: {chosen}"))
-    return (
-        [Panel("mAP on held-out training photographs", "search threshold", "percent", lines, marks=marks[-1:])]
-        if lines
-        else []
-    )
+    title = "mAP on held-out training images"
+    return [Panel(title, "search threshold", "percent", lines, marks=marks[-1:])] if lines else []
 
 
 def _occupied(edges: Sequence[float], rows: Sequence[Sequence[int]]) -> tuple[list[float], list[list[int]]]:

@@ -1,21 +1,20 @@
-"""The keys and settings of evaluation.json in words."""
+"""The keys and values of evaluation.json in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-_WORDS = {
-    "whole": "whole gallery",
-    "cross_camera": "cross-camera",
-    "same_camera": "same camera",
-    "temporal_gap": "temporal gap",
-    "sized": "sized galleries",
-    "listed": "listed galleries",
-    "cws": "CWS",
-    "cbgm": "CBGM",
-    "ap": "AP",
+from psdiff_jax.evaluation.protocols import protocol_class
+
+_WORDS = {  # keys of settings and counts that are not the words of a page
+    "people": "identities",
+    "dataset": "evaluated on",
+    "training_step": "training steps done",
+    "seeds": "sampler seeds",
+    "embeddings": "embeddings from",
 }
+_QUERIES = {"pin": "of the ground-truth box", "match": "of the detected box", "crop": "of the cropped ground-truth box"}
 
 
 def split_name(protocol: str) -> tuple[str, str]:
@@ -25,44 +24,41 @@ def split_name(protocol: str) -> tuple[str, str]:
 
 
 def gallery_name(protocol: str, size: str = "") -> str:
-    """A protocol and the size of its galleries in words: "temporal gap 250", "listed galleries, 100 photographs"."""
+    """A protocol and the size of its galleries: "temporal gap 250", "gallery size 100, CWS"."""
     base, option = split_name(protocol)
-    name = in_words(base)
-    if size.isdecimal():
-        name += f", {size_name(size)} photographs"
-    elif size == "all":
-        name += ", all photographs" * (base in ("sized", "listed"))
-    elif size:
-        name += f", {in_words(size)}"
+    name = protocol_class(base).words(base, size)
     return f"{name}, {option_name(option)}" if option else name
 
 
 def option_name(option: str) -> str:
     """ "CWS + CBGM 30,4" of "cws+cbgm:30,4"; "none" of ""."""
-    return " + ".join(in_words(part) for part in option.split("+")) if option else "none"
+    return " + ".join(part.replace(":", " ").upper() for part in option.split("+")) if option else "none"
 
 
 def steps_name(steps: str) -> str:
-    """ "1 step", "8 steps"; "embeddings as given" where nobody knows their number."""
+    """ "1 step", "8 steps"; "embeddings as given" where their number is unknown."""
     if steps == "given":
         return "embeddings as given"
     return f"{steps} step{'s' * (steps != '1')}" if steps.isdecimal() else steps
 
 
 def in_words(key: str) -> str:
-    """ "temporal gap 250" of "temporal_gap:250"."""
-    head, _, tail = key.partition(":")
-    return f"{_WORDS.get(head, head.replace('_', ' '))} {tail}".strip()
+    """ "gallery images" of "gallery_images", "identities" of "people"."""
+    return _WORDS.get(key, key.replace("_", " "))
 
 
-def size_name(size: str) -> str:
-    """ "4,000" of "4000"; names of subsets in words."""
-    return f"{int(size):,}" if size.isdecimal() else in_words(size)
-
-
-def size_order(size: str) -> float:
-    """Sizes in order: named subsets first (negative), then numbers, then "all"."""
-    return float("inf") if size == "all" else float(size) if size.isdecimal() else -1.0
+def settings_in_words(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Names and values of the settings of an evaluation."""
+    entries = {}
+    for key, value in settings.items():
+        if key == "calibration":
+            value = "on held-out training images" if value else "none"
+        elif key == "query_embedding":
+            value = _QUERIES.get(value, value)
+        elif key == "search_threshold" and isinstance(value, Mapping):
+            value = [f"{threshold:g} at {steps_name(str(steps))}" for steps, threshold in value.items()]
+        entries[in_words(key)] = plain(value)
+    return entries
 
 
 def plain(value: Any) -> str:

@@ -1,13 +1,14 @@
 """Panels of lines or histograms, drawn the same way everywhere: as PNG files and inside the pages of a report.
 
 What a panel shows is data (`Panel`), so that tests and pages can read it. Lines differ by mark and dash as well as by
-colour, and no legend lies over the data.
+colour, and the legend is below the axes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ COLORS = ("#1f6fb2", "#c2410c", "#1a7f55", "#7c4dbd", "#b0740a", "#4a505a", "#b8
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")  # 8 colours, 7 marks, 5 dashes: 280 different lines
 _DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (4, 1, 1, 1, 1, 1)))
 _HATCHES = ("", "////", "....", "xxxx")
-_FEW = 12  # points that are marked one by one; of more, about eight are
+_FEW = 12  # up to so many points are all marked; of more, about eight are
 _FAINT = "#8a919b"
 
 
@@ -97,7 +98,7 @@ def draw(panels: Sequence[Panel], title: str = "", columns: int = 2) -> Figure:
 
 
 def write_png(path: str | Path, panels: Sequence[Panel], title: str = "") -> Path:
-    """Writes the panels as one picture."""
+    """Writes the panels as one image."""
     buffer = io.BytesIO()
     draw(panels, title).savefig(buffer, format="png", dpi=160)
     write_atomically(Path(path), buffer.getvalue())
@@ -105,7 +106,7 @@ def write_png(path: str | Path, panels: Sequence[Panel], title: str = "") -> Pat
 
 
 def svg(panel: Panel) -> bytes:
-    """One panel as SVG with its letters as outlines: the same picture in every browser, and no date in it."""
+    """One panel as SVG with its letters as outlines: the same in every browser, and without a date."""
     import matplotlib
 
     buffer = io.BytesIO()
@@ -118,7 +119,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     across, up = (100 if axis in panel.percent else 1 for axis in "xy")
     barred = "x" in panel.log and sum(isinstance(s, Line) and s.sd is not None for s in panel.series) > 1
     for i, series in enumerate(panel.series):
-        if isinstance(series, Line):  # bars of several lines would cover each other: they stand side by side
+        if isinstance(series, Line):  # error bars of several lines side by side, for they would cover each other
             _draw_line(axes, series, i, across * 1.015 ** (barred * (i - (len(panel.series) - 1) / 2)), up)
         else:
             _draw_histogram(axes, series, i, across, up)
@@ -127,21 +128,15 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     _scale(axes, panel)
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
-    axes.set_title(_plain(panel.title), fontsize=11, loc="left", fontweight="bold")
+    axes.set_title("\n".join(textwrap.wrap(_plain(panel.title), 46)), fontsize=11, loc="left", fontweight="bold")
     axes.grid(axis="both" if panel.unit_square else "y", color="#e3e5e8", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_FAINT)
     axes.tick_params(color=_FAINT, labelsize=9)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(
-            loc="upper left",
-            bbox_to_anchor=(-0.02, -0.16),
-            fontsize=9,
-            frameon=False,
-            handlelength=3.4,
-            borderaxespad=0.0,
-        )
+        below = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.16), "borderaxespad": 0.0}
+        axes.legend(**below, fontsize=9, frameon=False, handlelength=3.4)
 
 
 def _draw_line(axes: Axes, line: Line, i: int, across: float, up: float) -> None:
@@ -165,10 +160,12 @@ def _draw_line(axes: Axes, line: Line, i: int, across: float, up: float) -> None
 
 def _draw_histogram(axes: Axes, bars: Histogram, i: int, across: float, up: float) -> None:
     color = COLORS[i % len(COLORS)]
-    style = {"facecolor": color + "30", "edgecolor": color, "hatch": _HATCHES[i % len(_HATCHES)], "lw": 1.3}
+    data = [up * v for v in bars.counts], [across * v for v in bars.edges]
     axes.stairs(
-        [up * v for v in bars.counts], [across * v for v in bars.edges], fill=True, label=_plain(bars.label), **style
-    )
+        *data, fill=True, facecolor=color + "30"
+    )  # apart from the hatch, which an SVG would make as transparent
+    outline = {"facecolor": "none", "edgecolor": color, "hatch": _HATCHES[i % len(_HATCHES)], "lw": 1.3}
+    axes.stairs(*data, fill=True, label=_plain(bars.label), **outline)
 
 
 def _scale(axes: Axes, panel: Panel) -> None:

@@ -1,4 +1,4 @@
-"""A finished run, read back from its folder: evaluation.json, config.json, report/curves.json."""
+"""An evaluated run, read back from its folder: evaluation.json, config.json, report/curves.json."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _SEARCH = ("mAP", "top-1", "gallery_images_mean")
 
 
 @dataclasses.dataclass(frozen=True)
-class Finished:
-    """name: what it is called beside others. result: evaluation.json. config, curves: None where there is no file."""
+class Run:
+    """name: its column in a comparison. numbers: evaluation.json. config, curves: None where there is no file."""
 
     name: str
-    result: Mapping[str, Any]
+    numbers: Mapping[str, Any]
     config: Mapping[str, Any] | None = None
     curves: Mapping[str, Any] | None = None
 
     @property
     def gallery(self) -> tuple[Any, ...]:
         """What two runs must share for their numbers to be comparable: the dataset and its counts."""
-        return self.result["settings"].get("dataset", ""), *sorted(self.result["counts"].items())
+        return self.numbers["settings"].get("dataset", ""), *sorted(self.numbers["counts"].items())
 
 
-def read_runs(paths: Sequence[str | Path], names: Sequence[str] = ()) -> list[Finished]:
+def read_runs(paths: Sequence[str | Path], names: Sequence[str] = ()) -> list[Run]:
     """The runs of workdirs or evaluation.json files, called `names` or by the ends of their paths that differ.
 
-    InputError, one line, for a run that is not there, not evaluated or damaged, given twice, or names that do not fit.
+    InputError for a run that is missing, not evaluated, damaged or given twice, or for names that do not fit.
     """
     folders = [_folder(Path(path).expanduser()) for path in paths]
     resolved = [folder.resolve() for folder in folders]
@@ -60,31 +60,31 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """evaluation.json; InputError where it is missing or does not hold what `evaluate` writes."""
+    """evaluation.json; InputError where it is missing or is not what `evaluate` makes."""
     if not path.is_file():
         raise InputError(f"{path.parent} has no {EVALUATION}: evaluate it first with --mode evaluate")
-    result = _json(path)
+    numbers = _json(path)
     try:
         for key in ("settings", "counts", "protocols", "detection", "search"):
-            result[key].keys()
-        if not result["steps"]:
+            numbers[key].keys()
+        if not numbers["steps"]:
             raise KeyError("steps")
-        for k in result["steps"]:
+        for k in numbers["steps"]:
             for kind, keys in _NUMBERS.items():
-                _check_numbers(result["detection"][k][kind], keys)
-            for by_steps in (by_steps for sizes in result["search"].values() for by_steps in sizes.values()):
+                _check_numbers(numbers["detection"][k][kind], keys)
+            for by_steps in (by_steps for sizes in numbers["search"].values() for by_steps in sizes.values()):
                 _check_numbers(by_steps[k], _SEARCH)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path} is not what an evaluation writes ({type(error).__name__}: {error}): evaluate the run again"
         ) from error
-    return result
+    return numbers
 
 
-def _check_numbers(numbers: Mapping[str, Any], keys: Sequence[str]) -> None:
+def _check_numbers(leaf: Mapping[str, Any], keys: Sequence[str]) -> None:
     for key in keys:
-        if isinstance(numbers[key], bool) or not isinstance(numbers[key], (int, float)):
-            raise TypeError(f"{key} is {numbers[key]!r}")
+        if isinstance(leaf[key], bool) or not isinstance(leaf[key], (int, float)):
+            raise TypeError(f"{key} is {leaf[key]!r}")
 
 
 def _folder(path: Path) -> Path:
@@ -95,11 +95,11 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _read(folder: Path, name: str) -> Finished:
+def _read(folder: Path, name: str) -> Run:
     config = folder / "config.json"
-    result = read_evaluation(folder / EVALUATION)
-    return Finished(
-        name, result, _json(config) if config.is_file() else None, read_curves(folder / "report" / "curves.json")
+    numbers = read_evaluation(folder / EVALUATION)
+    return Run(
+        name, numbers, _json(config) if config.is_file() else None, read_curves(folder / "report" / "curves.json")
     )
 
 

@@ -38,7 +38,7 @@ from psdiff_jax.evaluation.reid import cross_camera_queries, reid_scores
 from psdiff_jax.files import write_atomically
 from psdiff_jax.progress import progress
 from psdiff_jax.report.naming import gallery_name
-from psdiff_jax.report.table import align
+from psdiff_jax.report.tables import align
 from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.teacher.projection import FILE, Projection
 from psdiff_jax.teacher.targets import Targets, teacher_detections

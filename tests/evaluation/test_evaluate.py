@@ -11,7 +11,7 @@ from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
 from psdiff_jax.evaluation.seeds import mean_and_sd
 from psdiff_jax.inference.ranking import hits_of_query, rank
-from psdiff_jax.report.table import format_hits, format_table
+from psdiff_jax.report.terminal import format_hits, format_table
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_table_is_aligned_and_complete(result):
     rows = [line for line in lines if line.startswith(("whole ", "sized ", "temporal_gap:100 "))]
     assert len(rows) == 8 and len({len(row) for row in rows}) == 1
     assert f"{100 * result['search']['whole']['all']['8']['mAP']:.1f}" in rows[1]
-    assert "query embedding match" in text
+    assert "query embedding of the detected box" in text
 
 
 def scored(case, **options):
@@ -103,7 +103,7 @@ def test_a_search_threshold_for_each_number_of_steps(case):
         assert both["search"]["whole"]["all"][steps] == one["search"]["whole"]["all"][steps]
     assert both["search"]["whole"]["all"]["1"] != both["search"]["whole"]["all"]["8"]
     head = format_table(both).splitlines()[1]
-    assert "search threshold 0.2 (1 step), 0.6 (8 steps)" in head and "calibrated on held-out" in head
+    assert "search threshold 0.2 at 1 step, 0.6 at 8 steps" in head and "calibration on held-out" in head
     with pytest.raises(InputError, match="no search threshold is given for 8 denoising steps, only for 1"):
         scored(case, search_threshold={1: 0.2})
 
@@ -112,7 +112,7 @@ def test_means_of_seeds_and_their_deviation(case):
     one, other = scored(case, search_threshold=0.3, settings={"seed": 0}), scored(case, settings={"seed": 1})
     text = format_table(mean_and_sd([one, other]))
     values = [100 * r["search"]["whole"]["all"]["8"]["mAP"] for r in (one, other)]
-    assert f"  {np.mean(values):.1f} +- {np.std(values, ddof=1):.1f}  " in text
+    assert f"  {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}  " in text
     assert "seeds 0, 1" in text and "over 2 seeds" in text
 
 

@@ -12,7 +12,7 @@ from psdiff_jax.evaluation.evaluate import evaluate
 from psdiff_jax.evaluation.protocols import Protocol, make_protocols, parse_protocol, query_images, register
 from psdiff_jax.evaluation.protocols.base import positive
 from psdiff_jax.report.naming import gallery_name
-from psdiff_jax.report.table import format_table
+from psdiff_jax.report.terminal import format_table
 
 BOX = (0, 0, 40, 100)
 
@@ -194,7 +194,7 @@ def test_a_protocol_from_outside_is_evaluated_by_its_spec(make):
     assert 29 < found["30"]["4"]["gallery_images_mean"] < 30 and found["30"]["4"]["mAP"] > 0
     assert evaluation.numbers["protocols"]["first_images"] == "the first 30 images; the first 40 images"
     assert list(evaluation.curves["search"]["first_images"]) == ["40"]
-    assert gallery_name("first_images", "30") == "first images, 30 photographs"
+    assert gallery_name("first_images", "30") == "first images of the gallery, 30"
     assert "\nfirst_images " in format_table(evaluation.numbers)
     with pytest.raises(InputError, match="'first_images:x' is not understood; first_images takes one number of images"):
         parse_protocol("first_images:x")

@@ -1,4 +1,4 @@
-"""What every page must be: balanced, self-contained, with alternatives for pictures and links that lead somewhere."""
+"""What every page must be: balanced, self-contained, with alternative texts of images and links that have a target."""
 
 import re
 from html.parser import HTMLParser

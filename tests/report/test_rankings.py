@@ -1,4 +1,4 @@
-"""Figures: geometry and colours where they can be checked, and that every case makes a picture."""
+"""Figures: geometry and colours where they can be checked, and that every case makes an image."""
 
 import copy
 from xml.etree import ElementTree
@@ -12,10 +12,10 @@ from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
 from psdiff_jax.inference.ranking import Hit, rank
 from psdiff_jax.report.drawing import (
+    FALSE_POSITIVE,
     PREDICTED,
     QUERY,
-    RIGHT,
-    WRONG,
+    TRUE_POSITIVE,
     crop_around,
     draw_boxes,
     font,
@@ -30,14 +30,13 @@ from psdiff_jax.report.figures import (
 )
 from psdiff_jax.report.plots import Histogram, Line, Panel, draw, svg, write_png
 from psdiff_jax.report.rankings import (
-    Strip,
-    described,
-    ranking_sheet,
+    ExampleQuery,
+    choose_queries,
+    example_queries,
+    example_query,
+    ranking_figure,
+    ranking_row,
     search_picture,
-    strip_of,
-    strip_picture,
-    telling_queries,
-    telling_strips,
     write_picture,
 )
 
@@ -68,8 +67,7 @@ def found(case):
     "box", [(32, 20, 52, 80), (0, 0, 12, 32), (152, 88, 160, 120), (4, 4, 156, 116), (-8, -8, 8, 12)]
 )
 def test_a_crop_shows_its_box_where_it_says(size, box, context):
-    """The photograph is black with the box painted white, then scaled to `size`; the crop must be white inside its
-    box."""
+    """The image is black with the box painted white, then scaled to `size`; the crop must be white inside its box."""
     image = np.zeros((size[1], size[0], 3), np.uint8)
     box = np.array(box) * (size[0] / 160)
     x1, y1, x2, y2 = np.rint(np.clip(box, 0, [*size, *size])).astype(int)
@@ -82,7 +80,7 @@ def test_a_crop_shows_its_box_where_it_says(size, box, context):
     middle = np.rint(seen + np.array([2, 2, -2, -2])).astype(int)
     white = (picture > 127).all(-1)
     assert white[middle[1] : middle[3], middle[0] : middle[2]].mean() > 0.85
-    grey = (picture == np.array([226, 228, 231], np.uint8)).all(-1)  # beyond the photograph
+    grey = (picture == np.array([226, 228, 231], np.uint8)).all(-1)  # beyond the image
     pixels = (seen[2] - seen[0]) * (seen[3] - seen[1])
     assert (white & ~grey).sum() == pytest.approx(pixels, rel=0.25, abs=60)
 
@@ -106,12 +104,12 @@ def test_draw_boxes():
 
 def test_names_are_shortened_in_the_middle():
     assert shortened("short.jpg", 500, font(10)) == "short.jpg"
-    cut = shortened("a_long_name_of_a_photograph_000451.jpg", 90, font(10))
+    cut = shortened("a_long_name_of_an_image_000451.jpg", 90, font(10))
     assert "…" in cut and cut.startswith("a_") and cut.endswith(".jpg") and font(10).getlength(cut) <= 90
 
 
-def test_telling_queries(case, found):
-    picks = telling_queries(found, case.queries, each=3)
+def test_example_queries_are_the_best_the_median_and_the_worst(case, found):
+    picks = choose_queries(found, case.queries, each=3)
     numbers = [q for _, q in picks]
     assert [name for name, _ in picks] == ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
     assert len(set(numbers)) == 9 and all(found.positives[q] > 0 for q in numbers)
@@ -120,29 +118,29 @@ def test_telling_queries(case, found):
     assert ap[0] == found.average_precision.max() and ap[-1] == found.average_precision[found.positives > 0].min()
     for group in (numbers[:3], numbers[3:6], numbers[6:]):
         assert len({int(case.queries.person_ids[q]) for q in group}) == 3
-    few = telling_queries(found, case.queries, each=1000)
+    few = choose_queries(found, case.queries, each=1000)
     assert len({q for _, q in few}) == len(few)
 
 
-def test_ranking_sheet(tmp_path, case, found):
-    strips = [strip_of(found, q, case.gallery, case.queries, name) for name, q in telling_queries(found, case.queries)]
-    sheet = ranking_sheet(strips, scene, "a title")
-    assert has(sheet, QUERY) and has(sheet, RIGHT) and has(sheet, WRONG) and not has(sheet, PREDICTED)
+def test_ranking_figure(tmp_path, case, found):
+    examples = example_queries(found, case.gallery, case.queries)
+    sheet = ranking_figure(examples, scene, "a title")
+    assert has(sheet, QUERY) and has(sheet, TRUE_POSITIVE) and has(sheet, FALSE_POSITIVE) and not has(sheet, PREDICTED)
     with Image.open(write_picture(tmp_path / "deep" / "ranking.png", sheet)) as image:
         assert image.size == (sheet.shape[1], sheet.shape[0])
     hits = [Hit(1, "a", (0, 0, 20, 40), 0.9, 0.8, 0)]
-    unknown = ranking_sheet([Strip("q", (5, 5, 20, 60), hits)], scene)
-    assert has(unknown, PREDICTED) and not has(unknown, RIGHT)
-    assert ranking_sheet([Strip("q", (5, 5, 20, 60), [])], scene).ndim == 3
+    unknown = ranking_figure([ExampleQuery("q", (5, 5, 20, 60), hits)], scene)
+    assert has(unknown, PREDICTED) and not has(unknown, TRUE_POSITIVE)
+    assert ranking_figure([ExampleQuery("q", (5, 5, 20, 60), [])], scene).ndim == 3
 
 
 @pytest.mark.parametrize("top", [0, 1, 7])
 def test_search_picture(case, top):
     hits = rank(case.query.embeddings[0], case.gallery, top)
-    picture = search_picture(scene(), case.queries.boxes[0], hits, scene, "Search", "photograph.jpg")
+    picture = search_picture(scene(), case.queries.boxes[0], hits, scene, "Search", "image.jpg")
     assert has(picture, QUERY) and has(picture, PREDICTED) == (top > 0)
-    judged = search_picture(scene(height=900), case.queries.boxes[0], hits, scene, right=[True] * top)
-    assert has(judged, RIGHT) == (top > 0) and not has(judged, PREDICTED)
+    judged = search_picture(scene(height=900), case.queries.boxes[0], hits, scene, true_positive=[True] * top)
+    assert has(judged, TRUE_POSITIVE) == (top > 0) and not has(judged, PREDICTED)
 
 
 @pytest.fixture
@@ -152,21 +150,24 @@ def result(case):
     return evaluate({1: pair, 4: pair}, case.annotations, case.queries, protocols, reranking=["cws"]).numbers
 
 
-def test_strip_picture_and_its_words(case, found):
-    query = telling_queries(found, case.queries)[0][1]
-    strip = strip_of(found, query, case.gallery, case.queries, "best")
-    picture = strip_picture(strip, scene)
-    assert has(picture, QUERY) and has(picture, RIGHT) and has(picture, WRONG)
-    words = described(strip)
-    assert words.startswith(f"Query from {strip.image}. Best matches: 1. right, similarity")
-    assert words.count(" right,") == sum(strip.right) and words.count(" wrong,") == len(strip.hits) - sum(strip.right)
-    assert described(Strip("q", (5, 5, 20, 60), [])) == "Query from q. No match."
+def test_ranking_row_and_its_words(case, found):
+    query = choose_queries(found, case.queries)[0][1]
+    example = example_query(found, query, case.gallery, case.queries, "best")
+    picture = ranking_row(example, scene)
+    assert has(picture, QUERY) and has(picture, TRUE_POSITIVE) and has(picture, FALSE_POSITIVE)
+    words = example.words()
+    assert words.startswith(f"Query from {example.image}. Best matches: 1. true positive, similarity")
+    true = sum(example.true_positive)
+    assert words.count(" true positive,") == true
+    assert words.count(" false positive,") == len(example.hits) - true
+    assert ExampleQuery("q", (5, 5, 20, 60), []).words() == "Query from q. No match."
 
 
-def test_telling_strips_are_those_of_the_telling_queries(case, found):
-    strips = telling_strips(found, case.gallery, case.queries, each=2)
-    wanted = [strip_of(found, q, case.gallery, case.queries, name) for name, q in telling_queries(found, case.queries)]
-    assert strips == wanted and len(strips) == 6 and telling_strips(found, case.gallery, case.queries, each=0) == []
+def test_examples_are_those_of_the_chosen_queries(case, found):
+    data = case.gallery, case.queries
+    examples = example_queries(found, *data, each=2)
+    wanted = [example_query(found, q, *data, name) for name, q in choose_queries(found, case.queries)]
+    assert examples == wanted and len(examples) == 6 and example_queries(found, *data, each=0) == []
 
 
 def test_steps_panels_hold_the_numbers(result):
@@ -175,7 +176,7 @@ def test_steps_panels_hold_the_numbers(result):
     assert lines["mAP, whole gallery"].x == [1, 4]
     assert lines["mAP, whole gallery"].y == [result["search"]["whole"]["all"][k]["mAP"] for k in ("1", "4")]
     assert lines["top-1, whole gallery"].y == [result["search"]["whole"]["all"][k]["top-1"] for k in ("1", "4")]
-    assert "mAP, sized galleries, all photographs" not in lines  # the whole gallery again
+    assert "mAP, sampled gallery size all" not in lines  # the whole gallery again
     assert [line.y[0] for line in detection.series] == [
         result["detection"]["1"]["all"]["recall"],
         result["detection"]["1"]["coco"]["AP50"],
@@ -186,7 +187,7 @@ def test_steps_panels_hold_the_numbers(result):
 
 def test_sizes_panels_hold_the_numbers(result):
     panels = sizes_panels(result)
-    assert [panel.title for panel in panels] == ["mAP, sized galleries", "top-1, sized galleries"]
+    assert [panel.title for panel in panels] == ["mAP, sampled gallery size", "top-1, sampled gallery size"]
     lines = {line.label: line for line in panels[0].series}
     assert list(lines) == ["1 step", "4 steps", "4 steps, CWS"]
     sizes = result["search"]["sized+cws"]
@@ -202,7 +203,7 @@ def test_spread_becomes_bars_and_subsets_no_point(result):
     assert line.sd == [0.03, None, None] and len(line.x) == 3
 
 
-def test_panels_are_pictures(tmp_path, result):
+def test_panels_are_images(tmp_path, result):
     panels = [*steps_panels(result), *sizes_panels(result)]
     path = write_png(tmp_path / "deep" / "all.png", panels, "a $title$")
     with Image.open(path) as image:

@@ -14,10 +14,10 @@ from PIL import Image
 from psdiff_jax.evaluation.evaluate import evaluate
 from psdiff_jax.evaluation.protocols import make_protocols
 from psdiff_jax.evaluation.seeds import mean_and_sd
-from psdiff_jax.report.grid import Cell, Table, amount, as_text, mark_best, mark_columns, rate
 from psdiff_jax.report.naming import gallery_name, option_name, plain, split_name, steps_name
-from psdiff_jax.report.rankings import telling_strips
-from psdiff_jax.report.report import headline, made_of, search_table, write_report
+from psdiff_jax.report.rankings import example_queries
+from psdiff_jax.report.run_page import headline, made_of, search_table, write_report
+from psdiff_jax.report.tables import Cell, Table, amount, as_text, mark_best, mark_columns, rate
 
 from .html_check import Page
 
@@ -67,9 +67,9 @@ def written(tmp_path_factory, case, protocols, result):
     folder = tmp_path_factory.mktemp("run") / "report"
     pair = case.gallery, case.query
     evaluation = evaluate({1: pair, 4: pair}, case.annotations, case.queries, protocols, search_threshold=0.3)
-    curves, strips = evaluation.curves, telling_strips(evaluation.ranked, case.gallery, case.queries, each=1)
-    strips = [dataclasses.replace(strip, caption=f"{EVIL} {strip.caption}") for strip in strips]
-    path = write_report(folder, result, curves, strips, scene, "whole gallery, 4 steps")
+    curves, examples = evaluation.curves, example_queries(evaluation.ranked, case.gallery, case.queries, each=1)
+    examples = [dataclasses.replace(example, caption=f"{EVIL} {example.caption}") for example in examples]
+    path = write_report(folder, result, curves, examples, scene, "whole gallery, 4 steps")
     return path, path.read_text(encoding="utf-8"), curves
 
 
@@ -99,7 +99,7 @@ def test_the_page_is_one_sound_file_and_the_figures_lie_beside_it(written):
     assert page.links == [
         re.sub(r"\W", "-", name.lower())
         for name in (
-            "What made these numbers",
+            "Settings",
             "Search",
             "Gallery size",
             "Denoising steps",
@@ -107,7 +107,7 @@ def test_the_page_is_one_sound_file_and_the_figures_lie_beside_it(written):
             "Precision and recall",
             "Scores",
             "Similarities",
-            "Choice of the threshold",
+            "Search threshold",
             "Rankings",
         )
     ]
@@ -134,7 +134,7 @@ def test_every_number_is_there(written, result):
                     assert f"{float(value):.10g}" in [exact for exact, _ in cells]
 
 
-def test_what_made_them_is_there_and_everything_is_escaped(written, result):
+def test_settings_are_there_and_everything_is_escaped(written, result):
     html, page = written[1], Page(written[1])
     assert "<b onclick" not in html and "<i>" not in html
     assert f"PSDiff on {EVIL}" in page.texts
@@ -145,27 +145,27 @@ def test_what_made_them_is_there_and_everything_is_escaped(written, result):
         assert f"{value:,}" in page.texts
     assert "whole gallery, 4 steps" in page.texts
     assert any(text.startswith(f"{EVIL} best: query") for text in page.texts)
-    assert made_of(result)["query embedding"].startswith("pin (")
+    assert made_of(result)["query embedding"] == "of the ground-truth box"
 
 
-def test_a_folder_of_embeddings_without_pictures_makes_a_page(tmp_path, case, protocols):
+def test_a_folder_of_embeddings_without_figures_makes_a_page(tmp_path, case, protocols):
     result = evaluate({"given": (case.gallery, case.query)}, case.annotations, case.queries, protocols[:1]).numbers
     for name in ("steps.png", "ranking.png", "curves.json"):
         (tmp_path / name).write_bytes(b"of an evaluation before")
     page = Page(write_report(tmp_path, result).read_text(encoding="utf-8"))
-    assert page.links == ["what-made-these-numbers", "search", "detection"] and not page.images
+    assert page.links == ["settings", "search", "detection"] and not page.images
     assert [p.name for p in tmp_path.iterdir()] == ["index.html"]
     assert headline(result)[0][1].exact == result["search"]["whole"]["all"]["given"]["mAP"]
 
 
-def test_headline_of_listed_galleries_is_the_one_of_100(result):
+def test_headline_of_listed_galleries_is_gallery_size_100(result):
     listed = copy.deepcopy(result)
     sizes = listed["search"].pop("sized")
     listed["search"] = {"listed": {"50": sizes["5"], "100": sizes["10"], "4000": sizes["all"]}}
     listed["search"]["listed"]["100"]["4"]["mAP"] = 0.4321
     entries = headline(listed)
     assert entries[0][:2] == ("search mAP", rate(listed["search"]["listed"]["100"]["4"], "mAP"))
-    assert entries[0][2] == "listed galleries, 100 photographs, 4 steps"
+    assert entries[0][2] == "gallery size 100, 4 steps"
     assert entries[2][1].exact == result["detection"]["4"]["all"]["AP"]
 
 
@@ -205,8 +205,8 @@ def test_numbers_in_words():
     assert [amount({"n": n}, "n").text for n in (1234, 1234.0, 1234.56)] == ["1,234", "1,234", "1,234.6"]
     assert split_name("temporal_gap:250+cws+cbgm:30,4") == ("temporal_gap:250", "cws+cbgm:30,4")
     assert option_name("cws+cbgm:30,4") == "CWS + CBGM 30,4" and option_name("") == "none"
-    assert gallery_name("listed", "4000") == "listed galleries, 4,000 photographs"
-    assert gallery_name("listed+cws", "low_resolution") == "listed galleries, low resolution, CWS"
+    assert gallery_name("listed", "4000") == "gallery size 4,000"
+    assert gallery_name("listed+cws", "low_resolution") == "low resolution subset, CWS"
     assert gallery_name("whole", "all") == "whole gallery" and gallery_name("temporal_gap:9") == "temporal gap 9"
     assert [steps_name(k) for k in ("1", "8", "given")] == ["1 step", "8 steps", "embeddings as given"]
     assert plain({"a": [1, 2.50, True]}) == "a: 1, 2.5, True" and plain(()) == "none" == plain("")

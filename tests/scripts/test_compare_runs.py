@@ -1,4 +1,4 @@
-"""Comparisons mark the right best, never set side by side what cannot be compared, and say what is missing."""
+"""Comparisons mark the best, keep apart what cannot be compared, and say what is missing."""
 
 import copy
 import json
@@ -89,7 +89,7 @@ def test_the_best_of_each_row_is_marked_and_differences_are_to_the_first(write):
     runs = read_runs([write("a"), write("b", spread), write("c", evaluation(0.48, AP=0.75))])
     search, detection = compare(runs)[1:3]
     names = [name for name, *_ in search.tables]
-    assert names == ["Whole gallery", "Sized galleries"] and search.tables[1][1] == SIZED
+    assert names == ["Whole gallery", "Sampled gallery size"] and search.tables[1][1] == [SIZED]
     whole = search.tables[0][2]
     assert whole.heads == ["steps", "", "a", "b", "c"]
     assert rows_of(whole) == [
@@ -108,7 +108,7 @@ def test_only_settings_that_differ_are_shown(write):
     ((_, _, table),) = compare(read_runs(runs))[0].tables
     assert rows_of(table) == [["training_step", "–", "7"], ["config.model.dim", "64", "128"]]
     same = compare(read_runs([runs[0], write("c", evaluation(), configs[0])]))[0]
-    assert not same.tables and same.remarks == ["Nothing differs in their settings."]
+    assert not same.tables and same.remarks == ["Their settings are the same."]
     no_config = compare(read_runs([runs[0], write("d")]))[0]
     assert not no_config.tables and no_config.remarks[0] == "d has no config.json: its settings are unknown."
 
@@ -131,13 +131,13 @@ def test_a_protocol_with_another_rule_has_a_table_of_its_own_and_is_not_drawn(wr
     search, _, curves = compare(runs)[1:]
     assert [(name, table.heads[3:]) for name, _, table in search.tables] == [
         ("Whole gallery", ["b"]),
-        ("Sized galleries", ["a"]),
-        ("Sized galleries", ["b"]),
+        ("Sampled gallery size", ["a"]),
+        ("Sampled gallery size", ["b"]),
     ]
     assert search.remarks == [
-        "The rule of sized galleries is not the same in all runs; each stands in a table of its own."
+        "The rule of sampled gallery size is not the same in all runs; each rule has a table of its own."
     ]
-    assert not any("sized" in panel.title for panel in curves.panels)
+    assert not any("sampled" in panel.title for panel in curves.panels)
 
 
 def test_what_a_run_lacks_is_a_dash(write):
@@ -156,10 +156,10 @@ def test_what_a_run_lacks_is_a_dash(write):
 def test_curves_lie_over_each_other_and_missing_ones_are_named(write):
     runs = read_runs([write("a", curves=CURVES), write("b", evaluation(0.6), curves=CURVES), write("c")])
     chapter = compare(runs)[-1]
-    assert chapter.remarks == ["Without precision-recall curves, for there is no report/curves.json: c."]
+    assert chapter.remarks == ["Without precision-recall curves, for lack of report/curves.json: c."]
     lines = {panel.title: {line.label: list(line.y) for line in panel.series} for panel in chapter.panels}
     assert lines["mAP, whole gallery"] == {"a": [0.4, 0.5], "b": [0.5, 0.6], "c": [0.4, 0.5]}
-    assert lines["mAP, sized galleries"]["b, 4 steps"] == [0.6, 0.6]
+    assert lines["mAP, sampled gallery size"]["b, 4 steps"] == [0.6, 0.6]
     assert lines["Detection"] == {"a, 4 steps": [1.0, 0.4], "b, 4 steps": [1.0, 0.4]}
     assert list(lines["Search, whole gallery"]) == ["a, 4 steps", "b, 4 steps"]
 
@@ -234,7 +234,7 @@ def test_wrong_inputs_are_one_line(write, tmp_path):
         assert name in complaint([folder]) and "broken" in complaint([folder])
 
 
-def test_the_script_says_what_is_wrong_and_leaves(script, write, tmp_path, monkeypatch):
+def test_the_script_says_what_is_wrong_and_ends(script, write, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"error: .*none: no such run"):
         call(script, monkeypatch, tmp_path / "none")
     (tmp_path / "file").write_text("")
