@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -14,6 +12,7 @@ import cv2
 
 from psdiff_jax.data.schema import image_example
 from psdiff_jax.datasets.synthetic_street.street import Scene, Street
+from psdiff_jax.progress import progress
 
 QUALITY = 92
 
@@ -37,15 +36,17 @@ def encode(scene: Scene) -> dict[str, Any]:
 
 def render(street: Street, split: str, workers: int = 1) -> Iterator[dict[str, Any]]:
     """The records of 'train' or 'gallery' in order; the same for any number of workers."""
-    count = street.length(split)
+    count, what = street.length(split), f"synthetic_street {split}"
     if workers <= 1:
-        yield from _with_progress((encode(street.scene(split, index)) for index in range(count)), split, count)
+        records = (encode(street.scene(split, index)) for index in range(count))
+        yield from progress(records, what, "scenes", count)
         return
     # Not fork: the caller may run JAX, whose threads do not survive one.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(street,)) as pool:
         chunk = max(1, min(32, count // (4 * workers)))
-        yield from _with_progress(pool.map(partial(_render_one, split), range(count), chunksize=chunk), split, count)
+        records = pool.map(partial(_render_one, split), range(count), chunksize=chunk)
+        yield from progress(records, what, "scenes", count)
 
 
 _worker_street: Street | None = None
@@ -60,16 +61,3 @@ def _start_worker(street: Street) -> None:
 def _render_one(split: str, index: int) -> dict[str, Any]:
     assert _worker_street is not None
     return encode(_worker_street.scene(split, index))
-
-
-def _with_progress(records: Iterator[dict[str, Any]], split: str, count: int) -> Iterator[dict[str, Any]]:
-    """The records; a line on standard error every five seconds."""
-    begin = last = time.monotonic()
-    for done, record in enumerate(records, 1):
-        yield record
-        now = time.monotonic()
-        if now - last > 5 or (done == count and now - begin > 5):
-            rate, last = done / (now - begin), now
-            left = round((count - done) / rate)
-            line = f"synthetic_street {split}: {done}/{count} scenes, {rate:.0f}/s, {left // 60}:{left % 60:02d} left"
-            print(line, file=sys.stderr, flush=True)

@@ -13,8 +13,7 @@ import os
 import re
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -23,6 +22,7 @@ from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.datasets.common.images import NO_IMAGE
 from psdiff_jax.datasets.common.records import ERROR, AnnotatedImage, RawDataset
 from psdiff_jax.errors import InputError
+from psdiff_jax.progress import progress
 
 NO_END, CORRUPT, OTHER_SIZE = "truncated image", "corrupt image", "image of another size"
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -31,17 +31,17 @@ WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))  # TEM and restart markers have no l
 # libjpeg's warnings about image data that it could not use; extraneous bytes between segments do no harm.
 WARNING_TEXT = re.compile(rb"(Corrupt JPEG data: (?!\d+ extraneous)[^\r\n]*|Premature end of JPEG file)")
 
-Progress = Callable[[int, int, float], None]  # (images done, all images, seconds so far)
 Fault = tuple[str, str]  # (check, what)
 
 
-def decode_all(dataset: RawDataset, progress: Progress = lambda *_: None) -> int:
-    """Decodes every image, adds findings, and returns the number of images. `progress` is called after each image."""
+def decode_all(dataset: RawDataset) -> int:
+    """Decodes every image, adds findings, and returns the number of images."""
     images = list({image.path: image for image in dataset.images}.values())
     with captured_c_stderr() as stderr:
-        faults = _decode(images, progress)
+        with ThreadPoolExecutor() as pool:  # OpenCV releases the GIL while it decodes
+            faults = list(progress(pool.map(image_fault, images), "decoding", "images", len(images)))
         intact = [image for image, fault in zip(images, faults, strict=True) if fault is None]
-        corrupt = _find_corrupt(intact, stderr, progress) if _jpeg_warning(stderr, 0) else {}
+        corrupt = _find_corrupt(intact, stderr) if _jpeg_warning(stderr, 0) else {}
     for image, fault in zip(images, faults, strict=True):
         fault = fault or corrupt.get(image.path)
         if fault:
@@ -94,24 +94,14 @@ def captured_c_stderr() -> Iterator[BinaryIO]:
             sys.stderr = python
 
 
-def _decode(images: list[AnnotatedImage], progress: Progress) -> list[Fault | None]:
-    begin, faults = time.perf_counter(), []
-    with ThreadPoolExecutor() as pool:  # OpenCV releases the GIL while it decodes
-        for fault in pool.map(image_fault, images):
-            faults.append(fault)
-            progress(len(faults), len(images), time.perf_counter() - begin)
-    return faults
-
-
-def _find_corrupt(images: list[AnnotatedImage], stderr: BinaryIO, progress: Progress) -> dict[Path, Fault]:
+def _find_corrupt(images: list[AnnotatedImage], stderr: BinaryIO) -> dict[Path, Fault]:
     """Path -> fault of the images that libjpeg warns about."""
-    begin, found = time.perf_counter(), {}
-    for done, image in enumerate(images, start=1):
+    found = {}
+    for image in progress(images, "decoding again", "images"):
         start = os.fstat(stderr.fileno()).st_size
         image_fault(image)
         if warning := _jpeg_warning(stderr, start):
             found[image.path] = (CORRUPT, f"{warning}; part of the image is filled in; replace it")
-        progress(done, len(images), time.perf_counter() - begin)
     return found
 
 

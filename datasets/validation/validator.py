@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -112,7 +111,7 @@ def validate(
     """
     begin = time.perf_counter()
     dataset = _read(name, {**(options or {}), **({"root": root} if root else {})})
-    decoded = decode_all(dataset, _print_progress) if decode else None
+    decoded = decode_all(dataset) if decode else None
     return Validation(name, root or "", dataset, decoded, time.perf_counter() - begin)
 
 
@@ -127,21 +126,6 @@ def _read(name: str, options: dict[str, Any]) -> RawDataset:
     check_options(name, builder_class, options)
     with tempfile.TemporaryDirectory() as unused:  # TFDS requires a folder that it could write to
         return builder_class(data_dir=unused, **options).read()
-
-
-def _print_progress(done: int, total: int, seconds: float) -> None:
-    """One line on stderr: rewritten on a terminal, else about ten of them."""
-    on_terminal = sys.stderr.isatty()
-    if done < total and done % (25 if on_terminal else total // 10 + 1):
-        return
-    rate = done / max(seconds, 1e-6)
-    text = f"decoding: {done:,} of {total:,} images, {rate:.0f} a second, ETA {(total - done) / rate:.0f} s"
-    print(
-        f"\r{text}\033[K" if on_terminal else text,
-        end="\n" if done == total or not on_terminal else "",
-        file=sys.stderr,
-        flush=True,
-    )
 
 
 def _number(count: int, noun: str) -> str:
