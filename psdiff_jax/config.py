@@ -81,13 +81,13 @@ class Config(TrainingConfig):
 
 def to_config_dict(config: Config) -> ConfigDict:
     """Options as a ConfigDict, which config files change; the options of builders take any key."""
-    made = ConfigDict(tree(config), convert_dict=True)
+    made: Any = ConfigDict(tree(config), convert_dict=True)
     for builder in (made.data.builder, made.evaluate.data.builder):
         builder.unlock()
     return made
 
 
-def from_values(values: Mapping[str, Any]) -> Config:
+def from_values(values: Mapping[str, Any] | ConfigDict) -> Config:
     """Checked options from nested dicts or a ConfigDict; {root} in paths stands for config.data.root.
 
     Raises:

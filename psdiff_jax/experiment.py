@@ -13,6 +13,7 @@ from psdiff_jax import parallel
 from psdiff_jax.config import Config, check_files, from_values
 from psdiff_jax.data.records import PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import write_atomically
 from psdiff_jax.options import tree
 
 
@@ -38,11 +39,13 @@ def run(
     if config.distributed:
         jax.distributed.initialize()
     parallel.setup_cpu_devices(config.cpu_devices, config.train.batch_size, config.evaluate.batch_size)
+    parallel.meet()
     workdir = workdir.expanduser()
     workdir.mkdir(parents=True, exist_ok=True)
     written = workdir / "config.json"
-    if mode.startswith("train") or not written.is_file():  # looking at a run does not change what it says it was
-        written.write_text(json.dumps(tree(config), indent=2) + "\n", encoding="utf-8")
+    new = mode.startswith("train") or not written.is_file()  # looking at a run does not change what it says it was
+    if new and parallel.is_main_process():
+        write_atomically(written, json.dumps(tree(config), indent=2) + "\n")
 
     from psdiff_jax import modes
 

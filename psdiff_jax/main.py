@@ -71,7 +71,7 @@ def main(_: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries tell of every file they open
         experiment.run(
             CONFIG.value,
-            Path(WORKDIR.value),
+            Path(str(WORKDIR.value)),
             MODE.value,
             embeddings=EMBEDDINGS.value,
             query=QUERY.value,

@@ -16,7 +16,7 @@ import math
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from psdiff_jax.errors import InputError
 
@@ -125,7 +125,7 @@ def read(cls: type[T], values: Mapping[str, Any], key: str = "config") -> T:
         if not dataclasses.is_dataclass(option.type):
             found[name] = option.checked(value)
         elif hasattr(value, "items"):
-            found[name] = read(option.type, value, option.key)
+            found[name] = read(cast(type, option.type), value, option.key)
         else:
             raise InputError(f"{option.key}={value!r}: expected a group of keys")
     options = cls(**found)
@@ -134,8 +134,9 @@ def read(cls: type[T], values: Mapping[str, Any], key: str = "config") -> T:
         if not holds:
             raise InputError(f"{key}.{name}={getattr(options, name)!r}: {what}")
 
-    if hasattr(options, "check"):
-        options.check(need)
+    check = getattr(options, "check", None)
+    if check is not None:
+        check(need)
     return options
 
 
@@ -160,9 +161,8 @@ def _typed(value: Any, wanted: Any) -> Any:
         )
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hasattr(value, "to_dict"):  # ConfigDict
-        return value.to_dict()
-    return value
+    to_dict = getattr(value, "to_dict", None)  # a ConfigDict's
+    return value if to_dict is None else to_dict()
 
 
 def _fits(value: Any, wanted: Any) -> bool:

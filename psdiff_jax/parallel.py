@@ -14,6 +14,7 @@ import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
@@ -40,6 +41,18 @@ def setup_cpu_devices(count: int, *batch_sizes: int) -> None:
             jax.config.update("jax_num_cpu_devices", int(count))
         except RuntimeError:  # the backends have started: the number of devices is fixed by now
             pass
+
+
+def meet() -> None:
+    """Waits for the other processes of a pod; call it once they have joined, before anything that takes time.
+
+    Gloo, which carries sums between CPUs, connects at the first of them and waits 30 seconds for the last process, no
+    longer. Here all arrive together; behind a compilation or the preparation of data they may not.
+    """
+    if jax.distributed.is_initialized():
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("meet")
 
 
 def make_mesh(model_axis: int = 1) -> Mesh:
@@ -158,7 +171,7 @@ def gather_batch(batch: Any) -> Any:
 
 def is_key(leaf: Any) -> bool:
     """Whether a leaf is a typed random key (`jax.random.key`), whose numbers are `jax.random.key_data(leaf)`."""
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def place() -> tuple[int, int, int]:

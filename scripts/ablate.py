@@ -244,7 +244,7 @@ def execute(line: Sequence[str], log: Path, what: str) -> bool:
         print(" ".join(line), file=file, flush=True)
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
-            for text in process.stdout:
+            for text in process.stdout or ():
                 file.write(text)
                 if " ETA " in text or text.startswith("error"):
                     print(f"{what}  {text.rstrip()}", file=sys.stderr, flush=True)
@@ -359,7 +359,9 @@ def sweep_all(args: argparse.Namespace, given: Sequence[str]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="--config.key=value sets a key of all")
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], epilog="--config.key=value sets a key of all"
+    )
     parser.add_argument("--config", required=True, help="the base setting, e.g. configs/ablation_street.py")
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=["cascade", "interaction", "sampler"])

@@ -43,7 +43,7 @@ WIDTH = 256
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="prw")
     parser.add_argument("--plain_queries", type=int, default=20, help="queries for the plain evaluator")
     parser.add_argument("--protocols", nargs="+", help="protocols instead of the usual ones")
@@ -79,6 +79,7 @@ def against_plain(results, seconds, count, annotations, queries, gallery, query)
     """Times the plain evaluator on the first `count` queries and compares; `seconds`: of the plain scoring, of all."""
     path = Path(__file__).parents[1] / "tests" / "evaluation" / "plain_evaluator.py"
     spec = importlib.util.spec_from_file_location("plain_evaluator", path)
+    assert spec and spec.loader
     plain = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plain)
     only = results[0].evaluated.nonzero()[0][:count].tolist()

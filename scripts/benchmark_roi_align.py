@@ -49,7 +49,7 @@ SETTINGS = {
 }
 
 
-def inputs(setting: Setting, dtype: str) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+def inputs(setting: Setting, dtype: str) -> tuple[tuple[jax.Array, ...], np.ndarray]:
     """Random features and boxes as a sampler meets them: half of them noise around half the image, half people."""
     rng = np.random.default_rng(0)
     pyramid = tuple(
@@ -82,7 +82,7 @@ def ours(setting: Setting, backend: str, backward: bool) -> Callable[..., Any]:
     return jax.jit(jax.grad(lambda pyramid, boxes: jnp.sum(align(pyramid, boxes).astype(jnp.float32) ** 2)))
 
 
-def onnxruntimes(setting: Setting, pyramid: tuple[np.ndarray, ...], boxes: np.ndarray) -> Callable[[], list]:
+def onnxruntimes(setting: Setting, pyramid: tuple[jax.Array, ...], boxes: np.ndarray) -> Callable[[], list]:
     """A call that runs the operator on every level with the boxes that belong to it."""
     import onnx
     import onnxruntime as ort
@@ -133,7 +133,7 @@ def medians(calls: dict[Any, Callable[[], Any]], repeats: int, clock: Callable[[
 def row(name: str, repeats: int, dtype: str, clock: Callable[[], float]) -> str:
     setting = SETTINGS[name]
     pyramid, boxes = inputs(setting, dtype)
-    calls = {
+    calls: dict[Any, Callable[[], Any]] = {
         (backend, backward): partial(ours(setting, backend, backward), pyramid, jnp.asarray(boxes))
         for backward in (False, True)
         for backend in BACKENDS
@@ -153,7 +153,7 @@ def row(name: str, repeats: int, dtype: str, clock: Callable[[], float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

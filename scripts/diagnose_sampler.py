@@ -24,11 +24,12 @@ from psdiff_jax import parallel
 from psdiff_jax.config import Config, from_values
 from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.data.records import open_dataset
-from psdiff_jax.diffusion.noise import State, normalize
+from psdiff_jax.diffusion.noise import State
 from psdiff_jax.diffusion.samplers import QueryBox, SamplerOptions, sample
 from psdiff_jax.diffusion.schedule import sampling_times
 from psdiff_jax.models.psdiff import Condition, PSDiff
 from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.ops.normalize import normalize
 from psdiff_jax.teacher.train import open_targets
 from psdiff_jax.training.states import NoiseOptions, noised_gt
 from psdiff_jax.training.train import load_trained, weights
@@ -163,7 +164,7 @@ def main(_: list[str]) -> None:
     config = from_values(CONFIG.value)
     out = Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
-    result = collect(config, Path(WORKDIR.value))
+    result = collect(config, Path(str(WORKDIR.value)))
     (out / "diagnosis.json").write_text(json.dumps(result, indent=2) + "\n")
     draw(result, out / "diagnosis.png")
     print(json.dumps(result, indent=2))

@@ -29,7 +29,6 @@ from flax import nnx
 from psdiff_jax.config import Config, from_values, load_config
 from psdiff_jax.configs.base import PRESETS
 from psdiff_jax.configs.base import get_config as base
-from psdiff_jax.diffusion.noise import State
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions, merge
@@ -92,9 +91,8 @@ def programs(model: PSDiff, size: tuple[int, int], num_proposals: int) -> dict[s
     def step(state, condition, noisy, t):
         return merge(graphdef, state).denoise(condition, noisy, t)
 
-    noisy = State(
-        array((1, num_proposals, 4), jnp.float32), array((1, num_proposals, diffusion.embedding_dim), jnp.float32)
-    )
+    noisy = jax.eval_shape(lambda: diffusion.gaussian(jax.random.key(0), num_proposals))
+    noisy = jax.tree.map(lambda v: array((1, *v.shape), v.dtype), noisy)
     condition = jax.eval_shape(features, *image)
     return {"features": (features, image), "step": (step, (state, condition, noisy, array((1,), jnp.int32)))}
 
@@ -159,9 +157,8 @@ def statistics_of(
         "roi_align_flops": roi,
     }
     if compiled:
-        costs = {
-            name: round(jax.jit(f).lower(*args).compile().cost_analysis()["flops"]) for name, (f, args) in runs.items()
-        }
+        compiled_runs: dict[str, Any] = {name: jax.jit(f).lower(*args).compile() for name, (f, args) in runs.items()}
+        costs = {name: round(run.cost_analysis()["flops"]) for name, run in compiled_runs.items()}
         result |= {
             "compiler_flops": {str(k): costs["features"] + k * costs["step"] for k in steps},
             "compiler_features_flops": costs["features"],
@@ -203,7 +200,7 @@ def summary(stats: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--config", help="an experiment's file, FILE[:variant]")
     which.add_argument("--preset", choices=PRESETS, default="paper")

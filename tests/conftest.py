@@ -18,6 +18,10 @@ pytest_plugins = ("tests.gallery",)  # made-up galleries for evaluation, reports
 
 def pytest_configure(config: pytest.Config) -> None:
     flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
+    # Fixed from the start: once JAX has computed anything a run in this process could not choose it any more, and the
+    # order of its sums, hence its last bits, would depend on which test came before.
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", 2)
     # Compiled programs are kept between sessions: most of the suite's time is XLA's.
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -15,14 +15,15 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
 from psdiff_jax import experiment
-from psdiff_jax.data.detections import load_embeddings
-from psdiff_jax.data.records import open_dataset
+from psdiff_jax.config import from_values
+from psdiff_jax.data.detections import Detections, load_embeddings
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.weights import read_npz
 from psdiff_jax.teacher.crops import load_crops
 from psdiff_jax.training.writer import read_metrics
 
 from .datasets import cuhk_tree
+from .options import open_dataset
 from .pod import run_pod
 from .tiny import tiny_config
 
@@ -108,26 +109,42 @@ def test_going_on_equals_not_stopping(finished, tmp_path):
 
 
 def test_two_processes_do_what_one_does(finished, tmp_path, request):
-    """As on a pod: the teacher's training, PSDiff's, and evaluation of the same weights."""
+    """As on a pod: the teacher's training, PSDiff's, and evaluation of the same weights.
+
+    Two processes add in another order than one does. What is compared here hardly depends on the last bits.
+    """
     config, alone = finished
     training, copy = tmp_path / "training", tmp_path / "copy"
     shutil.copytree(alone, copy, ignore=shutil.ignore_patterns("embeddings", "report", "evaluation.json"))
     cache = str(request.config.cache.mkdir("xla"))
-    first, second = run_pod("tests.pod", config.data.prepared_dir, str(training), str(copy), cache, timeout=400)
+    first, second = run_pod("tests.pod", config.data.prepared_dir, str(training), str(copy), cache)
     assert (first[0], second[0]) == (0, 0), first[1] + second[1]
     assert "report:" in first[1] and "report:" not in second[1] and "ETA" not in second[1]  # the first alone speaks
+    for split in ("teacher", "train"):
+        ours, theirs = (read_metrics(folder / "metrics.jsonl", split) for folder in (training, alone))
+        for name in ("loss", "gradient_norm"):
+            values = ([record[name] for record in records] for records in (ours, theirs))
+            np.testing.assert_allclose(*values, rtol=1e-3, err_msg=f"{split} {name}")
     for name in ("teacher/teacher.npz", "model.npz"):
-        ours, theirs = ([value.ravel() for value in read_npz(folder / name).values()] for folder in (training, alone))
-        apart = np.abs(np.concatenate(ours) - np.concatenate(theirs))
-        # Sums over devices are taken in another order, and of a gradient near zero Adam makes a whole step either way:
-        # a few weights differ (0.2% at the most in trials). Where one step of four sees one other photograph, half do.
-        assert np.mean(apart > 1e-4) < 0.02, name
+        ours, theirs = (read_npz(folder / name) for folder in (training, alone))
+        apart = np.concatenate([np.abs(ours[leaf] - theirs[leaf]).ravel() for leaf in theirs])
+        assert np.median(apart) < 5e-6, name  # not the largest: of a gradient near zero Adam makes a step either way
     for part in ("gallery", "query"):
-        for name in ("embeddings", "boxes", "scores", "image_index"):
-            ours, theirs = (np.load(folder / f"embeddings/{part}/{name}.npy") for folder in (copy, alone))
-            np.testing.assert_allclose(ours, theirs, atol=1e-3, err_msg=name)
-    ours, theirs = (json.loads((folder / "evaluation.json").read_text()) for folder in (copy, alone))
-    assert ours["search"] == theirs["search"]
+        ours, theirs = (load_embeddings(folder / "embeddings" / part) for folder in (copy, alone))
+        # Matched: where two scores or overlaps are all but equal, order and number are chance.
+        assert min(share_found(ours, theirs), share_found(theirs, ours)) > 0.95, part
+    experiment.run(config, tmp_path / "scored", "evaluate", embeddings=str(copy / "embeddings"))
+    result, again = (json.loads((folder / "evaluation.json").read_text()) for folder in (copy, tmp_path / "scored"))
+    assert result["search"]["whole"]["all"]["2"] == again["search"]["whole"]["all"]["given"]
+
+
+def share_found(some: Detections, others: Detections) -> float:
+    """The share of `some` detections that are among the `others`."""
+    ours, theirs = (
+        np.column_stack([found.image_index, found.scores, found.boxes, found.embeddings]) for found in (some, others)
+    )
+    tolerance = np.repeat([0.5, 1e-5, 0.1, 1e-3], [1, 1, 4, some.embeddings.shape[1]])
+    return (np.abs(ours[:, None] - theirs) < tolerance).all(axis=2).any(axis=1).mean()
 
 
 def test_scoring_the_exported_folder_gives_the_same_numbers(finished, tmp_path):
@@ -139,7 +156,7 @@ def test_scoring_the_exported_folder_gives_the_same_numbers(finished, tmp_path):
     assert given["detection"]["given"] == model["detection"]["2"]
 
 
-def test_search_by_query_number_and_by_photograph(finished, tmp_path):
+def test_search_by_query_number_and_by_image(finished, tmp_path):
     import cv2
 
     config, workdir = finished
@@ -150,16 +167,16 @@ def test_search_by_query_number_and_by_photograph(finished, tmp_path):
     assert answer["query"]["image"] not in {hit["image"] for hit in answer["hits"]}
     assert (workdir / "search/hits.png").stat().st_size > 1000
 
-    photograph = tmp_path / "my photo ü.png"
-    cv2.imencode(".png", np.full((120, 200, 3), 90, np.uint8))[1].tofile(photograph)
-    experiment.run(config, workdir, "search", query=f"{photograph}:10,20,60,110", top=2)
+    image = tmp_path / "my photo ü.png"
+    cv2.imencode(".png", np.full((120, 200, 3), 90, np.uint8))[1].tofile(image)
+    experiment.run(config, workdir, "search", query=f"{image}:10,20,60,110", top=2)
     assert len(json.loads((workdir / "search/hits.json").read_text())["hits"]) == 2
 
 
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("nowhere.jpg:1,2,3,4", "no photograph"),
+        ("nowhere.jpg:1,2,3,4", "no image"),
         ("99", "a number below 3"),
         ("nobody", "nor a query of"),
     ],
@@ -171,10 +188,9 @@ def test_a_wrong_query_is_one_line(finished, query, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_query_embedding_is_that_of_its_pinned_box(finished):
-    """Pinned boxes come back as given, in pixels of the original photograph."""
+def test_a_query_embedding_is_that_of_its_ground_truth_box(finished):
+    """Held boxes come back as given, in pixels of the original image."""
     config, workdir = finished
-    from psdiff_jax.data.records import open_dataset
 
     queries = open_dataset(config.data).queries()
     found = load_embeddings(workdir / "embeddings/query")
@@ -182,17 +198,16 @@ def test_a_query_embedding_is_that_of_its_pinned_box(finished):
     assert [found.images[i] for i in found.image_index] == list(queries.image_names)
 
 
-def test_match_queries_are_detections(finished, tmp_path):
-    config, workdir = finished
-    matched = config.copy_and_resolve_references()
-    matched.evaluate.query = "match"
-    from psdiff_jax.data.records import open_dataset
+def test_detected_queries_are_detections(finished):
     from psdiff_jax.inference.embed import embed_gallery, embed_queries
-    from psdiff_jax.modes import trained_embedder
+    from psdiff_jax.modes import load_embedder
 
-    embedder, _ = trained_embedder(matched, workdir)
-    dataset = open_dataset(matched.data)
-    query, gallery = embed_queries(embedder, dataset, matched)[2], embed_gallery(embedder, dataset, matched)[2]
+    config, workdir = finished
+    detected = config.copy_and_resolve_references()
+    detected.evaluate.query = "detected"
+    embedder, _ = load_embedder(from_values(detected), workdir)
+    dataset = open_dataset(detected.data)
+    query, gallery = embed_queries(embedder, dataset)[2], embed_gallery(embedder, dataset)[2]
     for row, name in enumerate(dataset.queries().image_names):
         boxes = gallery.boxes[gallery.image_index == gallery.images.index(name)]
         assert np.abs(boxes - query.boxes[row]).max(axis=1).min() < 1e-2
@@ -206,7 +221,7 @@ def test_weights_of_another_model_are_refused(finished, tmp_path):
     from psdiff_jax.training.train import build_model
 
     with pytest.raises(InputError, match=r"model\.npz.*shape"):
-        build_model(other, tmp_path)
+        build_model(from_values(other), tmp_path)
 
 
 def test_finished_weights_start_another_run(finished, tmp_path):
@@ -218,31 +233,31 @@ def test_finished_weights_start_another_run(finished, tmp_path):
     other.seed = 5
     from psdiff_jax.models.weights import flatten_state
 
-    ours = flatten_state(nnx.state(build_model(other, tmp_path)))
+    ours = flatten_state(nnx.state(build_model(from_values(other), tmp_path)))
     for name, value in read_npz(workdir / "model.npz").items():
         np.testing.assert_array_equal(np.asarray(ours[name]), value, err_msg=name)
 
     other.train.init_parts = ("backbone", "fpn")
-    ours = flatten_state(nnx.state(build_model(other, tmp_path)))
+    ours = flatten_state(nnx.state(build_model(from_values(other), tmp_path)))
     same = {name for name, value in read_npz(workdir / "model.npz").items() if np.array_equal(ours[name], value)}
     assert same >= {name for name in ours if not name.startswith("cdl")} and "cdl/0/embed/kernel" not in same
 
 
 def test_a_config_names_another_backbone_and_its_weights(tmp_path):
-    from psdiff_jax.models.backbones import SPECS, make_backbone
+    from psdiff_jax.models.backbones import BACKBONES
     from psdiff_jax.models.weights import flatten_state, save_npz
     from psdiff_jax.training.train import build_model
 
     config = tiny_config(tmp_path)
     config.model.backbone, config.model.backbone_weights = "swin_toy", str(tmp_path / "swin.npz")
-    swin = nnx.state(make_backbone(SPECS["swin_toy"], rngs=nnx.Rngs(jax.random.key(7, impl="rbg"))))
+    swin = nnx.state(BACKBONES["swin_toy"].make(rngs=nnx.Rngs(jax.random.key(7, impl="rbg"))))
     save_npz(tmp_path / "swin.npz", swin)
-    loaded = flatten_state(nnx.state(build_model(config, tmp_path).backbone))
+    loaded = flatten_state(nnx.state(build_model(from_values(config), tmp_path).backbone))
     for name, value in flatten_state(swin).items():
         np.testing.assert_array_equal(loaded[name], value, err_msg=name)
     config.model.backbone = "tiny"
     with pytest.raises(InputError, match=r"swin\.npz"):
-        build_model(config, tmp_path)
+        build_model(from_values(config), tmp_path)
 
 
 def run_script(name: str, *options: str) -> subprocess.CompletedProcess:
@@ -284,11 +299,11 @@ def test_diagnosis_has_a_row_for_each_time(finished, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "out/diagnosis.json").read_text())
     assert result["times"] == [1000, 250]
-    for kind in ("truth", "sampler"):
+    for kind in ("ground truth", "sampler"):
         assert all(0 <= v <= 1 for side in ("iou_in", "iou_out") for v in result[kind][side])
         assert len(result[kind]["cosine_out"]) == 2
-    # Truths noised to a later t lie closer to the truths: that is what noise means.
-    assert result["truth"]["iou_in"][1] > result["truth"]["iou_in"][0]
+    # Ground truths noised to a later t lie closer to the ground truths: that is what noise means.
+    assert result["ground truth"]["iou_in"][1] > result["ground truth"]["iou_in"][0]
     assert (tmp_path / "out/diagnosis.png").stat().st_size > 1000
 
 
@@ -335,10 +350,9 @@ def test_several_seeds_give_mean_and_spread(finished, tmp_path):
     np.testing.assert_array_equal(ours.embeddings, theirs.embeddings)  # the first seed's are exported
 
 
-def test_the_threshold_is_chosen_on_held_out_photographs(finished, tmp_path, monkeypatch, capsys):
-    from psdiff_jax import modes as run
-    from psdiff_jax.data.records import open_dataset
+def test_the_threshold_is_chosen_on_held_out_images(finished, tmp_path, monkeypatch, capsys):
     from psdiff_jax.evaluation.calibration import Calibration
+    from psdiff_jax.inference import calibrate
 
     config, workdir = finished
     held = config.copy_and_resolve_references()
@@ -355,19 +369,18 @@ def test_the_threshold_is_chosen_on_held_out_photographs(finished, tmp_path, mon
         return Calibration(0.01, (0.01, 0.02), (0.4, 0.3))
 
     train_names = open_dataset(config.data).annotations("train").image_names
-    monkeypatch.setattr(run, "choose_threshold", at_scores_of_this_model)
+    monkeypatch.setattr(calibrate, "choose_threshold", at_scores_of_this_model)
     experiment.run(held, tmp_path, "evaluate")
     settings = json.loads((tmp_path / "evaluation.json").read_text())["settings"]
     chosen = json.loads((tmp_path / "calibration.json").read_text())
     assert chosen == settings["calibration"] and set(chosen) == {"1", "2"}
     assert settings["search_threshold"] == {"1": 0.01, "2": 0.01}
-    assert run.search_threshold(held, tmp_path) == chosen["2"]["threshold"]
-    held.evaluate.calibrate = False
-    assert run.search_threshold(held, tmp_path) == held.evaluate.search_threshold
+    assert calibrate.calibrated_threshold(tmp_path, 2) == chosen["2"]["threshold"]
+    assert calibrate.calibrated_threshold(tmp_path, 7) is calibrate.calibrated_threshold(workdir, 2) is None
 
 
-def test_photographs_of_ones_own_are_searched(finished, tmp_path):
-    """A folder of photographs, some boxes in the gallery and nothing else: embed, evaluate and search."""
+def test_a_users_own_images_are_searched(finished, tmp_path):
+    """A folder of images, some boxes in the gallery and nothing else: embed, evaluate and search."""
     import cv2
 
     config, workdir = finished
@@ -389,11 +402,11 @@ def test_photographs_of_ones_own_are_searched(finished, tmp_path):
     assert len(load_embeddings(tmp_path / "run/embeddings/gallery").images) == 3
     experiment.run(own, tmp_path / "run", "search", query=f"{root / '1.png'}:10,10,30,60", top=2)
     assert (tmp_path / "run/search/hits.png").is_file()
-    with pytest.raises(InputError, match="dataset custom has no photographs to train on"):
+    with pytest.raises(InputError, match="dataset custom has no images to train on"):
         experiment.run(own, tmp_path / "trained", "train")
 
 
-def test_official_lists_are_scored_by_config_alone(finished, tmp_path):
+def test_the_galleries_of_a_dataset_are_scored_by_config_alone(finished, tmp_path):
     """CUHK-SYSU's layout with its lists, searched by a model that was trained on drawn streets."""
     config, workdir = finished
     cuhk_tree.write_tree(tmp_path / "cuhk")

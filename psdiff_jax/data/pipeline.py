@@ -35,7 +35,7 @@ from psdiff_jax.data import transforms
 from psdiff_jax.data.augment import augment_sample
 from psdiff_jax.data.held_out import training_positions
 from psdiff_jax.data.options import DataOptions
-from psdiff_jax.data.prepared import PreparedDataset
+from psdiff_jax.data.prepared import Dataset
 from psdiff_jax.data.scenes import Batch, Scenes, Targets
 from psdiff_jax.errors import InputError
 
@@ -118,7 +118,7 @@ class EvalBatches:
 
 
 def train_batches(
-    dataset: PreparedDataset,
+    dataset: Dataset,
     options: DataOptions,
     *,
     batch_size: int,
@@ -164,7 +164,7 @@ def train_batches(
 
 
 def eval_batches(
-    dataset: PreparedDataset,
+    dataset: Dataset,
     split: str,
     options: DataOptions,
     *,

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -57,6 +57,17 @@ class Source:
 
     def __reduce__(self) -> tuple:
         return Source, (self._paths, self._positions)
+
+
+class Dataset(Protocol):
+    """What training and inference need of a dataset: `PreparedDataset` and `held_out.HeldOut` have it."""
+
+    name: str
+    folder: Path
+
+    def source(self, split: str) -> Any: ...
+    def annotations(self, split: str) -> Annotations: ...
+    def queries(self) -> Queries: ...
 
 
 class PreparedDataset:

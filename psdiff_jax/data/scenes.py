@@ -9,7 +9,7 @@ import numpy as np
 
 from psdiff_jax.data import transforms
 from psdiff_jax.data.options import DataOptions
-from psdiff_jax.data.prepared import PreparedDataset
+from psdiff_jax.data.prepared import Dataset
 from psdiff_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -29,7 +29,7 @@ class Scenes:
 
     def __init__(
         self,
-        dataset: PreparedDataset,
+        dataset: Dataset,
         split: str,
         options: DataOptions,
         targets: Targets | None,

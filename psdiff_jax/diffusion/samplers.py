@@ -5,7 +5,7 @@ Legend: B image, N proposal, D embedding, O order of the solver.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def advance(path: Path, x0: State, numbers: Table, noise: State | None = None) -
     c = numbers.combine[path.length]  # [B,N,O+1]
 
     def combine(*known: jax.Array) -> jax.Array:
-        return sum(c[..., i, None] * v for i, v in enumerate(known))
+        return jnp.asarray(sum(c[..., i, None] * v for i, v in enumerate(known)))
 
     x = jax.tree.map(combine, path.x, x0, *path.past)
     if noise is not None:
@@ -114,7 +114,7 @@ def sample(
     keys: jax.Array,
     steps: int,
     query_box: QueryBox | None = None,
-) -> object:
+) -> Any:
     """Runs `spec.solver`, one evaluation of the network a step.
 
     The number of steps is no part of a model: any number from 1 to T goes with one checkpoint, and each compiles once.

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from psdiff_jax.diffusion.noise import State, normalize
+from psdiff_jax.diffusion.noise import State
 from psdiff_jax.diffusion.samplers import QueryBox, SamplerOptions, sample
 from psdiff_jax.models.psdiff import Estimate, merge
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.nms import nms
+from psdiff_jax.ops.normalize import normalize
 
 
 class Predictions(NamedTuple):
@@ -26,10 +27,10 @@ class Predictions(NamedTuple):
     K times the sampler's proposals, those of the last step first.
     """
 
-    boxes: jax.Array
-    scores: jax.Array
-    embeddings: jax.Array
-    keep: jax.Array
+    boxes: Any  # jax.Array; np.ndarray once fetched, the others too
+    scores: Any
+    embeddings: Any
+    keep: Any
 
 
 def pool(trajectory: Estimate) -> Estimate:

@@ -1,6 +1,7 @@
 """What a backbone must offer. A new one is a file with such a class and its registration in `backbones.py`."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
@@ -28,18 +29,14 @@ class Backbone(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class BackboneSpec(ABC):
-    """What distinguishes one backbone from another; a frozen dataclass, as it is a part of a static graph.
-
-    mean, std: per channel of the 0..255 RGB input. channels: of the four maps.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    """What distinguishes one backbone from another; frozen, as it is a part of a static graph."""
 
     @property
     @abstractmethod
-    def channels(self) -> tuple[int, ...]: ...
+    def channels(self) -> tuple[int, ...]:
+        """Of the four maps."""
 
     @abstractmethod
     def make(self, *, rngs: nnx.Rngs) -> Any:

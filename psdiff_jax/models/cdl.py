@@ -5,7 +5,7 @@ Legend: B image, N proposal, K cell of a box (S*S), C channel, H head, D embeddi
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,9 @@ class Attention(nnx.Module):
         they cost 2 C^2 a box and not 2 K C^2. The bias of the keys adds the same to every logit of a head: left out.
         """
         heads = partial(rearrange, pattern="... (h c) -> ... h c", h=self.heads)
-        keys, values, bias = (heads(v[...]) for v in (self.key.kernel, self.value.kernel, self.value.bias))
+        keys, values, bias = (
+            heads(cast(nnx.Param, v)[...]) for v in (self.key.kernel, self.value.kernel, self.value.bias)
+        )
         q = heads(self.query(query))
         logits = jnp.einsum("...hi,...ki->...hk", jnp.einsum("...hc,ihc->...hi", q, keys), memory)
         weights = jax.nn.softmax(logits.astype(jnp.float32) * q.shape[-1] ** -0.5, axis=-1).astype(memory.dtype)
@@ -144,15 +146,15 @@ class CDL(nnx.Module):
         self.embed = linear(d, c, rngs=rngs)
         self.embed_norm = norm(c)
         self.self_attention = Attention(c, options.heads, rngs=rngs) if options.self_attention else None
-        self.self_norm = norm(c) if options.self_attention else None
+        self.self_norm: Any = norm(c) if options.self_attention else None
         self.dynamic_conv = DynamicConv(c, options.dynamic_width, rngs=rngs) if options.dynamic_conv else None
-        self.dynamic_norm = norm(c) if options.dynamic_conv else None
+        self.dynamic_norm: Any = norm(c) if options.dynamic_conv else None
         self.cross_attention = Attention(c, options.heads, rngs=rngs) if options.cross_attention else None
-        self.cross_norm = norm(c) if options.cross_attention else None
+        self.cross_norm: Any = norm(c) if options.cross_attention else None
         self.flatten = linear(options.side**2 * c, c, rngs=rngs) if options.pool == "flatten" else None
         self.pool_norm = norm(c)
         self.proposal_attention = Attention(2 * c, options.heads, rngs=rngs) if options.proposal_attention else None
-        self.proposal_norm = norm(2 * c) if options.proposal_attention else None
+        self.proposal_norm: Any = norm(2 * c) if options.proposal_attention else None
         self.time1, self.time2 = (
             linear(256, options.time_dim, rngs=rngs),
             linear(options.time_dim, options.time_dim, rngs=rngs),
@@ -162,7 +164,7 @@ class CDL(nnx.Module):
         self.embedding_norm = norm(2 * c)
         # Small, so that e0_hat starts near the length of its target (1) and Eq. 14 does not dominate the loss.
         self.embedding_head = head(2 * c, d, 0.01)
-        self.skip = linear(2 * c, d, rngs=rngs) if options.cascade != "paper" else None
+        self.skip: Any = linear(2 * c, d, rngs=rngs) if options.cascade != "paper" else None
         self.object_time = ScaleShift(options.time_dim, d, rngs=rngs)
         self.tower = nnx.List([linear(d, d, rngs=rngs) for _ in range(options.towers)])
         self.tower_norm = nnx.List([norm(d) for _ in range(options.towers)])

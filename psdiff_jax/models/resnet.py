@@ -6,6 +6,7 @@ Legend: B image, H W rows and columns, C channels. Images are NHWC.
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +125,7 @@ class Block(nnx.Module):
             self.conv2 = conv(width, width, 3, rngs=rngs)
         self.bn1, self.bn2 = norm(width), norm(width)
         projected = stride != 1 or cin != cout
-        self.downsample = nnx.List([conv(cin, cout, 1, stride, rngs=rngs), norm(cout)]) if projected else None
+        self.downsample: Any = nnx.List([conv(cin, cout, 1, stride, rngs=rngs), norm(cout)]) if projected else None
 
     def __call__(self, x: jax.Array, train: bool, image_size: jax.Array | None, stride: int) -> jax.Array:
         """`stride` is that of `x`. Only what 3x3 convolutions read is cleared outside the images."""
@@ -221,7 +222,7 @@ def fold_batch_norm(network: "ResNet") -> None:
             setattr(module, f"bn{name}", None)
 
 
-def _fold(convolution: nnx.Conv, norm: nnx.BatchNorm) -> None:
+def _fold(convolution: nnx.Conv, norm: Any) -> None:
     """g (W x - mean) / sd + b = (g / sd) W x + (b - mean g / sd)."""
     kernel = convolution.kernel[...]
     factor = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.epsilon)

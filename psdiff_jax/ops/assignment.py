@@ -82,7 +82,7 @@ def assign(cost: jax.Array, mask: jax.Array) -> jax.Array:
         )
         return jax.tree.map(lambda a, b: jnp.where(found, a, b), done, going_on)
 
-    empty = _Search(*[None] * len(_Search._fields))._replace(
+    empty = _Search(*[jnp.zeros(())] * len(_Search._fields))._replace(  # `begin` fills in the rest
         row_price=jnp.zeros(rows, cost.dtype),
         column_price=jnp.zeros(columns, cost.dtype),
         row_of=jnp.full(columns, -1, jnp.int32),

@@ -82,7 +82,7 @@ def _read(table: jax.Array, index: jax.Array, weight: jax.Array) -> jax.Array:
     terms = (
         jnp.take_along_axis(table, index[..., k, None], axis=1) * weight[..., k, None] for k in range(index.shape[-1])
     )
-    return sum(terms).astype(table.dtype)
+    return jnp.asarray(sum(terms)).astype(table.dtype)
 
 
 def _read_forward(table, index, weight):
@@ -121,7 +121,8 @@ def _gather(pyramid, boxes, levels, strides, cells, side, ratio):
         fraction = position - low
         weight = jnp.stack([1 - fraction, fraction], axis=-1) * inside[..., None] / ratio
         index = jnp.stack([low, high], axis=-1).astype(jnp.int32)
-        return tuple(rearrange(v, "b n (s r) k -> b n s (r k)", r=ratio) for v in (index, weight))
+        index, weight = (rearrange(v, "b n (s r) k -> b n s (r k)", r=ratio) for v in (index, weight))
+        return index, weight
 
     rows, row_weights = neighbours(boxes[..., 1], boxes[..., 3], valid[..., 0])
     columns, column_weights = neighbours(boxes[..., 0], boxes[..., 2], valid[..., 1])

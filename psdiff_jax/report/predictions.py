@@ -36,7 +36,7 @@ def prediction_images(
     batch: dict[str, np.ndarray] = {}
 
     def write(step: int, state: TrainState) -> None:
-        if not batch:  # as large as evaluation's, for then both run the same compiled program
+        if not batch:  # as large as evaluation's, and with its arguments: then both run the same compiled program
             shown = range(min(SHOWN, len(dataset.gallery_source)))
             where = Processes(*parallel.place())
             batches = eval_batches(
@@ -45,8 +45,8 @@ def prediction_images(
             batch.update(next(iter(batches)))
         wanted = {name: batch[name] for name in ("image", "image_size", "image_index")}
         key = jax.random.key(config.seed)
-        predicted = predictor(weights(state), state.rest, parallel.put_batch(wanted, mesh), key, evaluate.steps)
-        predicted = parallel.fetch(predicted)
+        on_device = parallel.put_batch(wanted, mesh)
+        predicted = parallel.fetch(predictor(weights(state), state.rest, on_device, key, evaluate.steps, None))
         for i in np.flatnonzero(batch["valid"]):
             gt_boxes = batch["boxes"][i][batch["boxes_mask"][i]]
             for k in evaluate.steps:

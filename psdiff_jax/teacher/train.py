@@ -102,9 +102,11 @@ def train_teacher(
     """
     path, origin = Path(workdir) / "teacher.npz", _origin(options, dataset, seed)
     checkpoints = Path(workdir) / f"checkpoints-{_digest(origin)}"
-    if path.is_file() and path.with_suffix(".json").is_file():
-        if _read_origin(path.with_suffix(".json")) == origin:
-            return TrainedTeacher(options, load_npz(path, abstract_state(options)))
+    made = path.is_file() and path.with_suffix(".json").is_file()
+    # All processes must agree: one that trained alone would wait for the others forever.
+    if parallel.all_agree(made and _read_origin(path.with_suffix(".json")) == origin):
+        return TrainedTeacher(options, load_npz(path, abstract_state(options)))
+    if made:
         say(f"teacher: {path} was made with other options or data; training again")
     if options.steps == 0:
         state = new_state(options, seed)
@@ -116,6 +118,7 @@ def train_teacher(
         save_npz(path, state)
         write_atomically(path.with_suffix(".json"), json.dumps(origin, indent=2) + "\n")
         shutil.rmtree(checkpoints, ignore_errors=True)
+    parallel.all_agree(True)  # only now may the other processes read the file, as `training.train.build_model` does
     return TrainedTeacher(options, state)
 
 

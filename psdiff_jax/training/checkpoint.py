@@ -105,6 +105,8 @@ class Checkpoints:
     def metadata(self, step: int | None = None) -> dict[str, Any]:
         """What was saved as `metadata` with a step (default: the newest)."""
         step = self.latest_step() if step is None else step
+        if step is None:
+            raise InputError(f"{self.folder} holds no checkpoint")
         try:
             return self._read_manifest(step)["metadata"]
         except DamagedError as error:
@@ -142,7 +144,8 @@ class Checkpoints:
     def _read_manifest(self, step: int) -> dict[str, Any]:
         args = self._ocp.args
         try:
-            manifest = dict(self._manager.restore(step, args=args.Composite(manifest=args.JsonRestore())).manifest)
+            restored: Any = self._manager.restore(step, args=args.Composite(manifest=args.JsonRestore()))
+            manifest = dict(restored.manifest)
             said = manifest.pop("sha256")
         except Exception as error:
             raise DamagedError(f"its manifest cannot be read ({_first_line(error)})") from error
@@ -168,7 +171,8 @@ class Checkpoints:
         how = self._ocp.RestoreArgs(restore_type=np.ndarray)
         args = self._ocp.args
         arrays = args.PyTreeRestore(item=item, restore_args=dict.fromkeys(item, how), partial_restore=True)
-        return dict(self._manager.restore(step, args=args.Composite(arrays=arrays)).arrays)
+        restored: Any = self._manager.restore(step, args=args.Composite(arrays=arrays))
+        return dict(restored.arrays)
 
     def _unreadable(self, step: int, names: Iterable[str]) -> str:
         """The first leaf that cannot be read by itself."""
@@ -219,18 +223,19 @@ def _fill(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """The template with the values of `arrays`."""
 
     def place(path: tuple, leaf: Any) -> Any:
+        key: Any = leaf
         value = arrays[_name(path)]
         if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
             return value
         placed = parallel.put(value, _data(leaf).sharding)
-        return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(leaf)) if parallel.is_key(leaf) else placed
+        return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(key)) if parallel.is_key(leaf) else placed
 
     return jax.tree_util.tree_map_with_path(place, template)
 
 
 def _hashes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     def digest(array: np.ndarray) -> str:  # hashlib lets go of the interpreter lock
-        return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return dict(zip(arrays, pool.map(digest, arrays.values()), strict=True))

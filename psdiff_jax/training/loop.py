@@ -94,7 +94,7 @@ def fit(
                 unread = None
             progress.tick(_rows(batch), ahead.waited)
 
-            if saving:
+            if saving and checkpoints:
                 checkpoints.save(step, state, data_state)
             if stopping:
                 _exit(stop.number, step, checkpoints, writer)
@@ -136,6 +136,12 @@ def _rows(batch: Any) -> int:
     return jax.tree.leaves(batch)[0].shape[0]
 
 
+def close_if_possible(batches: Any) -> None:
+    """Stops the threads of batches that have some."""
+    if hasattr(batches, "close"):
+        batches.close()
+
+
 class _FromStep:
     """Batches from a function that opens an iterator at a step."""
 
@@ -156,8 +162,7 @@ class _FromStep:
         self._step = int(state["step"])
 
     def close(self) -> None:
-        if hasattr(self._iterator, "close"):
-            self._iterator.close()
+        close_if_possible(self._iterator)
         self._iterator = None
 
 
@@ -198,8 +203,7 @@ class _ReadAhead:
 
     def __exit__(self, *_: Any) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-        if hasattr(self._batches, "close"):
-            self._batches.close()
+        close_if_possible(self._batches)
 
 
 class _StopSignals:

@@ -114,7 +114,7 @@ def simota(cost: jax.Array, ious: jax.Array, mask: jax.Array, candidates: int) -
         winner = jax.nn.one_hot(jnp.argmin(jnp.where(best, cost, jnp.inf), axis=1), gts, dtype=bool)
         return taken | (best & winner), rounds + 1
 
-    taken, _ = jax.lax.while_loop(unmet, serve, (taken, 0))
+    taken, _ = jax.lax.while_loop(unmet, serve, (taken, jnp.int32(0)))
     return Match(taken.any(axis=1), jnp.argmax(taken, axis=1).astype(jnp.int32))
 
 

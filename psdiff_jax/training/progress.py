@@ -101,4 +101,5 @@ def duration(seconds: float) -> str:
 
 def is_done(outputs: Any) -> bool:
     """Whether the devices have computed all of a tree."""
-    return all(leaf.is_ready() for leaf in jax.tree.leaves(outputs) if isinstance(leaf, jax.Array))
+    leaves: list[Any] = [leaf for leaf in jax.tree.leaves(outputs) if isinstance(leaf, jax.Array)]
+    return all(leaf.is_ready() for leaf in leaves)

@@ -52,7 +52,7 @@ def loss_fn(
 
     state, t = training_states(key, model.diffusion, batch, denoise, noise, sampler)
     layers = [set_loss(estimate, batch, matching) for estimate in model.denoise(condition, state, t)]
-    total = sum(sum(terms.values()) for terms in layers)
+    total = jnp.asarray(sum(sum(terms.values()) for terms in layers))
     return total, layers[-1]
 
 

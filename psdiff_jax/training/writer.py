@@ -54,9 +54,11 @@ class MetricWriter:
         kept, inside = [], False
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             record = _parse(line)
-            later = record is not None and record["step"] > step
+            if record is None:
+                continue
+            later = record["step"] > step
             inside = inside or (later and record["split"] == split)
-            if record is not None and not (inside and later):
+            if not (inside and later):
                 kept.append(line + "\n")
         write_atomically(self.path, "".join(kept))
 
