@@ -71,7 +71,7 @@ def _precisions(
     own_Q = query_images(annotations, queries)
     above = [kept.scores >= threshold for threshold in thresholds]
     precisions = np.zeros((max(len(own_Q), 1), len(thresholds)))
-    for q, similarity_K in similarities(kept, query, "calibration", progress):
+    for q, similarity_K in similarities(query.embeddings, kept.embeddings, "calibration", progress):
         matches, elsewhere_K = by_person[int(queries.person_ids[q])], kept.image != own_Q[q]
         positives = int((matches.images != own_Q[q]).sum())
         for i, above_K in enumerate(above if positives else []):

@@ -18,6 +18,7 @@ from psdiff_jax.data.schema import Annotations
 from psdiff_jax.errors import InputError
 from psdiff_jax.ops.boxes import box_iou
 
+MIN_IOU = 0.5
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 COCO_RECALLS = np.linspace(0.0, 1.0, 101)
 COCO_MAX_DETECTIONS = 100
@@ -81,7 +82,6 @@ def label_detections(
     annotations: Annotations,
     threshold: float = 0.01,
     labelled_only: bool = False,
-    iou_threshold: float = 0.5,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """(true positive bool [K], score float32 [K], number of ground-truth boxes) of a split, image by image.
 
@@ -92,18 +92,18 @@ def label_detections(
     labels, scores, count = [np.zeros(0, bool)], [np.zeros(0, np.float32)], 0
     for gt_boxes, boxes, image_scores in _by_image(detections, annotations, threshold, labelled_only):
         count += len(gt_boxes)
-        labels.append(_mutual_best(box_iou(gt_boxes, boxes), iou_threshold))
+        labels.append(_mutual_best(box_iou(gt_boxes, boxes)))
         scores.append(image_scores)
     return np.concatenate(labels), np.concatenate(scores), count
 
 
-def _mutual_best(iou_NK: np.ndarray, threshold: float) -> np.ndarray:
-    """bool [K]: the detection's best ground-truth box reaches the threshold and has this detection as its own best."""
+def _mutual_best(iou_NK: np.ndarray) -> np.ndarray:
+    """bool [K]: the detection's best ground-truth box reaches `MIN_IOU` and has this detection as its own best."""
     if not iou_NK.size:
         return np.zeros(iou_NK.shape[1], bool)
     columns = np.arange(iou_NK.shape[1])
     best_gt = iou_NK.argmax(0)
-    return (iou_NK[best_gt, columns] >= threshold) & (iou_NK.argmax(1)[best_gt] == columns)
+    return (iou_NK[best_gt, columns] >= MIN_IOU) & (iou_NK.argmax(1)[best_gt] == columns)
 
 
 def coco_metrics(detections: Detections, annotations: Annotations) -> dict[str, float]:

@@ -186,7 +186,7 @@ def score_search(
     by_person = matches_by_annotations(annotations, np.unique(queries.person_ids), kept.boxes, kept.by_image)
     by_list = _matches_of_lists(protocols, kept)
     own_Q = query_images(annotations, queries)
-    for q, similarity_K in similarities(kept, query, label, progress):
+    for q, similarity_K in similarities(query.embeddings, kept.embeddings, label, progress):
         scored_by = Scorings(similarity_K, kept, query.boxes[q], own_Q[q], scorings)
         for i, protocol in enumerate(protocols):
             if not results[i].evaluated[q]:

@@ -10,14 +10,12 @@ Legend: N crops, Q queries, K crops of the gallery, D embedding.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.person_search import TOP_K, counts_from, precision_and_rank
-
-AT_ONCE = 2**25  # float32 entries of one block of similarities: 128 MiB
+from psdiff_jax.evaluation.similarity import similarities
 
 
 def reid_scores(
@@ -52,7 +50,7 @@ def reid_scores(
     if (ids[queries] < 0).any():
         raise InputError("re-ID scores: a query has no person id; choose labelled crops")
     precision, rank = np.zeros(len(queries)), np.zeros(len(queries), np.int64)
-    for i, similarity_K in _similarities(np.asarray(embeddings), queries, gallery):
+    for i, similarity_K in similarities(np.asarray(embeddings)[queries], np.asarray(embeddings)[gallery]):
         query = queries[i]
         same_person = ids[gallery] == ids[query]
         left_out = gallery == query
@@ -63,13 +61,6 @@ def reid_scores(
             counts = counts_from(similarity_K[~left_out], similarity_K[true])
             precision[i], rank[i] = precision_and_rank(*counts)
     return _means(precision, rank, len(gallery))
-
-
-def _similarities(embeddings: np.ndarray, queries: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the query, similarities float32 [K]), computed in blocks of queries."""
-    block, searched = max(1, AT_ONCE // max(len(gallery), 1)), embeddings[gallery]
-    for start in range(0, len(queries), block):
-        yield from enumerate(embeddings[queries[start : start + block]] @ searched.T, start)
 
 
 def _means(precision_Q: np.ndarray, rank_Q: np.ndarray, gallery: int) -> dict[str, float | int]:

@@ -1,6 +1,6 @@
 """Which detections are searched, and how similar each is to each query.
 
-Legend: K kept detections, Q queries, M images.
+Legend: K kept detections, Q queries, M images, D embedding.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def kept_detections(
 
 
 def similarities(
-    kept: Kept, query: Detections, what: str = "search", progress: Progress = unreported
+    query_QD: np.ndarray, gallery_KD: np.ndarray, what: str = "search", progress: Progress = unreported
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (query number, float32 [K] similarities), computed in blocks of queries."""
-    block = max(1, AT_ONCE // max(len(kept.numbers), 1))
+    """Yields (query number, float32 [K] similarities) of unit embeddings, computed in blocks of queries."""
+    block = max(1, AT_ONCE // max(len(gallery_KD), 1))
     similarity_QK = np.zeros((0, 0), np.float32)
-    for q in progress(range(len(query)), what, "queries"):
+    for q in progress(range(len(query_QD)), what, "queries"):
         if q % block == 0:
-            similarity_QK = np.asarray(query.embeddings[q : q + block]) @ kept.embeddings.T
+            similarity_QK = np.asarray(query_QD[q : q + block]) @ gallery_KD.T
         yield q, similarity_QK[q % block]

@@ -10,25 +10,15 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from psdiff_jax.evaluation.protocols import size_words
 from psdiff_jax.report.figures import line_of, precision_recall_line, precision_recall_panel, sizes_line
-from psdiff_jax.report.naming import gallery_name, in_words, option_name, plain, split_name, steps_name
+from psdiff_jax.report.naming import gallery_name, in_words, plain, split_name, steps_name
 from psdiff_jax.report.pages import Chapter, render
 from psdiff_jax.report.plots import Line, Panel
 from psdiff_jax.report.runs import Run
-from psdiff_jax.report.tables import Cell, Table, as_text, mark_best, rate
+from psdiff_jax.report.tables import DETECTION, Cell, Table, as_text, detection_rates, mark_best, rate, search_rows
 
 PERCENT = "Percent; in brackets the difference to the first run; bold (* in text) is the best of a row."
 READING = f"{PERCENT} mAP and top-1 only: the rest is in the report of each run."
-_DETECTION = (
-    ("all", "AP", "AP"),
-    ("all", "recall", "recall"),
-    ("labelled", "AP", "AP labelled"),
-    ("labelled", "recall", "recall labelled"),
-    ("coco", "AP", "COCO AP"),
-    ("coco", "AP50", "AP50"),
-    ("coco", "AP75", "AP75"),
-)
 
 
 def compare(runs: Sequence[Run]) -> list[Chapter]:
@@ -131,34 +121,22 @@ def _search(runs: Sequence[Run], where: str) -> Chapter:
 
 def search_table(runs: Sequence[Run], base: str) -> Table:
     """A row a gallery size, re-ranking, number of steps and metric; a column a run, "–" where it has no such number."""
-    leaves = dict.fromkeys(
-        (size, split_name(name)[1], k)
-        for run in runs
-        for name, sizes in run.numbers["search"].items()
-        if split_name(name)[0] == base
-        for size, by_steps in sizes.items()
-        for k in by_steps
-    )
+    heads, found = search_rows([run.numbers for run in runs], base)
     rows, groups = [], []
-    sizes = list(dict.fromkeys(size for size, *_ in leaves))
-    has_sizes, has_options = len(sizes) > 1, any(option for _, option, _ in leaves)
-    for size, option, k in sorted(leaves, key=lambda leaf: sizes.index(leaf[0])):
-        name = f"{base}+{option}" if option else base
-        numbers = [run.numbers["search"].get(name, {}).get(size, {}).get(k) for run in runs]
+    for labels, name, size, steps in found:
+        leaves = [run.numbers["search"].get(name, {}).get(size, {}).get(steps) for run in runs]
         for metric in ("mAP", "top-1"):
-            labels = [*[size_words(size)] * has_sizes, *[option_name(option)] * has_options, k, metric]
-            rows.append([*map(Cell, labels), *_beside([rate(found, metric) for found in numbers])])
-            groups.append((size, option))
-    heads = [*["gallery"] * has_sizes, *["re-ranking"] * has_options, "steps", "", *(run.name for run in runs)]
-    return Table(heads, rows, 2 + has_sizes + has_options, groups)
+            rows.append([*labels, Cell(metric), *_beside([rate(leaf, metric) for leaf in leaves])])
+            groups.append((size, name))
+    return Table([*heads, "", *(run.name for run in runs)], rows, len(heads) + 1, groups)
 
 
 def _detection(runs: Sequence[Run], where: str) -> Chapter:
     rows, groups = [], []
     for k in dict.fromkeys(k for run in runs for k in run.numbers["detection"]):
-        for kind, metric, name in _DETECTION:
-            found = [run.numbers["detection"].get(k, {}).get(kind) for run in runs]
-            rows.append([Cell(k), Cell(name), *_beside([rate(numbers, metric) for numbers in found])])
+        columns = [detection_rates(run.numbers["detection"].get(k, {})) for run in runs]
+        for name, *cells in zip(DETECTION, *columns, strict=True):
+            rows.append([Cell(k), Cell(name), *_beside(cells)])
             groups.append(k)
     title = f"Detection{where}"
     return Chapter(title, PERCENT, tables=[(title, (), Table(["steps", "", *(r.name for r in runs)], rows, 2, groups))])
@@ -195,18 +173,19 @@ def _leaves(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _steps_panels(runs: Sequence[Run]) -> list[Panel]:
-    def panel(title: str, of_run: Any, key: str) -> Panel:
-        lines = [line_of(of_run(run.numbers), _numbered(run), key, run.name) for run in runs if _numbered(run)]
-        return Panel(title, "denoising steps", "percent", lines, log="x")
-
-    panels = [
-        panel(f"mAP, {gallery_name(name, size)}", lambda r, n=name, s=size: r["search"][n][s], "mAP")
+    found: dict[str, tuple[str, list[Any]]] = {
+        f"mAP, {gallery_name(name, size)}": ("mAP", [run.numbers["search"][name][size] for run in runs])
         for name, size in _leaves(runs).items()
-    ]
-    panels.append(
-        panel("Detection AP (x recall)", lambda r: {k: kinds["all"] for k, kinds in r["detection"].items()}, "AP")
-    )
-    return [p for p in panels if any(isinstance(line, Line) and len(line.x) > 1 for line in p.series)]
+    }
+    detection = [{k: kinds["all"] for k, kinds in run.numbers["detection"].items()} for run in runs]
+    found["Detection AP (x recall)"] = "AP", detection
+    panels = []
+    for title, (key, by_run) in found.items():
+        pairs = [(run, by_steps) for run, by_steps in zip(runs, by_run, strict=True) if _numbered(run)]
+        lines = [line_of(by_steps, _numbered(run), key, run.name) for run, by_steps in pairs]
+        if any(len(line.x) > 1 for line in lines):
+            panels.append(Panel(title, "denoising steps", "percent", lines, log="x"))
+    return panels
 
 
 def _numbered(run: Run) -> list[str]:

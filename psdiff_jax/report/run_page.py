@@ -11,17 +11,26 @@ from typing import Any
 
 from psdiff_jax.evaluation.curves import write_curves
 from psdiff_jax.evaluation.evaluate import threshold_at
-from psdiff_jax.evaluation.protocols import protocol_class, size_words
+from psdiff_jax.evaluation.protocols import protocol_class
 from psdiff_jax.files import write_atomically
 from psdiff_jax.report import figures
 from psdiff_jax.report.naming import gallery_name, in_words, option_name, settings_in_words, split_name, steps_name
 from psdiff_jax.report.pages import Chapter, render
 from psdiff_jax.report.plots import Panel, write_png
 from psdiff_jax.report.rankings import ExampleQuery, LoadImage, ranking_figure, ranking_row, write_picture
-from psdiff_jax.report.tables import Cell, Table, amount, mark_columns, rate
+from psdiff_jax.report.tables import (
+    DETECTION,
+    SEARCH,
+    Cell,
+    Table,
+    amount,
+    detection_rates,
+    mark_columns,
+    rate,
+    search_rows,
+)
 
 PAGE, CURVES, RANKING = "index.html", "curves.json", "ranking.png"
-RATES = ("mAP", "top-1", "top-5", "top-10")
 READING = {  # chapter -> how to read it, in the order of the page
     "Settings": "Compare only with numbers that were made with the same settings.",
     "Search": "Percent; bold is the best of a column within one gallery. A query whose person is not found scores 0. "
@@ -135,48 +144,28 @@ def made_of(numbers: Mapping[str, Any]) -> dict[str, str]:
 
 def detection_table(numbers: Mapping[str, Any]) -> Table:
     """A row a number of steps."""
-    heads = ["steps", "AP", "recall", "AP labelled", "recall labelled", "COCO AP", "AP50", "AP75"]
-    heads += ["detections", "gt boxes", "detections labelled", "gt boxes labelled"]
+    heads = ["steps", *DETECTION, "detections", "gt boxes", "detections labelled", "gt boxes labelled"]
     rows = []
     for steps, kinds in numbers["detection"].items():
-        all_and_labelled = kinds["all"], kinds["labelled"]
-        rates = [rate(kind, key) for kind in all_and_labelled for key in ("AP", "recall")]
-        rates += [rate(kinds["coco"], key) for key in ("AP", "AP50", "AP75")]
-        counts = [amount(kind, key) for kind in all_and_labelled for key in ("detections", "truths")]
-        rows.append([Cell(steps), *rates, *counts])
-    return mark_columns(Table(heads, rows), range(1, 8))
+        counts = [amount(kinds[kind], key) for kind in ("all", "labelled") for key in ("detections", "truths")]
+        rows.append([Cell(steps), *detection_rates(kinds), *counts])
+    return mark_columns(Table(heads, rows), range(1, 1 + len(DETECTION)))
 
 
 def search_table(numbers: Mapping[str, Any], base: str) -> Table:
     """All galleries of one protocol: a row a size, re-ranking and number of steps; the best of a size marked."""
-    leaves = [
-        (size, split_name(name)[1], steps, leaf)
-        for name, sizes in numbers["search"].items()
-        if split_name(name)[0] == base
-        for size, by_steps in sizes.items()
-        for steps, leaf in by_steps.items()
-    ]
-    order = list(dict.fromkeys(size for size, *_ in leaves))
-    leaves.sort(key=lambda leaf: order.index(leaf[0]))
-    has_sizes, has_options = len(order) > 1, any(option for _, option, *_ in leaves)
-    means = ["mAP_all_queries"] * any("mAP_all_queries" in leaf for *_, leaf in leaves)
-    heads = [
-        *["gallery"] * has_sizes,
-        *["re-ranking"] * has_options,
-        "steps",
-        *RATES,
-        *["mAP all queries"] * len(means),
-    ]
+    heads, found = search_rows([numbers], base)
+    leaves = [numbers["search"][name][size][steps] for _, name, size, steps in found]
+    means = [*SEARCH, *["mAP_all_queries"] * any("mAP_all_queries" in leaf for leaf in leaves), "recall"]
     rows = []
-    for size, option, steps, leaf in leaves:
-        labels = [*[Cell(size_words(size))] * has_sizes, *[Cell(option_name(option))] * has_options, Cell(steps)]
-        rates = [rate(leaf, key) for key in (*RATES, *means, "recall")]
+    for (labels, *_), leaf in zip(found, leaves, strict=True):
         counts = [amount(leaf, key) for key in ("queries_without_truth", "queries_without_hit")]
-        rows.append([*labels, *rates, amount(leaf, "gallery_images_mean"), _queries(leaf), *counts])
-    labels = 1 + has_sizes + has_options
-    heads += ["found", "images", "queries", "without positives", "without hit"]
-    table = Table(heads, rows, labels, [size for size, *_ in leaves])
-    return mark_columns(table, range(labels, labels + len(RATES) + len(means) + 1))
+        means_of_leaf = [rate(leaf, key) for key in means]
+        rows.append([*labels, *means_of_leaf, amount(leaf, "gallery_images_mean"), _queries(leaf), *counts])
+    columns = [{"mAP_all_queries": "mAP all queries", "recall": "found"}.get(key, key) for key in means]
+    columns += ["images", "queries", "without positives", "without hit"]
+    table = Table([*heads, *columns], rows, len(heads), [size for _, _, size, _ in found])
+    return mark_columns(table, range(len(heads), len(heads) + len(means)))
 
 
 def _queries(leaf: Mapping[str, Any]) -> Cell:

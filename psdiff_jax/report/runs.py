@@ -10,10 +10,9 @@ from typing import Any
 
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.curves import read_curves
+from psdiff_jax.report.tables import DETECTION
 
 EVALUATION = "evaluation.json"
-_NUMBERS = {"all": ("AP", "recall"), "labelled": ("AP", "recall"), "coco": ("AP", "AP50", "AP75")}
-_SEARCH = ("mAP", "top-1", "gallery_images_mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +69,11 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         if not numbers["steps"]:
             raise KeyError("steps")
         for k in numbers["steps"]:
-            for kind, keys in _NUMBERS.items():
-                _check_numbers(numbers["detection"][k][kind], keys)
+            for kind, key in DETECTION.values():
+                _check_number(numbers["detection"][k][kind], key)
             for by_steps in (by_steps for sizes in numbers["search"].values() for by_steps in sizes.values()):
-                _check_numbers(by_steps[k], _SEARCH)
+                for key in ("mAP", "top-1", "gallery_images_mean"):
+                    _check_number(by_steps[k], key)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path} is not what an evaluation writes ({type(error).__name__}: {error}): evaluate the run again"
@@ -81,10 +81,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     return numbers
 
 
-def _check_numbers(leaf: Mapping[str, Any], keys: Sequence[str]) -> None:
-    for key in keys:
-        if isinstance(leaf[key], bool) or not isinstance(leaf[key], (int, float)):
-            raise TypeError(f"{key} is {leaf[key]!r}")
+def _check_number(leaf: Mapping[str, Any], key: str) -> None:
+    if isinstance(leaf[key], bool) or not isinstance(leaf[key], (int, float)):
+        raise TypeError(f"{key} is {leaf[key]!r}")
 
 
 def _folder(path: Path) -> Path:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from psdiff_jax.evaluation.protocols.base import size_words
+from psdiff_jax.report.naming import option_name, split_name
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -39,6 +42,16 @@ class Table:
 
 
 MISSING = Cell("–")
+SEARCH = ("mAP", "top-1", "top-5", "top-10")
+DETECTION = {  # name of a column -> its place in evaluation.json's numbers of detection
+    "AP": ("all", "AP"),
+    "recall": ("all", "recall"),
+    "AP labelled": ("labelled", "AP"),
+    "recall labelled": ("labelled", "recall"),
+    "COCO AP": ("coco", "AP"),
+    "AP50": ("coco", "AP50"),
+    "AP75": ("coco", "AP75"),
+}
 
 
 def rate(numbers: Mapping[str, Any] | None, key: str) -> Cell:
@@ -47,6 +60,36 @@ def rate(numbers: Mapping[str, Any] | None, key: str) -> Cell:
         return MISSING
     sd = numbers.get("sd", {}).get(key)
     return Cell(f"{100 * numbers[key]:.1f}" + (f" ± {100 * sd:.1f}" if sd is not None else ""), float(numbers[key]))
+
+
+def detection_rates(kinds: Mapping[str, Any]) -> list[Cell]:
+    """The cells of `DETECTION` at one number of steps."""
+    return [rate(kinds.get(kind), key) for kind, key in DETECTION.values()]
+
+
+def search_rows(
+    results: Sequence[Mapping[str, Any]], base: str
+) -> tuple[list[str], list[tuple[list[Cell], str, str, str]]]:
+    """The rows of a table of one protocol: (heads of the label columns, [(labels, name, gallery size, steps)]).
+
+    results: contents of evaluation.json. A row a size, in order, re-ranking and number of steps that one of them has;
+    a column that would be the same in every row is left out.
+    """
+    leaves = dict.fromkeys(
+        (size, name, steps)
+        for numbers in results
+        for name, sizes in numbers["search"].items()
+        if split_name(name)[0] == base
+        for size, by_steps in sizes.items()
+        for steps in by_steps
+    )
+    order = list(dict.fromkeys(size for size, *_ in leaves))
+    has_sizes, has_options = len(order) > 1, any(split_name(name)[1] for _, name, _ in leaves)
+    rows = []
+    for size, name, steps in sorted(leaves, key=lambda leaf: order.index(leaf[0])):
+        labels = [size_words(size)] * has_sizes + [option_name(split_name(name)[1])] * has_options + [steps]
+        rows.append(([Cell(label) for label in labels], name, size, steps))
+    return ["gallery"] * has_sizes + ["re-ranking"] * has_options + ["steps"], rows
 
 
 def amount(numbers: Mapping[str, Any], key: str) -> Cell:

@@ -8,7 +8,7 @@ from typing import Any
 
 from psdiff_jax.inference.ranking import Hit
 from psdiff_jax.report.naming import in_words, settings_in_words
-from psdiff_jax.report.tables import Cell, Table, align, amount, as_text, rate
+from psdiff_jax.report.tables import DETECTION, SEARCH, Cell, Table, align, amount, as_text, detection_rates, rate
 
 
 def format_table(numbers: Mapping[str, Any]) -> str:
@@ -38,13 +38,11 @@ def format_hits(hits: Sequence[Hit]) -> str:
 
 
 def _detection(numbers: Mapping[str, Any]) -> str:
-    rows = []
-    for steps, kinds in numbers["detection"].items():
-        rates = [rate(kinds[kind], key) for kind in ("all", "labelled") for key in ("AP", "recall")]
-        rates += [rate(kinds["coco"], key) for key in ("AP", "AP50", "AP75")]
-        rows.append([Cell(steps), *rates, amount(kinds["all"], "detections")])
-    heads = ["steps", "AP", "recall", "AP labelled", "recall labelled", "COCO AP", "AP50", "AP75", "boxes"]
-    return as_text(Table(heads, rows, labels=0))
+    rows = [
+        [Cell(steps), *detection_rates(kinds), amount(kinds["all"], "detections")]
+        for steps, kinds in numbers["detection"].items()
+    ]
+    return as_text(Table(["steps", *DETECTION, "boxes"], rows, labels=0))
 
 
 def _search(numbers: Mapping[str, Any]) -> str:
@@ -52,8 +50,8 @@ def _search(numbers: Mapping[str, Any]) -> str:
     for protocol, sizes in numbers["search"].items():
         for size, by_steps in sizes.items():
             for steps, leaf in by_steps.items():
-                rates = [rate(leaf, key) for key in ("mAP", "top-1", "top-5", "top-10")]
+                rates = [rate(leaf, key) for key in SEARCH]
                 counts = [amount(leaf, key) for key in ("queries", "queries_without_truth", "queries_without_hit")]
                 rows.append([Cell(protocol), Cell(size), Cell(steps), *rates, *counts])
-    heads = ["protocol", "gallery", "steps", "mAP", "top-1", "top-5", "top-10", "queries"]
-    return as_text(Table([*heads, "without positives", "without hit"], rows))
+    heads = ["protocol", "gallery", "steps", *SEARCH, "queries", "without positives", "without hit"]
+    return as_text(Table(heads, rows))

@@ -9,8 +9,8 @@ from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.data.schema import images_of_identities
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.evaluate import evaluate
-from psdiff_jax.evaluation.protocols import Protocol, make_protocols, parse_protocol, query_images, register
-from psdiff_jax.evaluation.protocols.base import positive
+from psdiff_jax.evaluation.protocols import Protocol, make_protocols, parse_protocol, query_images
+from psdiff_jax.evaluation.protocols.base import positive, register
 from psdiff_jax.report.naming import gallery_name
 from psdiff_jax.report.terminal import format_table
 

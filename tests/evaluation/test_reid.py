@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation import reid
+from psdiff_jax.evaluation import similarity
 from psdiff_jax.evaluation.reid import cross_camera_queries, hold_out, reid_scores
 
 
@@ -44,7 +44,7 @@ def plain(embeddings, ids, cameras, images, queries, gallery):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_scores_equal_a_plain_loop(seed, monkeypatch):
-    monkeypatch.setattr(reid, "AT_ONCE", 64)  # several blocks
+    monkeypatch.setattr(similarity, "AT_ONCE", 64)  # several blocks
     embeddings, ids, cameras, images = crops(seed)
     gallery = np.flatnonzero(np.arange(60) % 5 > 0)
     queries = np.flatnonzero((ids >= 0) & (np.arange(60) % 3 == 0))

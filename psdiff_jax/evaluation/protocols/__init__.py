@@ -14,20 +14,7 @@ import numpy as np
 from psdiff_jax.data.galleries import GalleryList
 from psdiff_jax.data.schema import Annotations, Queries
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.protocols.base import PROTOCOLS, Protocol, SearchTask, register, size_order, size_words
-
-__all__ = [
-    "Protocol",
-    "SearchTask",
-    "largest_galleries",
-    "make_protocols",
-    "parse_protocol",
-    "protocol_class",
-    "query_images",
-    "register",
-    "size_order",
-    "size_words",
-]
+from psdiff_jax.evaluation.protocols.base import PROTOCOLS, Protocol, SearchTask, size_order
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -97,7 +84,6 @@ def query_images(annotations: Annotations, queries: Queries) -> np.ndarray:
     position = {name: i for i, name in enumerate(annotations.image_names)}
     missing = next((i for i, name in enumerate(queries.image_names) if name not in position), None)
     if missing is not None:
-        raise InputError(
-            f"query {missing}: its image {queries.image_names[missing]!r} is not among the gallery's images"
-        )
+        name = queries.image_names[missing]
+        raise InputError(f"query {missing}: its image {name!r} is not among the gallery's images")
     return np.array([position[name] for name in queries.image_names], np.int64)

@@ -15,21 +15,20 @@ from psdiff_jax.evaluation.protocols.base import Protocol, SearchTask, register,
 
 @register("listed")
 class Listed(Protocol):
-    """A list as it is given, its query's own image included where the list has it; `with_others`: followed by all other
-    images but the query's own.
-
-    SeqNet's evaluator (82252c6) counts the list's images a second time in gallery size "all", as negatives: a defect,
-    not a rule.
+    """A list as it is given; where it `extends` another one of that name, that list and then all other images but the
+    query's own as negatives. (SeqNet's evaluator, 82252c6, adds the list's images a second time: a defect, not a rule.)
     """
 
     label = "gallery size"
     usage = "names of the dataset's own galleries, as in 'listed:50,100,all'"
     description = "the dataset's own galleries, by the truths of their lists"
 
-    def __init__(self, task: SearchTask, size: str, official: GalleryList, with_others: bool = False) -> None:
+    def __init__(self, task: SearchTask, size: str, official: GalleryList, extends: str = "") -> None:
         super().__init__(task)
-        self.size, self._with_others = int(size) if size.isdecimal() else size, with_others
+        self.size, self._extends = int(size) if size.isdecimal() else size, extends
         self.official = self._list = official
+        if extends:
+            self.description = f"all is gallery {extends} and every other photograph but the query's as a negative"
         self._row = {int(query): row for row, query in enumerate(official.queries)}
 
     @classmethod
@@ -40,26 +39,21 @@ class Listed(Protocol):
 
     @classmethod
     def make(cls, task: SearchTask, *names: str) -> Sequence[Protocol]:
-        """The lists called `names`; "all" is the smallest numbered one and every other image as a negative."""
+        """The lists called `names`; "all" extends the smallest numbered one where no list is called so."""
         if not task.lists:
             raise InputError("the dataset has no galleries of its own; sample some with 'sized:50,100'")
-        smallest = min((name for name in task.lists if name.isdecimal()), key=int, default=None)
+        smallest = min((name for name in task.lists if name.isdecimal()), key=int, default="")
         known = dict(task.lists)
         if smallest:
             known.setdefault("all", task.lists[smallest])
-        made = []
         for name in names:
             if name not in known:
                 raise InputError(f"the dataset has no gallery called {name!r}; there are {', '.join(known)}")
-            made.append(cls(task, name, known[name], with_others=name not in task.lists))
-            if name not in task.lists:
-                what = f"all is gallery {smallest} and every other photograph but the query's as a negative"
-                made[-1].description = what
-        return made
+        return [cls(task, name, known[name], "" if name in task.lists else smallest) for name in names]
 
     def gallery(self, query: int) -> np.ndarray:
         listed = np.asarray(self._list.images[self._row[query]], np.int64)
-        if not self._with_others:
+        if not self._extends:
             return listed
         other_M = np.ones(len(self.task.annotations), bool)
         other_M[listed], other_M[self.task.query_images[query]] = False, False
