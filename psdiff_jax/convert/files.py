@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         return _read_safetensors(path)
     if path.suffix in (".pth", ".pt", ".bin", ".tar"):
         return _read_pickle(path)
-    raise InputError(f"{path}: weights come as .npz, .safetensors, .pth, .pt, .bin or .tar; rename it if it is one")
+    raise InputError(f"{path}: weights are .npz, .safetensors, .pth, .pt, .bin or .tar; rename it if it is one")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -58,10 +59,11 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def _numpy_scalars() -> Iterator[None]:
-    """Lets NumPy's numbers through: HHCL and its relatives store their best mAP beside the weights. Nothing else."""
+    """Also accepts NumPy scalars, and nothing else: HHCL and its relatives store their best mAP beside the weights."""
     from torch.serialization import safe_globals
 
-    scalar, kinds = np.float64(0).__reduce__()[0], {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8")}
+    scalar: Any = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8")}
     with safe_globals([scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]):
         yield
 

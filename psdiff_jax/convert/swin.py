@@ -10,8 +10,11 @@ The classifier's own last `norm` is left out.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+
+from psdiff_jax.convert.layout import BackboneLayout, Checkpoint
 
 LEFT_OUT = (
     r"(norm|layernorm)\.(weight|bias)|(head|head\.fc|classifier)\.(weight|bias)"
@@ -96,6 +99,67 @@ timm_names = _names(_TIMM)
 torchvision_names = _names(_TORCHVISION)
 transformers_names = _names(_TRANSFORMERS)
 transformers_5_names = _names(_TRANSFORMERS_5)
+
+
+@dataclass(frozen=True)
+class SwinLayout(BackboneLayout):
+    """How one library names the tensors of Swin Transformers."""
+
+    left_out: str = LEFT_OUT
+    family = "Swin"
+    key = "patch_embed/proj/kernel"
+    prefixes = (*BackboneLayout.prefixes, "swin")
+
+    def is_optional(self, ours: str) -> bool:
+        """The norms of the outputs, which classifiers do not have."""
+        return ours.startswith("norms/")
+
+    def fitted(self, ours: str, array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
+        """A table of relative positions of another window is resized."""
+        table = ours.endswith("bias_table") and array.ndim == 2 and array.shape[1] == shape[1]
+        if not table or len(array) == shape[0] or round(len(array) ** 0.5) ** 2 != len(array):
+            return array, ""
+        note = f"tables of relative positions resized, window {window(len(array))} to {window(shape[0])} (bicubic)"
+        return resize_table(array, shape[0]), note
+
+    def structure(self, file: Checkpoint) -> str:
+        heads = tuple(file.width(f"stages/{i}/blocks/0/attn/bias_table") for i in range(4))
+        depths = tuple(file.blocks(f"stages/{i}/blocks/{{}}/attn/bias_table") for i in range(4))
+        widths = tuple(file.width(f"stages/{i}/blocks/0/norm1/scale") for i in range(4))
+        return f"heads {heads}, depths {depths}, widths {widths}"
+
+    def distance(self, file: Checkpoint, backbone: Checkpoint) -> float:
+        """By how many rows the tables of relative positions differ."""
+        ours, theirs = (part.shape("stages/0/blocks/0/attn/bias_table", 2)[0] for part in (backbone, file))
+        return abs(ours - theirs)
+
+
+def window(rows: int) -> int:
+    """w of a table of relative position biases with (2w-1)^2 rows."""
+    return (round(rows**0.5) + 1) // 2
+
+
+SWINS = (
+    SwinLayout("timm's Swin", (r"patch_embed\.proj\.weight", r"layers\.3\.downsample\.reduction\.weight"), timm_names),
+    SwinLayout(
+        "Microsoft's Swin",
+        (r"patch_embed\.proj\.weight", r"layers\.0\.blocks\.0\.attn\.qkv\.weight"),
+        microsoft_names,
+    ),
+    SwinLayout(
+        "torchvision's Swin", (r"features\.0\.0\.weight", r"features\.1\.0\.attn\.qkv\.weight"), torchvision_names
+    ),
+    SwinLayout(
+        "transformers' Swin",
+        (r"encoder\.layers\.0\.blocks\.0\.attention\.self\.query\.weight",),
+        transformers_names,
+    ),
+    SwinLayout(
+        "transformers' Swin (a module's own names)",
+        (r"encoder\.layers\.0\.blocks\.0\.attention\.q_proj\.weight",),
+        transformers_5_names,
+    ),
+)
 
 
 def resize_table(table: np.ndarray, rows: int) -> np.ndarray:

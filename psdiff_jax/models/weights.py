@@ -1,4 +1,4 @@
-"""Weights as one `.npz`: '/'-joined path of the parameter -> array. How small checkpoints are shipped and shared.
+"""Weights as one `.npz`: '/'-joined path of the parameter -> array. Small checkpoints are shipped in this format.
 
 A state is any pytree of arrays: an `nnx.State`, nested dicts, or a tuple of them. Loading accounts for every tensor:
 none may be left over, none may be missing, and a wrong shape is named. A part of a network is loaded by naming the
@@ -21,7 +21,7 @@ from psdiff_jax.files import replacing, writing
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """'/'-joined name of a pytree path; the `.value` that `nnx.State` hangs on every leaf is left out."""
+    """'/'-joined name of a pytree path; the `.value` that `nnx.State` appends to every leaf is left out."""
     parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
     if len(parts) > 1 and isinstance(path[-1], jax.tree_util.GetAttrKey) and parts[-1] == "value":
         parts.pop()
@@ -54,9 +54,9 @@ def save_npz(path: str | Path, state: Any, half: bool = False) -> None:
     for name, leaf in flatten_state(state).items():
         array = np.asarray(leaf)
         if array.dtype not in (np.float16, np.float32, np.float64) and array.dtype.kind not in "iub":
-            array = array.astype(np.float32)  # bfloat16 is no type that npz files know
+            array = array.astype(np.float32)  # an .npz cannot hold bfloat16
         arrays[name] = array.astype(np.float16) if half and array.ndim >= 2 and array.dtype == np.float32 else array
-    write = np.savez_compressed if half else np.savez  # of float32 it takes off 7%, for most of the time
+    write = np.savez_compressed if half else np.savez  # compression saves 7% of float32 and takes most of the time
     with writing(path, "make room or name another place"), replacing(path) as unfinished, unfinished.open("wb") as file:
         write(file, **arrays)
 
@@ -65,7 +65,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Every array of a `.npz`; InputError naming the file, and the array, that cannot be read."""
     path, name = Path(path), ""
     if not path.is_file():
-        raise InputError(f"{path}: no such file of weights")
+        raise InputError(f"{path}: no such file")
     try:
         with np.load(path, allow_pickle=False) as stored:
             if not isinstance(stored, np.lib.npyio.NpzFile):
@@ -136,7 +136,7 @@ def load_npz(path: str | Path, state: Any, source: str = "", target: str = "") -
     Args:
       state: a state of the right structure (`nnx.state(model)`). Its own values are not used where the file has some,
         so they may be abstract (`nnx.eval_shape`).
-      source: only what the file has under this prefix is taken, e.g. "backbone"; the rest of the file is left alone.
+      source: only what the file has under this prefix is taken, e.g. "backbone"; the rest of the file is ignored.
       target: the part of `state` to fill, e.g. "backbone"; the rest of the state is kept.
 
     Raises:

@@ -47,7 +47,7 @@ def test_a_small_swin_is_found_out_and_converted(tmp_path, capsys):
     assert "Microsoft's Swin, 104 tensors -> swin_toy, 0.14 M numbers" in out[0]
     assert out[1] == "left out: head.weight, head.bias, norm.weight, norm.bias, layers.*.blocks.*.attn_mask (2)"
     state = nnx.state(abstract_backbone(BACKBONES["swin_toy"]))
-    assert load_backbone(tmp_path / "out.npz", state).layout == "our own Swin"
+    assert load_backbone(tmp_path / "out.npz", state).layout == "our own layout"
 
 
 def test_resnet50_is_found_out(tmp_path, capsys):

@@ -79,7 +79,7 @@ def test_every_layout_gives_the_same(state, arrays, tmp_path):
     save_npz(tmp_path / "ours.npz", expected)
     other, ours = convert_backbone(theirs, state, "file"), load_backbone(tmp_path / "ours.npz", state)
     assert other.layout == "transformers' ResNet" and other.left_out == ["classifier.1.weight", "classifier.1.bias"]
-    assert ours.layout == "our own ResNet" and ours.left_out == []
+    assert ours.layout == "our own layout" and ours.left_out == []
     for loaded in (other, ours):
         assert all((flatten_state(loaded.state)[k] == v).all() for k, v in flatten_state(expected).items())
 
@@ -91,7 +91,7 @@ def test_every_layout_gives_the_same(state, arrays, tmp_path):
         (lambda a: a.update({"layer5.0.bn1.bias": np.zeros(1)}), r"unknown to this backbone, 'layer5\.0\.bn1\.bias'"),
         (
             lambda a: a.update({"conv1.weight": np.zeros((4, 3, 3, 3))}),
-            r"'conv1\.weight' has shape \(4, 3, 3, 3\), the configured backbone needs \(4, 3, 7, 7\)",
+            r"'conv1\.weight' has shape \(4, 3, 3, 3\), the backbone needs \(4, 3, 7, 7\)",
         ),
         (lambda a: a.update({"conv1.weight": np.zeros((4, 3))}), r"'conv1\.weight' has shape \(4, 3\)"),
         (lambda a: a.update({"bn1.bias": np.full(4, np.nan)}), r"'bn1\.bias' holds values that are not finite"),

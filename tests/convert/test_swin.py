@@ -65,7 +65,7 @@ def test_what_transformers_saves_and_what_we_save(network, weights, expected, tm
     assert loaded.layout == "transformers' Swin"
     save_npz(tmp_path / "ours.npz", loaded.state)
     again = load_backbone(tmp_path / "ours.npz", network[1])
-    assert again.layout == "our own Swin" and again.left_out == []
+    assert again.layout == "our own layout" and again.left_out == []
     for state in (loaded.state, again.state):
         ours = flatten_state(state)
         assert all((ours[name] == expected[name]).all() for name in expected)
@@ -111,11 +111,11 @@ def test_tables_are_resized_as_torch_does(network, weights, capsys, tmp_path):
         ),
         (
             lambda a: a.update({"layers.0.blocks.0.attn.qkv.weight": np.zeros((24, 9))}),
-            r"'layers\.0\.blocks\.0\.attn\.qkv\.weight' has shape \(24, 9\), the configured backbone needs \(24, 8\)",
+            r"'layers\.0\.blocks\.0\.attn\.qkv\.weight' has shape \(24, 9\), the backbone needs \(24, 8\)",
         ),
         (
             lambda a: a.update({"layers.0.blocks.1.attn.relative_position_bias_table": np.zeros((25, 2))}),
-            r"relative_position_bias_table' has shape \(25, 2\), the configured backbone needs \(25, 1\)",
+            r"relative_position_bias_table' has shape \(25, 2\), the backbone needs \(25, 1\)",
         ),
         (lambda a: a.update({"patch_embed.norm.bias": np.full(8, np.inf)}), "'patch_embed.norm.bias' holds values"),
     ],
