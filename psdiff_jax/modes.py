@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax import parallel
+from psdiff_jax.api import load_embedder
 from psdiff_jax.config import Config
 from psdiff_jax.data.detections import Detections, load_embeddings, save_embeddings
 from psdiff_jax.data.pipeline import Processes, reading_threads, train_batches
@@ -21,8 +22,7 @@ from psdiff_jax.evaluation.protocols import Protocol, make_protocols
 from psdiff_jax.evaluation.seeds import mean_and_sd
 from psdiff_jax.files import write_atomically
 from psdiff_jax.inference.calibrate import calibrate, calibrated_threshold
-from psdiff_jax.inference.embed import Embedder, embed_all, image_loader
-from psdiff_jax.inference.predictor import Predictor
+from psdiff_jax.inference.embed import embed_all, image_loader
 from psdiff_jax.inference.ranking import rank
 from psdiff_jax.progress import progress
 from psdiff_jax.report.naming import gallery_name, steps_name
@@ -65,23 +65,6 @@ def train(config: Config, workdir: Path, dataset: PreparedDataset, gallery: Prep
         )
         show = prediction_images(config, config.evaluate, data, gallery, model, writer)
         training.train(config, workdir, model, batches, writer, hooks=[(config.train.image_every, show)])
-
-
-def load_embedder(config: Config, workdir: Path) -> tuple[Embedder, int]:
-    """(the model of the newest checkpoint, its training step)."""
-    teacher = config.teacher_folder(workdir) / "teacher.npz"
-    graphdef, state = training.load_trained(config, workdir, teacher)
-    predictor = Predictor(graphdef, config.sampler)
-    embedder = Embedder.create(
-        config.model,
-        predictor,
-        training.weights(state),
-        state.rest,
-        config.seed,
-        config.evaluation_data,
-        config.evaluate,
-    )
-    return embedder, int(state.step)
 
 
 def embed(config: Config, workdir: Path, dataset: PreparedDataset) -> None:

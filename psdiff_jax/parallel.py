@@ -80,7 +80,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def check_divides(batch_size: int, mesh: Mesh, key: str = "config.train.batch_size") -> None:
     """Raises InputError, naming `key`, unless a batch over all processes divides by the mesh's data axis."""
     devices = mesh.shape["data"]
-    if batch_size % devices:
+    if batch_size < 1 or batch_size % devices:
         raise InputError(f"{key} is {batch_size}, which does not divide by the {devices} devices: "
                          f"choose a multiple of {devices}")  # fmt: skip
 

@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
-from psdiff_jax import experiment
+from psdiff_jax import PersonSearch, experiment
 from psdiff_jax.config import from_values
 from psdiff_jax.data.detections import Detections, load_embeddings
 from psdiff_jax.errors import InputError
+from psdiff_jax.inference.embed import image_loader
 from psdiff_jax.models.weights import read_npz
 from psdiff_jax.teacher.crops import load_crops
 from psdiff_jax.training.writer import read_metrics
@@ -173,6 +174,38 @@ def test_search_by_query_number_and_by_image(finished, tmp_path):
     assert len(json.loads((workdir / "search/hits.json").read_text())["hits"]) == 2
 
 
+def test_the_python_interface_finds_what_the_program_finds(finished):
+    """The gallery's detections, and a query's embedding, from the images alone."""
+    config, workdir = finished
+    dataset = open_dataset(config.data)
+    search = PersonSearch.load(workdir)
+    gallery, query = (load_embeddings(workdir / "embeddings" / part) for part in ("gallery", "query"))
+    load, queries = image_loader(dataset), dataset.queries()
+    image = load(gallery.images[0])  # the noise of image 0
+    found, rows = search.detect(image), gallery.image_index == 0
+    np.testing.assert_allclose(found.scores, gallery.scores[rows], atol=1e-5)
+    np.testing.assert_allclose(found.boxes, gallery.boxes[rows], atol=1e-2)
+    np.testing.assert_allclose(found.embeddings, gallery.embeddings[rows], atol=1e-4)
+    own = search.embed(load(queries.image_names[0]), queries.boxes[0])
+    assert own.shape == (32,) and np.linalg.norm(own) == pytest.approx(1, abs=1e-5)
+    if gallery.images.index(queries.image_names[0]) == 0:
+        np.testing.assert_allclose(own, query.embeddings[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda search, image: search.detect(image.astype(np.float32)), r"image is float32 \[96, 160, 3\]: give uint8"),
+        (lambda search, image: search.embed(image, (10, 10, 5, 20)), r"box \[10.0, 10.0, 5.0, 20.0\] does not lie in"),
+        (lambda search, image: search.embed(image, (10, 10, 500, 20)), "160x96 pixels"),
+        (lambda search, image: PersonSearch.load("nowhere"), "config.json is missing: name the --workdir of a run"),
+    ],
+)
+def test_wrong_calls_of_the_python_interface_are_one_line(finished, call, message):
+    with pytest.raises(InputError, match=message):
+        call(PersonSearch.load(finished[1]), np.zeros((96, 160, 3), np.uint8))
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -199,8 +232,8 @@ def test_a_query_embedding_is_that_of_its_ground_truth_box(finished):
 
 
 def test_detected_queries_are_detections(finished):
+    from psdiff_jax.api import load_embedder
     from psdiff_jax.inference.embed import embed_gallery, embed_queries
-    from psdiff_jax.modes import load_embedder
 
     config, workdir = finished
     detected = config.copy_and_resolve_references()
@@ -363,7 +396,7 @@ def test_the_threshold_is_chosen_on_held_out_images(finished, tmp_path, monkeypa
     assert settings["search_threshold"] == held.evaluate.search_threshold and "calibration" not in settings
     assert "2 steps: calibration: none of" in capsys.readouterr().err
 
-    def at_scores_of_this_model(gallery, query, annotations, queries):
+    def at_scores_of_this_model(gallery, query, annotations, queries, **_):
         assert len(query) == len(queries) > 0 and set(gallery.images) == set(annotations.image_names)
         assert set(annotations.image_names) < set(train_names)
         return Calibration(0.01, (0.01, 0.02), (0.4, 0.3))
@@ -450,7 +483,7 @@ def test_a_teacher_is_trained_and_scored_alone(finished, tmp_path):
 def test_a_published_checkpoint_is_a_teacher_by_config_alone(finished, tmp_path):
     """From the file that PyTorch saved to the targets that PSDiff would be trained on: those of the torch module."""
     torch = pytest.importorskip("torch")
-    from .convert import published_reid as published
+    from .teacher import published_reid as published
 
     model = published.randomised(published.HHCL("gem", ibn=True))
     torch.save(

@@ -113,7 +113,7 @@ def test_unknown_key_suggests_the_nearest():
         ("evaluate.steps", (0,), "config.evaluate.steps"),
         ("evaluate.protocols", ("whoole",), "whoole"),
         ("evaluate.reranking", ("cbgm:3",), "config.evaluate.reranking"),
-        ("evaluate.reranking", ("cws", "cws"), "'cws' is asked for twice"),
+        ("evaluate.reranking", ("cws", "cws"), "'cws' is given twice"),
         ("evaluate.seeds", (1, 1), "config.evaluate.seeds"),
         ("data.held_out", 1.5, "config.data.held_out"),
         ("noise.one_step", True, "config.evaluate.steps"),

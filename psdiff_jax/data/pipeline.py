@@ -34,9 +34,9 @@ import numpy as np
 from psdiff_jax.data import transforms
 from psdiff_jax.data.augment import augment_sample
 from psdiff_jax.data.held_out import training_positions
+from psdiff_jax.data.image_reader import Batch, ImageReader, Targets
 from psdiff_jax.data.options import DataOptions
 from psdiff_jax.data.prepared import Dataset
-from psdiff_jax.data.scenes import Batch, Scenes, Targets
 from psdiff_jax.errors import InputError
 
 
@@ -137,7 +137,7 @@ def train_batches(
     """
     local_size = processes.share("config.train.batch_size", batch_size)
     augment = options.augment
-    scenes = Scenes(
+    reader = ImageReader(
         dataset,
         "train",
         options,
@@ -146,14 +146,14 @@ def train_batches(
         zoom=max(1.0, augment.scale_jitter[1]),
         max_boxes=options.max_boxes,
     )
-    kept = training_positions(scenes.annotations, options.held_out)
+    kept = training_positions(reader.annotations, options.held_out)
     first_row = processes.index * local_size
 
     def make(step: int, positions: np.ndarray) -> Batch:
         rows = range(first_row, first_row + local_size)
         generators = [np.random.default_rng((seed, step, row)) for row in rows]
         chosen = kept[positions[rows.start : rows.stop]]
-        return scenes.batch(chosen, lambda s, i: augment_sample(s, augment, generators[i]))
+        return reader.batch(chosen, lambda s, i: augment_sample(s, augment, generators[i]))
 
     import grain
 
@@ -183,18 +183,18 @@ def eval_batches(
       indices: positions in the split; None: all.
     """
     local_size = processes.share("config.evaluate.batch_size", batch_size)
-    scenes = Scenes(dataset, split, options, targets, embedding_dim)
-    chosen = np.arange(len(scenes)) if indices is None else np.asarray(indices, np.int64)
+    reader = ImageReader(dataset, split, options, targets, embedding_dim)
+    chosen = np.arange(len(reader)) if indices is None else np.asarray(indices, np.int64)
     count = -(-len(chosen) // batch_size)
 
     def make(step: int) -> Batch:
         first = step * batch_size + processes.index * local_size
         positions = chosen[first : first + local_size]
-        batch = scenes.batch(positions)
+        batch = reader.batch(positions)
         valid = np.arange(local_size) < len(positions)
         fills = {"image_index": -1, "person_ids": -1, "scale": 1}
         batch = {key: transforms.pad_rows(rows, local_size, fills.get(key, 0)) for key, rows in batch.items()}
-        batch["image_size"][~valid] = scenes.image_size  # not zero: it is a divisor
+        batch["image_size"][~valid] = reader.image_size  # not zero: it is a divisor
         return {**batch, "valid": valid}
 
     import grain

@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from psdiff_jax import parallel
 from psdiff_jax.data.detections import Detections
+from psdiff_jax.data.image_reader import image_batch
 from psdiff_jax.data.options import DataOptions
 from psdiff_jax.data.pipeline import Processes, eval_batches
 from psdiff_jax.data.prepared import Dataset
-from psdiff_jax.data.scenes import image_batch
 from psdiff_jax.data.transforms import decode_image, to_original
 from psdiff_jax.evaluation.options import EvaluateOptions
 from psdiff_jax.inference.predictor import Predictions, Predictor
@@ -21,6 +21,14 @@ from psdiff_jax.ops.boxes import box_iou
 from psdiff_jax.progress import progress
 
 Batch = dict[str, np.ndarray]
+
+
+class People(NamedTuple):
+    """People found in one image: boxes float32 [K,4] xyxy pixels of the image, scores [K], unit embeddings [K,D]."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    embeddings: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,25 @@ class Embedder:
         return replace(self, key=jax.random.key(seed))
 
     def predict(self, batch: Batch, steps: tuple[int, ...], gt_box: bool = False) -> dict[int, Predictions]:
-        """Host arrays of the whole (global) batch. `gt_box`: hold the first box of each image in proposal 0."""
+        """Host arrays of the whole (global) batch. `gt_box`: the first box of each image is held in proposal 0."""
         wanted = {name: batch[name] for name in ("image", "image_size", "image_index")}
         on_device = parallel.put_batch(wanted, self.mesh)
         boxes = parallel.put_batch(np.ascontiguousarray(batch["boxes"][:, 0]), self.mesh) if gt_box else None
         return parallel.fetch(self.predictor(self.params, self.rest, on_device, self.key, steps, boxes))
+
+    def detect(self, image: np.ndarray, steps: int) -> People:
+        """Everybody in `image` uint8 [H,W,3], in a number of denoising steps, best score first."""
+        size = np.asarray(image.shape[:2])
+        batch = image_batch(image, np.zeros(4, np.float32), self.data.image_size, copies=self.mesh.size)
+        found = self.predict(batch, (steps,))[steps]
+        return self.people(found, {**batch, "original_size": size[None]}, 0)
+
+    def people(self, found: Predictions, batch: Batch, i: int) -> People:
+        """The people in image i of a batch: what survives NMS and the score threshold, best score first."""
+        keep = np.flatnonzero(found.keep[i] & (found.scores[i] >= self.options.detection_threshold))
+        keep = keep[np.argsort(-found.scores[i][keep], kind="stable")][: self.options.max_detections]
+        boxes = to_original(found.boxes[i][keep], batch["scale"][i], batch["original_size"][i])
+        return People(boxes, found.scores[i][keep], found.embeddings[i][keep])
 
     def embed_box(self, image: np.ndarray, box: np.ndarray, steps: int) -> np.ndarray:
         """Unit embedding [D] of the person in `box` [4] (xyxy pixels) of `image` uint8 [H,W,3], the box held."""
@@ -88,7 +110,7 @@ def embed_gallery(embedder: Embedder, dataset: Dataset, split: str = "gallery") 
     for batch, people in _predictions(embedder, batches, steps, f"embedding {split}", count):
         for i in np.flatnonzero(batch["valid"]):
             for k in steps:
-                rows[k].append(_detections_of_image(embedder, people[k], batch, int(i)))
+                rows[k].append(embedder.people(people[k], batch, int(i)))
     names = dataset.annotations(split).image_names
     return {k: _flat(found, names) for k, found in rows.items()}
 
@@ -105,10 +127,10 @@ def embed_queries(embedder: Embedder, dataset: Dataset) -> dict[int, Detections]
         return {k: _nobody(embedder.embedding_dim) for k in steps}
     batches = _batches(embedder, dataset, "query")
     position = {name: i for i, name in enumerate(dataset.annotations("gallery").image_names)}
-    scenes = np.asarray([position[name] for name in queries.image_names], np.int32)
+    positions = np.asarray([position[name] for name in queries.image_names], np.int32)
     rows: dict[int, list[tuple[np.ndarray, ...]]] = {k: [] for k in steps}
     for batch, people in _predictions(
-        embedder, _with_scene_noise(batches, scenes), steps, "embedding queries", len(scenes), gt_box
+        embedder, _with_image_noise(batches, positions), steps, "embedding queries", len(positions), gt_box
     ):
         for i in np.flatnonzero(batch["valid"]):
             for k in steps:
@@ -125,10 +147,10 @@ def embed_queries(embedder: Embedder, dataset: Dataset) -> dict[int, Detections]
     return {k: _flat(found, queries.image_names, queries.person_ids) for k, found in rows.items()}
 
 
-def _with_scene_noise(batches: Iterable[Batch], scenes: np.ndarray) -> Iterator[Batch]:
+def _with_image_noise(batches: Iterable[Batch], positions: np.ndarray) -> Iterator[Batch]:
     """A query draws the noise of the image it stands in, so that it starts as its gallery image does."""
     for batch in batches:
-        index = np.where(batch["valid"], scenes[np.maximum(batch["image_index"], 0)], -1).astype(np.int32)
+        index = np.where(batch["valid"], positions[np.maximum(batch["image_index"], 0)], -1).astype(np.int32)
         yield {**batch, "image_index": index}
 
 
@@ -147,14 +169,6 @@ def _predictions(
     return progress(
         found, what, "images", count, lambda each: int(each[0]["valid"].sum()), shown=parallel.is_main_process()
     )
-
-
-def _detections_of_image(embedder: Embedder, people: Predictions, batch: Batch, i: int) -> tuple[np.ndarray, ...]:
-    """(boxes in original pixels, scores, embeddings) that survive NMS and the score threshold, best first."""
-    keep = np.flatnonzero(people.keep[i] & (people.scores[i] >= embedder.options.detection_threshold))
-    keep = keep[np.argsort(-people.scores[i][keep], kind="stable")][: embedder.options.max_detections]
-    boxes = to_original(people.boxes[i][keep], batch["scale"][i], batch["original_size"][i])
-    return boxes, people.scores[i][keep], people.embeddings[i][keep]
 
 
 def _flat(

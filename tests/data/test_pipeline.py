@@ -323,7 +323,7 @@ def test_wrong_keys(dataset, config, key, value, message):
 
 
 def test_cache_that_would_not_fit(dataset, config, monkeypatch):
-    monkeypatch.setattr("psdiff_jax.data.scenes.CACHE_LIMIT", 1000)
+    monkeypatch.setattr("psdiff_jax.data.image_reader.CACHE_LIMIT", 1000)
     config.data.cache = True
     with pytest.raises(InputError, match=r"^config\.data\.cache: the images of split train need .* turn it off$"):
         train_batches(dataset, config)

@@ -24,7 +24,7 @@ class Targets(Protocol):
         ...
 
 
-class Scenes:
+class ImageReader:
     """The images of a split, resized and with their boxes: position -> sample, and positions -> batch."""
 
     def __init__(
