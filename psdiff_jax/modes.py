@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,14 +95,14 @@ def evaluate(
     settings: dict[str, Any] = {"training_step": step} | ({"calibration": calibration} if calibration else {})
     if config.evaluate.data.is_given:
         settings["trained_on"] = config.data.name
-    shown, evaluations = {}, []
+    shown, evaluations, protocols = {}, [], protocols_of(config, dataset)
     for seed in config.evaluate.seeds or (config.seed,):
         detections = embed_all(embedder.with_seed(seed), dataset)
         if not shown:
             shown = detections
             export(config, workdir, shown)
         if parallel.is_main_process():
-            evaluations.append(score(config, dataset, detections, {**settings, "seed": seed}))
+            evaluations.append(score(config, dataset, protocols, detections, {**settings, "seed": seed}))
     if not evaluations:
         return {}
     result = mean_and_sd([evaluation.numbers for evaluation in evaluations])
@@ -115,7 +116,7 @@ def evaluate(
 def evaluate_folder(config: Config, workdir: Path, dataset: PreparedDataset, folder: Path) -> dict[str, Any]:
     """Scores a folder of embeddings, whoever made them: no model is loaded."""
     detections = {"given": (load_embeddings(folder / "gallery"), load_embeddings(folder / "query"))}
-    evaluation = score(config, dataset, detections, {"embeddings": str(folder)})
+    evaluation = score(config, dataset, protocols_of(config, dataset), detections, {"embeddings": str(folder)})
     report(config, workdir, dataset, detections, evaluation, evaluation.numbers)
     return evaluation.numbers
 
@@ -123,10 +124,11 @@ def evaluate_folder(config: Config, workdir: Path, dataset: PreparedDataset, fol
 def score(
     config: Config,
     dataset: PreparedDataset,
+    protocols: Sequence[Protocol],
     detections: StepDetections,
     settings: dict[str, Any],
 ) -> Evaluation:
-    """Every protocol of config.evaluate.protocols over every entry of `detections`.
+    """Every protocol over every entry of `detections`.
 
     settings: what made the detections; its "calibration", if any, holds the search thresholds.
     """
@@ -138,7 +140,7 @@ def score(
         detections,
         annotations,
         queries,
-        protocols_of(config, dataset),
+        protocols,
         reranking=config.evaluate.reranking,
         detection_threshold=config.evaluate.detection_threshold,
         search_threshold=threshold,
