@@ -32,7 +32,7 @@ from psdiff_jax.report.rankings import example_queries, search_picture, write_pi
 from psdiff_jax.report.run_page import write_report
 from psdiff_jax.report.terminal import format_hits, format_table
 from psdiff_jax.teacher.evaluate import evaluate_teacher as score_teacher
-from psdiff_jax.teacher.train import open_targets
+from psdiff_jax.teacher.kinds import open_targets
 from psdiff_jax.training import train as training
 from psdiff_jax.training.loop import fit
 from psdiff_jax.training.writer import MetricWriter

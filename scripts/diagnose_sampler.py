@@ -30,7 +30,7 @@ from psdiff_jax.diffusion.schedule import sampling_times
 from psdiff_jax.models.psdiff import Condition, PSDiff
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.normalize import normalize
-from psdiff_jax.teacher.train import open_targets
+from psdiff_jax.teacher.kinds import open_targets
 from psdiff_jax.training.states import NoiseOptions, noised_gt
 from psdiff_jax.training.train import load_trained, weights
 

@@ -53,7 +53,7 @@ def save_npz(path: str | Path, state: Any, half: bool = False) -> None:
     arrays = {}
     for name, leaf in flatten_state(state).items():
         array = np.asarray(leaf)
-        if array.dtype not in (np.float16, np.float32, np.float64) and array.dtype.kind not in "iub":
+        if array.dtype.kind not in "biufU":
             array = array.astype(np.float32)  # an .npz cannot hold bfloat16
         arrays[name] = array.astype(np.float16) if half and array.ndim >= 2 and array.dtype == np.float32 else array
     write = np.savez_compressed if half else np.savez  # compression saves 7% of float32 and takes most of the time

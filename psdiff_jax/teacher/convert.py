@@ -3,7 +3,7 @@
     python -m psdiff_jax.teacher.convert IN.pth OUT.npz [--crop 256x128] [--pool max]
     teacher = load_teacher("OUT.npz")          a CropTeacher; IN.pth will do as well
 
-Which network it is (HHCL, strong baseline, AGW, MGN, PPLR; see `teacher.layouts`) is recognised from the names
+Which network it is (HHCL, strong baseline, AGW, MGN, PPLR; see `teacher.families`) is recognised from the names
 and shapes of its tensors, all of which are accounted for. PyTorch is needed only to read its pickles, not for
 `.safetensors`; nothing in a file is executed. OUT.npz describes its network. Crops are RGB, normalised with ImageNet's
 mean and deviation, as all of these projects do; their crops are resized by Pillow, ours by OpenCV (`teacher.crops`).
@@ -21,29 +21,33 @@ import json
 import re
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from einops import rearrange
 from flax import nnx
 
 from psdiff_jax.convert.files import read_state_dict
+from psdiff_jax.convert.fill import fill
 from psdiff_jax.errors import InputError
-from psdiff_jax.models.weights import assign, check_finite, flatten_state, refuse, save_npz, state_hash
-from psdiff_jax.teacher.layouts import COUNTERS, Recognised, read_spec, recognise
+from psdiff_jax.models.backbones import OneKey
+from psdiff_jax.models.weights import assign, flatten_state, save_npz, state_hash
+from psdiff_jax.teacher.crop_teacher import CropTeacher
+from psdiff_jax.teacher.families import FAMILIES, recognise
+from psdiff_jax.teacher.family import COUNTERS, NetworkSpec
 from psdiff_jax.teacher.network import spread_over_devices
-from psdiff_jax.teacher.published import ReIDSpec, abstract_reid
-from psdiff_jax.teacher.targets import CropTeacher
+from psdiff_jax.teacher.residual_families import HHCL
 
 DESCRIPTION = "description"  # in OUT.npz: UTF-8 bytes of JSON
 
 
 class Converted(NamedTuple):
-    """title: what the file was; spec, state: the network; crop_size: (h, w); left_out: names not used; notes: lines."""
+    """title, family: what the file was; spec, state: the network; crop_size: (h, w); left_out: names not used."""
 
     title: str
-    spec: ReIDSpec
+    family: str
+    spec: NetworkSpec
     state: Any
     crop_size: tuple[int, int]
     left_out: list[str]
@@ -68,76 +72,56 @@ def load_teacher(path: str | Path, crop_size: tuple[int, int] | None = None) -> 
 def _sized(network: Converted, crop_size: tuple[int, int] | None, where: str) -> Converted:
     """The network for crops of another size; InputError for one too small for it."""
     height, width = crop_size or network.crop_size
-    least = 48 if network.spec.parts_dim else 32  # MGN cuts its map, of stride 16, into three
-    if height < least or width < 32:
-        raise InputError(f"{where}: crops of {height} x {width}; {network.title} needs {least} x 32 or more")
+    least = network.spec.least_size
+    if height < least[0] or width < least[1]:
+        raise InputError(f"{where}: crops of {height} x {width}; {network.title} needs {least[0]} x {least[1]} or more")
     return network._replace(crop_size=(height, width))
+
+
+@lru_cache(maxsize=8)
+def abstract_network(spec: NetworkSpec) -> tuple[nnx.GraphDef, nnx.State]:
+    """(graphdef, state) of a network with names and shapes but no values, to be filled with weights."""
+    return nnx.split(nnx.eval_shape(lambda: spec.make(rngs=cast(nnx.Rngs, OneKey()))))
 
 
 def crop_teacher(network: Converted) -> CropTeacher:
     """The network, ready for use: compiled once for each number and size of crops, in float32 on any device."""
-    spec, crop_size = network.spec, network.crop_size
-    graphdef, _ = abstract_reid(spec)
-    said = hashlib.sha256(json.dumps(dataclasses.asdict(spec), sort_keys=True).encode()).hexdigest()[:8]
+    graphdef, _ = abstract_network(network.spec)
+    given = hashlib.sha256(json.dumps(_fields(network.spec), sort_keys=True).encode()).hexdigest()[:8]
     embed = spread_over_devices(lambda state, crops: nnx.merge(graphdef, state)(crops), network.state)
-    return CropTeacher(embed, spec.dim, f"{state_hash(network.state)}-{said}", tuple(crop_size), network.title)
+    digest = f"{state_hash(network.state)}-{given}"
+    return CropTeacher(embed, network.spec.dim, digest, network.crop_size, network.title)
+
+
+def _fields(spec: Any) -> dict[str, Any]:
+    return dataclasses.asdict(spec)
 
 
 def convert_teacher(arrays: Mapping[str, np.ndarray], where: str, pooling: str = "") -> Converted:
     """The network that a checkpoint's tensors make.
 
     Args:
-      arrays: the file's names -> arrays. where: the file's name, for errors. pooling: see `read_spec`.
+      arrays: the file's names -> arrays. where: the file's name, for errors. pooling: one of those that the file leaves
+        open; "" takes the family's default.
 
     Raises:
       InputError: a tensor that is missing, left over, damaged or of another shape, by its name in the file.
     """
-    found = recognise(arrays, where)
-    spec = read_spec(found, pooling, where)
-    _, state = abstract_reid(spec)
-    shapes = {ours: tuple(leaf.shape) for ours, leaf in flatten_state(state).items()}
-    wanted = {ours: found.family.name(ours) for ours in shapes}
-    left_out = _account(found, set(wanted.values()), where)
-    converted = {ours: _converted(found, theirs, shapes[ours], where) for ours, theirs in wanted.items()}
-    open_question = not pooling and spec.pooling != "gem" and len(found.family.poolings) > 1
-    notes = [f"no tensor tells the pooling: {spec.pooling}, unless --pool says otherwise"] if open_question else []
-    state = assign(state, converted, where)
-    return Converted(_title(found, spec), spec, state, found.family.crop_size, left_out, notes)
-
-
-def _account(found: Recognised, used: set[str], where: str) -> list[str]:
-    """Names in the file that serve training alone; InputError for a tensor that is missing or left over."""
-    rest = [name for name in found.arrays if name not in used]
-    left_out = [name for name in rest if re.fullmatch(f"{found.family.left_out}|{COUNTERS}", name)]
-    missing = [found.prefix + name for name in sorted(used - set(found.arrays))]
-    over = [found.prefix + name for name in rest if name not in left_out]
-    refuse(missing, over, f"{where}: {found.family.title}", "network", "is the file whole and unchanged?")
-    return [found.prefix + name for name in left_out]
-
-
-def _converted(found: Recognised, theirs: str, shape: tuple[int, ...], where: str) -> np.ndarray:
-    """A tensor in our axes, [H,W,I,O] and [I,O]; InputError when it has another shape or is not finite."""
-    array = np.asarray(found.arrays[theirs], np.float32)
-    stored = shape if len(shape) < 2 else (shape[-1], shape[-2], *shape[:-2])
-    if array.shape != stored:
-        raise InputError(f"{where}: {found.prefix + theirs!r} has shape {array.shape}, its network needs {stored}")
-    check_finite(array, found.prefix + theirs, where)
-    if array.ndim < 2:
-        return array
-    return rearrange(array, "o i h w -> h w i o" if array.ndim == 4 else "o i -> i o")
-
-
-def _title(found: Recognised, spec: ReIDSpec) -> str:
-    """One phrase: the family and what it is made of."""
-    depth = 3 * sum(spec.depths) + 2
-    blocks = f", {sum(spec.non_local)} non-local blocks" if any(spec.non_local) else ""
-    return f"{found.family.title}, ResNet-{depth}{' IBN-a' if spec.ibn else ''}{blocks}, {spec.pooling} pooling"
+    family, file = recognise(arrays, where)
+    default, *others = family.poolings(file)
+    if pooling not in ("", default, *others):
+        raise InputError(f"{where}: {family.title} pools by {default}, not {pooling}; omit --pool")
+    spec = family.spec(file, pooling or default)
+    filled = fill(file, abstract_network(spec)[1], family.title)
+    notes = [f"no tensor tells the pooling: {default}, unless --pool says otherwise"] if others and not pooling else []
+    title = f"{family.title}, {spec.describe()}"
+    return Converted(title, family.title, spec, filled.state, family.crop_size, filled.left_out, filled.notes + notes)
 
 
 def save_teacher(path: str | Path, network: Converted) -> None:
     """Weights and description, as `load_teacher` reads them."""
-    said = {"title": network.title, "crop_size": network.crop_size, "network": dataclasses.asdict(network.spec)}
-    description = np.frombuffer(json.dumps(said).encode(), np.uint8)
+    said = {"title": network.title, "family": network.family, "crop_size": network.crop_size}
+    description = np.frombuffer(json.dumps({**said, "network": _fields(network.spec)}).encode(), np.uint8)
     save_npz(path, {**flatten_state(network.state), DESCRIPTION: description})
 
 
@@ -145,18 +129,25 @@ def _described(arrays: dict[str, np.ndarray], where: str) -> Converted:
     """What `save_teacher` wrote."""
     try:
         said = json.loads(arrays.pop(DESCRIPTION).tobytes())
-        title, spec, crop_size = said["title"], ReIDSpec.from_json(said["network"]), tuple(said["crop_size"])
+        family, fields = said.get("family", HHCL.title), said["network"]  # files of earlier versions do not name theirs
+        spec_type = next(known.spec_type for known in FAMILIES if known.title == family)
+        spec = spec_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+        title, (height, width) = said["title"], said["crop_size"]
+    except StopIteration as error:
+        raise InputError(f"{where}: of a family that is not registered here, {family}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where}: its description cannot be read; convert the checkpoint again") from error
-    return Converted(title, spec, assign(abstract_reid(spec)[1], arrays, where), crop_size, [], [])
+    return Converted(title, family, spec, assign(abstract_network(spec)[1], arrays, where), (height, width), [], [])
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m psdiff_jax.teacher.convert", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m psdiff_jax.teacher.convert", description=str(__doc__).split("\n")[0]
+    )
     parser.add_argument("source", metavar="IN", type=Path)
     parser.add_argument("target", metavar="OUT.npz", type=Path)
-    parser.add_argument("--crop", metavar="HxW", default="", help="size of the crops; left out: what its authors use")
+    parser.add_argument("--crop", metavar="HxW", default="", help="size of the crops; default: its authors'")
     parser.add_argument("--pool", choices=("avg", "max"), default="", help="where the file does not say how it pools")
     args = parser.parse_args(argv)
     try:
@@ -184,12 +175,12 @@ def _parsed(crop: str) -> tuple[int, int] | None:
 
 def report(network: Converted, source: str) -> list[str]:
     """Lines that say what a file was and what was done with its tensors."""
-    leaves, spec = flatten_state(network.state), network.spec
+    leaves = flatten_state(network.state)
     size = sum(leaf.size for leaf in leaves.values()) / 1e6
     others = [name for name in network.left_out if not re.fullmatch(COUNTERS, name)]
     modules = ", ".join(dict.fromkeys(name.rsplit(".", 1)[0] for name in others)) or "none"
     return [
-        f"{source}: {network.title}; {len(leaves)} tensors, {size:.2f} M numbers -> {spec.dim}-d embeddings",
+        f"{source}: {network.title}; {len(leaves)} tensors, {size:.2f} M numbers -> {network.spec.dim}-d embeddings",
         f"left out: {len(others)} of training alone ({modules});"
         f" {len(network.left_out) - len(others)} counters (num_batches_tracked)",
         f"crops of {network.crop_size[0]} x {network.crop_size[1]}, RGB, ImageNet's mean and deviation",
@@ -200,19 +191,20 @@ def report(network: Converted, source: str) -> list[str]:
 def compare(network: Converted, arrays: Mapping[str, np.ndarray]) -> str:
     """A line: the largest difference to PyTorch over the embeddings of two test crops, or why there is none.
 
-    A state_dict holds no code, so that its authors' cannot run: PyTorch runs the architecture that they published as
-    `teacher.torch_reference` has it, on the file's tensors as they are.
+    A state_dict holds no code: PyTorch runs the published architecture as `Family.reference` has it, on the file's own
+    tensors.
     """
-    from psdiff_jax.teacher.torch_reference import embeddings
-
     height, width = network.crop_size
     y, x, c = np.ogrid[:height, :width, :3]
     waves = [127.5 + 127.5 * np.sin(y / (7 + i) + c) * np.cos(x / (5 - 2 * i) + i) for i in range(2)]
     crops = np.stack(waves).astype(np.uint8)
+    family, file = recognise(arrays, "")
     try:
-        theirs = embeddings(recognise(arrays, ""), network.spec, crops)
+        theirs = family.reference(file, network.spec, crops)
     except ImportError:
         return "not compared with PyTorch: it is not installed"
+    if theirs is None:
+        return f"not compared with PyTorch: there is no reference for {family.title}"
     if not np.isfinite(theirs).all():
         return "not compared: by PyTorch, too, the embeddings of the test crops are not finite; is it the right file?"
     difference = np.abs(np.asarray(crop_teacher(network).embed(crops)) - theirs).max()

@@ -1,25 +1,31 @@
-"""A teacher as the rest of the program sees it: a function from crops of people to embeddings, and how it is applied.
+"""A teacher that is a function from crops of people to embeddings, and its targets.
 
-Legend: B crops of a batch, N crops of a set, n boxes, h w rows and columns of a crop, D embedding.
+What it computes is kept in `<folder>/targets-<split>.npy` and mapped from there.
+
+Legend: B crops of a batch, n boxes, h w rows and columns of a crop, D embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from psdiff_jax.data.records import Annotations, PreparedDataset
 from psdiff_jax.errors import InputError
-from psdiff_jax.teacher.crops import cut_crops, progress, row_starts
+from psdiff_jax.ops.normalize import first_off_unit
+from psdiff_jax.progress import progress
+from psdiff_jax.teacher.crops import CROP_RULE, row_starts
+from psdiff_jax.teacher.embed import Embed, batch_size, cut_ahead
+from psdiff_jax.teacher.projection import Projection, kept_projection
+from psdiff_jax.teacher.target_cache import cached_rows
+from psdiff_jax.teacher.targets import Targets, Wanted, boxes_hash, dataset_name
 
-if TYPE_CHECKING:
-    from psdiff_jax.data.records import Annotations
-    from psdiff_jax.teacher.projection import Projection
-
-Embed = Callable[[np.ndarray], np.ndarray]
+UNPROJECTED = "unprojected"  # folder for what a network gives before it is projected to another width
+PROJECTED_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,11 @@ class CropTeacher:
     """Whatever turns crops of people into embeddings: trained here, converted from PyTorch, an ONNX file.
 
     Attributes:
-      embed: crops uint8 [B,h,w,3] RGB -> float32 [B,D], rows of length one. How pixels are scaled is its own affair
-        (an ONNX file's: `teacher.onnx.load_onnx`).
+      embed: crops uint8 [B,h,w,3] RGB -> float32 [B,D], rows of length one. It scales pixels as its network needs.
       dim: D. hash: digest of the weights and of whatever else decides an embedding.
       crop_size: (h, w) of the crops it takes. title: one phrase for reports.
-      base, projection: where this is another teacher with its embeddings projected (`teacher.projection.project`), that
-        teacher, and the projection.
+      base, projection: where this is another teacher with its embeddings projected (`project`), that teacher, and the
+        projection.
     """
 
     embed: Embed
@@ -43,30 +48,62 @@ class CropTeacher:
     base: CropTeacher | None = None
     projection: Projection | None = None
 
+    def targets(self, dataset: PreparedDataset, splits: Sequence[str], wanted: Wanted) -> Targets:
+        """See `kinds.open_targets`."""
+        dim, folder, workers = wanted.embedding_dim, wanted.folder, wanted.workers
+        if dim is None:  # kept where the PCA to another width looks for them
+            return network_targets(self, dataset, splits, folder=folder / UNPROJECTED, workers=workers)
+        teacher = teacher_of_width(self, wanted.train_set, dim, folder=folder, whiten=wanted.whiten, workers=workers)
+        return network_targets(teacher, dataset, splits, folder=folder, workers=workers)
 
-def embed_crops(
-    embed: Embed, crops: np.ndarray, batch: int = 256, what: str = "crops", order: np.ndarray | None = None
-) -> np.ndarray:
-    """float32 [N,D] of `crops` uint8 [N,h,w,3], taken in `order` (int [N], a permutation) but returned in their own.
 
-    Every batch has the same size, so that one is compiled: the last is filled up with the first crops, not with copies
-    of its own. A network that normalises by the batch's statistics would see nothing in copies of one crop.
+def network_targets(
+    teacher: CropTeacher,
+    dataset: PreparedDataset,
+    splits: Sequence[str] = ("train",),
+    *,
+    folder: str | Path,
+    batch: int = 256,
+    workers: int = 1,
+) -> Targets:
+    """Targets from a network, computed once for each split and kept in `folder` (see `teacher.target_cache`).
+
+    A kept file is used when dataset, boxes, teacher, projection and the way crops are cut are those it was made from;
+    otherwise a line says what differs and it is computed again. A run that was stopped goes on where it was.
+
+    Args:
+      batch: crops that go through the network at once. workers: threads that decode images.
+
+    Raises:
+      InputError: an embedding that is zero or not finite, by image and box; a folder that cannot be written to.
     """
-    order = np.arange(len(crops)) if order is None else order
-    batch = _batch_size(batch, len(crops))
-    if not len(crops):  # one blank crop still tells D
-        return np.asarray(embed(np.zeros((1, *crops.shape[1:]), np.uint8)), np.float32)[:0]
-    chunks = [order[start : start + batch] for start in range(0, len(crops), batch)]
-    embeddings: np.ndarray | None = None
-    for rows in progress(iter(chunks), len(chunks), f"{what}, batches"):
-        part = np.asarray(embed(crops[np.resize(np.concatenate([rows, order]), batch)]), np.float32)
-        embeddings = np.empty((len(crops), part.shape[1]), np.float32) if embeddings is None else embeddings
-        embeddings[rows] = part[: len(rows)]
-    return embeddings
+    rows, starts, base = {}, {}, None
+    if teacher.base is not None:  # another projection does not read the images again
+        base = network_targets(
+            teacher.base, dataset, splits, folder=Path(folder) / UNPROJECTED, batch=batch, workers=workers
+        )
+    for split in splits:
+        annotations = dataset.annotations(split)
+        starts[split] = row_starts(annotations)
+        key = {
+            "dataset": dataset_name(dataset),
+            "boxes": boxes_hash(annotations),
+            "teacher": (teacher.base or teacher).hash,
+            "projection": teacher.projection.hash if teacher.projection else "",
+            "crop size": teacher.crop_size,
+            "crop rule": CROP_RULE,
+        }
+        if base is not None and teacher.projection is not None:
+            compute = partial(_projected, teacher, teacher.projection, annotations, base.all(split))
+        else:
+            compute = partial(embed_split, teacher, dataset, split, batch, workers)
+        shape = (int(starts[split][-1]), teacher.dim)
+        rows[split] = cached_rows(Path(folder) / f"targets-{split}.npy", key, shape, compute)
+    return Targets(rows, starts, f"{teacher.title} ({teacher.hash})")
 
 
 def embed_split(
-    teacher: CropTeacher, dataset: Any, split: str, batch: int, workers: int, start: int
+    teacher: CropTeacher, dataset: PreparedDataset, split: str, batch: int, workers: int, start: int
 ) -> Iterator[np.ndarray]:
     """float32 [n,D]: embeddings of the boxes of a split from box `start` on, a batch at a time.
 
@@ -74,50 +111,72 @@ def embed_split(
     """
     annotations = dataset.annotations(split)
     count = int(row_starts(annotations)[-1])
-    batch = _batch_size(batch, count)
+    batch = batch_size(batch, count)
     ranges = [range(row, min(row + batch, count)) for row in range(start, count, batch)]
-    crops = _cut_ahead(dataset, split, teacher.crop_size, ranges, workers)
-    for rows, part in progress(zip(ranges, crops, strict=True), len(ranges), f"teacher targets of {split}: batches"):
+    crops = cut_ahead(dataset, split, teacher.crop_size, ranges, workers)
+    batches = zip(ranges, crops, strict=True)
+    for rows, part in progress(batches, f"teacher targets of {split}", "boxes", count - start, lambda b: len(b[0])):
         embeddings = np.asarray(teacher.embed(part[np.resize(np.arange(len(rows)), batch)]), np.float32)[: len(rows)]
         check_embeddings(embeddings, teacher, annotations, rows)
         yield embeddings
 
 
-def _cut_ahead(
-    dataset: Any, split: str, size: tuple[int, int], ranges: Sequence[range], workers: int
+def _projected(
+    teacher: CropTeacher, projection: Projection, annotations: Annotations, base: np.ndarray, start: int
 ) -> Iterator[np.ndarray]:
-    """Crops uint8 [n,h,w,3] of each range of boxes; the next ones are cut out while these are worked on."""
-
-    def cut(rows: range) -> np.ndarray:
-        crops = np.empty((len(rows), *size, 3), np.uint8)
-        for _ in cut_crops(dataset, split, rows.start, crops, workers):
-            pass
-        return crops
-
-    with ThreadPoolExecutor(1) as thread:
-        waiting = [thread.submit(cut, rows) for rows in ranges[:1]]
-        for rows in [*ranges[1:], None][: len(ranges)]:
-            crops = waiting.pop().result()
-            if rows is not None:
-                waiting.append(thread.submit(cut, rows))
-            yield crops
+    """float32 [n,D]: the projected embeddings of the boxes of a split from box `start` on, some at a time."""
+    for row in range(start, len(base), PROJECTED_AT_ONCE):
+        embeddings = projection(base[row : row + PROJECTED_AT_ONCE])
+        check_embeddings(embeddings, teacher, annotations, range(row, row + len(embeddings)))
+        yield embeddings
 
 
 def check_embeddings(embeddings: np.ndarray, teacher: CropTeacher, annotations: Annotations, rows: range) -> None:
     """Raises InputError for embeddings of the boxes `rows` of a split that are not [n,D] of length one, by image."""
     if embeddings.shape[1:] != (teacher.dim,):
         raise InputError(f"{teacher.title}: gives embeddings of shape {embeddings.shape[1:]}, not {teacher.dim}-d")
-    norms = np.linalg.norm(embeddings, axis=1)
-    bad = np.flatnonzero(~(np.abs(norms - 1) < 1e-2))  # NaN compares false
-    if bad.size:
-        row, starts = rows[bad[0]], row_starts(annotations)
+    if (off := first_off_unit(embeddings)) is not None:
+        row, starts = rows[off], row_starts(annotations)
         image = int(np.searchsorted(starts, row, "right")) - 1
         box = annotations.boxes[image][row - starts[image]].tolist()
         raise InputError(
             f"{teacher.title}: the embedding of {annotations.image_names[image]} box {box} (xyxy) has length"
-            f" {norms[bad[0]]:.3g}, not 1: zero or not finite; use another teacher or leave that box out"
+            f" {np.linalg.norm(embeddings[off]):.3g}, not 1; use another teacher or leave that box out"
         )
 
 
-def _batch_size(batch: int, count: int) -> int:
-    return min(batch, -(-count // 16) * 16)  # small sets: a number that devices divide
+def project(teacher: CropTeacher, projection: Projection) -> CropTeacher:
+    """`teacher` with embeddings that are projected, and of length one again."""
+    width, dim = projection.basis.shape
+    if width != teacher.dim:
+        raise InputError(f"{teacher.title}: gives {teacher.dim}-d embeddings, the projection takes {width}-d ones")
+    return replace(
+        teacher,
+        embed=lambda crops: projection(np.asarray(teacher.embed(crops))),
+        dim=dim,
+        hash=f"{teacher.hash}-{projection.hash}",
+        title=f"{teacher.title}, {projection.describe()}",
+        base=teacher,
+        projection=projection,
+    )
+
+
+def teacher_of_width(
+    teacher: CropTeacher,
+    dataset: PreparedDataset,
+    dim: int,
+    *,
+    folder: str | Path,
+    whiten: bool = False,
+    batch: int = 256,
+    workers: int = 1,
+) -> CropTeacher:
+    """`teacher` itself where it is `dim` wide, otherwise projected by the PCA of the train split's crops.
+
+    What the network gives is kept in `<folder>/unprojected`, where `network_targets` in `folder` finds it again.
+    """
+    if teacher.dim == dim:
+        return teacher
+    before = Path(folder) / UNPROJECTED
+    targets = network_targets(teacher, dataset, ("train",), folder=before, batch=batch, workers=workers)
+    return project(teacher, kept_projection(targets.all("train"), dim, whiten, Path(folder), teacher.title))

@@ -1,12 +1,12 @@
 """How good a teacher is, before anything is trained on it: `--mode evaluate_teacher`.
 
-A teacher of kind "trained" is trained first where its folder does not hold it yet, so that one
-command trains a teacher and says what it is worth:
+A teacher of kind "trained" is trained first where its folder does not hold it yet, so that one command trains a teacher
+and evaluates it:
 
     python -m psdiff_jax.main --config configs/cuhk03_teacher.py ... --mode evaluate_teacher
 
-Two ways of scoring, both on the truth boxes of gallery and queries. Re-ID style ranks crops against crops
-(`evaluation.reid`). Person-search style gives the truth boxes to the ordinary evaluator: what PSDiff would reach with
+Two ways of scoring, both on the ground-truth boxes of gallery and queries. Re-ID style ranks crops against crops
+(`evaluation.reid`). Person-search style gives these boxes to the ordinary evaluator: what PSDiff would reach with
 perfect boxes and perfectly denoised embeddings. Where the teacher is wider than config.model.embedding_dim both are
 also scored after the PCA, and the difference is what the narrower embedding costs.
 
@@ -37,20 +37,20 @@ from psdiff_jax.evaluation.protocols import Protocol
 from psdiff_jax.evaluation.reid import cross_camera_queries, reid_scores
 from psdiff_jax.files import write_atomically
 from psdiff_jax.progress import progress
-from psdiff_jax.report.naming import gallery_name
-from psdiff_jax.report.tables import align
+from psdiff_jax.report.naming import gallery_name, in_words
+from psdiff_jax.report.tables import SEARCH, Cell, Table, amount, as_text, rate
+from psdiff_jax.teacher.kinds import open_targets, open_teacher
 from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.teacher.projection import FILE, Projection
 from psdiff_jax.teacher.targets import Targets, teacher_detections
-from psdiff_jax.teacher.train import open_targets, open_teacher
 from psdiff_jax.training.loop import fit
 from psdiff_jax.training.writer import MetricWriter
 
 RESULT = "teacher_evaluation.json"
-SCORED = ("gallery", "query")
+SPLITS = ("gallery", "query")
 RULES = {
     "cross-camera": "the person's crops from the query's camera are left out (Market-1501)",
-    "any camera": "only the query's own photograph is left out",
+    "any camera": "only the crops of the query's own image are left out",
 }
 
 
@@ -79,13 +79,12 @@ def evaluate_teacher(
     """
     if not len(dataset.queries()):
         raise InputError(f"config.data: dataset {dataset.name} has no queries to evaluate a teacher on")
-    train_set, opened = train_set or dataset, None
-    if options.kind != "file":
-        with MetricWriter(workdir) as writer:
-            run = partial(fit, writer=writer, mesh=parallel.make_mesh(), prefix="teacher")
-            opened = open_teacher(options, train_set, folder, seed=seed, workers=workers, fit=run)
+    train_set = train_set or dataset
+    with MetricWriter(workdir) as writer:
+        run = partial(fit, writer=writer, mesh=parallel.make_mesh(), prefix="teacher")
+        opened = open_teacher(options, train_set, folder, seed=seed, workers=workers, fit=run)
     open_width = partial(
-        open_targets, options, dataset, folder, SCORED, train_set=train_set, teacher=opened, workers=workers
+        open_targets, options, dataset, folder, SPLITS, train_set=train_set, teacher=opened, workers=workers
     )
     own = open_width(embedding_dim=None)
     teacher = {"kind": options.kind, "source": own.source, "dim": own.dim}
@@ -111,7 +110,7 @@ def score_targets(
     annotations, queries = dataset.annotations("gallery"), dataset.queries()
     found: dict[str, Any] = {"protocols": {p.name: p.description for p in protocols}, "reid": {}, "search": {}}
     for name, targets in variants.items():
-        gallery, query = (teacher_detections(targets, dataset, split) for split in SCORED)
+        gallery, query = (teacher_detections(targets, dataset, split) for split in SPLITS)
         for rule, scores in crop_scores(gallery, query, dataset).items():
             found["reid"].setdefault(rule, {})[name] = scores
         for search in score_search(
@@ -123,20 +122,20 @@ def score_targets(
 
 
 def crop_scores(gallery: Detections, query: Detections, dataset: PreparedDataset) -> dict[str, dict[str, float | int]]:
-    """Re-ID scores of truth crops by each of `RULES`; the first only where two cameras have seen a query's person."""
+    """Re-ID scores of crops by each of `RULES`; the first only where two cameras have seen a query's identity."""
     annotations, queries = dataset.annotations("gallery"), dataset.queries()
     position = {name: i for i, name in enumerate(annotations.image_names)}
     own_Q = np.asarray([position[name] for name in queries.image_names], np.int64)
-    people = np.concatenate([np.zeros(0, np.int64), *annotations.person_ids, queries.person_ids])
-    photographs = np.concatenate([gallery.image_index, own_Q])
-    cameras = np.asarray(annotations.cameras)[photographs]
+    person_ids = np.concatenate([np.zeros(0, np.int64), *annotations.person_ids, queries.person_ids])
+    images = np.concatenate([gallery.image_index, own_Q])
+    cameras = np.asarray(annotations.cameras)[images]
     embeddings = np.concatenate([gallery.embeddings, query.embeddings])
     rows = {"gallery": np.arange(len(gallery)), "queries": len(gallery) + np.arange(len(query))}
     scored = {}
-    across = people[cross_camera_queries(people, cameras)]  # whom two cameras have seen: in videos nobody at times
+    across = person_ids[cross_camera_queries(person_ids, cameras)]  # seen by two cameras: in videos there may be none
     if np.isin(queries.person_ids, across).any():
-        scored["cross-camera"] = reid_scores(embeddings, people, cameras, images=photographs, **rows)
-    return scored | {"any camera": reid_scores(embeddings, people, images=photographs, **rows)}
+        scored["cross-camera"] = reid_scores(embeddings, person_ids, cameras, images=images, **rows)
+    return scored | {"any camera": reid_scores(embeddings, person_ids, images=images, **rows)}
 
 
 def _loss(result: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -150,27 +149,26 @@ def _loss(result: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, An
 
 def _scored(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Mapping[str, float]]]]:
     """[(way of scoring in words, {embedding: numbers})] of everything in the result."""
-    search = [
-        (f"search, {gallery_name(protocol, size)}", by)
-        for protocol, sizes in result["search"].items() for size, by in sizes.items()
-    ]  # fmt: skip
-    return [*((f"re-ID, {rule}", by) for rule, by in result["reid"].items()), *search]
+    scored = [(f"re-ID, {rule}", by) for rule, by in result["reid"].items()]
+    for protocol, sizes in result["search"].items():
+        scored += [(f"search, {gallery_name(protocol, size)}", by) for size, by in sizes.items()]
+    return scored
 
 
 def format_teacher(result: Mapping[str, Any]) -> str:
-    """The numbers as a table in percent, with what they stand on above and what to know about them below."""
-    counts, teacher = result["counts"], result["teacher"]
-    rows = [["", "embedding", "mAP", "top-1", "top-5", "top-10", "queries"]]
-    for what, by in _scored(result):
-        for name, numbers in by.items():
-            rates = [f"{100 * numbers[key]:.1f}" for key in ("mAP", "top-1", "top-5", "top-10")]
-            rows.append([what, name, *rates, f"{numbers['queries']:,}"])
-    heads, _, *table = align(rows, left=(0, 1))
-    head = " · ".join(f"{number:,} {key.replace('_', ' ')}" for key, number in counts.items())
+    """The numbers as a table in percent; above it teacher and dataset, below it what the numbers are."""
+    teacher = result["teacher"]
+    rows = [
+        [Cell(way), Cell(name), *(rate(numbers, key) for key in SEARCH), amount(numbers, "queries")]
+        for way, by in _scored(result)
+        for name, numbers in by.items()
+    ]
+    table = as_text(Table(["", "embedding", *SEARCH, "queries"], rows, labels=2))
+    counts = " · ".join(f"{number:,} {in_words(key)}" for key, number in result["counts"].items())
     notes = [f"re-ID, {rule}: {RULES[rule]}" for rule in result["reid"]]
-    notes += ["search: the ordinary evaluator on the truth boxes, an upper line for PSDiff with this teacher"]
+    notes += ["search: the ordinary evaluator on the ground-truth boxes; PSDiff with perfect boxes and embeddings"]
     if result["pca"]:
         lost = "; ".join(f"{name} {100 * loss:+.1f}" for name, loss in result["pca"]["mAP_loss"].items())
         notes.append(f"PCA keeps {100 * result['pca']['variance']:.1f}% of the variance; mAP lost: {lost}")
     made = f"teacher ({teacher['kind']}): {teacher['source']}, {teacher['dim']}-d"
-    return "\n".join([made, f"{result['dataset']}: {head}", "", heads, *table, "", *notes])
+    return "\n".join([made, f"{result['dataset']}: {counts}", "", table, "", *notes])

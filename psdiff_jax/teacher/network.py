@@ -1,4 +1,4 @@
-"""The teacher: a re-ID network that turns the crop of a person into the embedding PSDiff is trained to denoise.
+"""The re-ID network of a teacher that is trained here: the crop of a person -> the embedding PSDiff learns to denoise.
 
 Legend: B crop, h w rows and columns of the crop, C channels of the last map, D embedding.
 """
@@ -14,13 +14,9 @@ from jax.sharding import AxisType
 
 from psdiff_jax import parallel
 from psdiff_jax.models.backbone import BackboneSpec
+from psdiff_jax.ops.normalize import normalize
 
 POOLINGS = ("avg", "gem")
-
-
-def normalise(x: jax.Array) -> jax.Array:
-    """Rows of length one, [...,D]; a zero row stays zero and has a finite gradient."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
 class GeM(nnx.Module):
@@ -34,7 +30,7 @@ class GeM(nnx.Module):
         return jnp.mean(jnp.maximum(x, 1e-6) ** p, axis=(1, 2)) ** (1 / p)
 
 
-class Teacher(nnx.Module):
+class TeacherNetwork(nnx.Module):
     """Backbone, pooling, a linear layer where its last map is not `embedding_dim` wide, BatchNorm neck, unit length.
 
     Re-ID networks keep the resolution of stage 4 in stage 5: give `BackboneSpec.for_reid()`.
@@ -59,12 +55,7 @@ class Teacher(nnx.Module):
         x = self.gem(x) if self.gem is not None else x.mean(axis=(1, 2))
         if self.project is not None:
             x = self.project(x)
-        return normalise(self.neck(x, use_running_average=not train))
-
-
-def split_teacher(teacher: Teacher) -> tuple[Any, Any, Any]:
-    """(graphdef, parameters, BatchNorm statistics), for `apply_teacher` inside a plain `jax.jit`."""
-    return nnx.split(teacher, nnx.Param, nnx.BatchStat)
+        return normalize(self.neck(x, use_running_average=not train))
 
 
 def apply_teacher(

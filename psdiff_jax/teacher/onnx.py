@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.teacher.targets import CropTeacher
+from psdiff_jax.ops.normalize import first_off_unit, unit_rows
+from psdiff_jax.teacher.crop_teacher import CropTeacher
 
 # Name -> (mean, standard deviation, channels reversed), on RGB 0..255.
 PREPROCESSING = {
@@ -53,7 +54,7 @@ def load_onnx(
     network = _open(path, crop_size, preprocessing)
     probe = np.random.default_rng(0).integers(0, 256, (2, *network.crop_size, 3), np.uint8)
     embeddings = network(probe)
-    if not (np.isfinite(embeddings).all() and np.linalg.norm(embeddings, axis=1).all()):
+    if first_off_unit(embeddings) is not None:
         raise InputError(f"{path}: gives embeddings that are zero or not finite; the file is damaged or badly exported")
     if np.abs(network(probe[:1]) - embeddings[:1]).max() > 1e-2:
         raise InputError(f"{path}: the embedding of a crop depends on the crops beside it; export it in eval mode")
@@ -82,15 +83,15 @@ class _Network:
         for start in range(0, len(x), batch):
             part = x[start : start + batch]
             outputs.append(self._run(part[np.resize(np.arange(len(part)), batch)])[: len(part)])
-        rows = np.concatenate(outputs)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows / np.where(norms == 0, 1, norms)
+        return unit_rows(np.concatenate(outputs))
 
     def _prepare(self, crops: np.ndarray) -> np.ndarray:
         mean, deviation, reverse = PREPROCESSING[self.preprocessing]
         x = crops
         if self.dtype != np.uint8:
-            x = ((x.astype(np.float32) - np.float32(mean)) / np.float32(deviation)).astype(self.dtype)
+            x = ((x.astype(np.float32) - np.asarray(mean, np.float32)) / np.asarray(deviation, np.float32)).astype(
+                self.dtype
+            )
         x = x[..., ::-1] if reverse else x
         return np.ascontiguousarray(np.moveaxis(x, -1, 1) if self.channels_first else x)
 
@@ -128,12 +129,11 @@ def _open(path: Path, crop_size: tuple[int, int] | None, preprocessing: str) -> 
     sides = shape[2:4] if channels_first else shape[1:3]
     if not all(isinstance(side, int) for side in sides) and crop_size is None:
         raise InputError(f"{path}: input {name!r} {shape} leaves the size open: set config.teacher.crop_size")
-    size = tuple(
-        side if isinstance(side, int) else int(wanted)
-        for side, wanted in zip(sides, crop_size or sides, strict=True)
-    )  # fmt: skip
+    height, width = (
+        side if isinstance(side, int) else int(wanted) for side, wanted in zip(sides, crop_size or sides, strict=True)
+    )
     batch = shape[0] if isinstance(shape[0], int) else None
-    return _Network(path, session, size, batch, channels_first, TYPES[kind], preprocessing)
+    return _Network(path, session, (height, width), batch, channels_first, TYPES[kind], preprocessing)
 
 
 def _is_channels_first(path: Path, name: str, shape: list[Any]) -> bool:

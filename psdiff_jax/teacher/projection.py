@@ -1,10 +1,9 @@
-"""Embeddings of another width: principal components (PCA), fitted on the people of the train split.
+"""Embeddings of another width: principal components (PCA), fitted on the boxes of the train split.
 
-    teacher = teacher_of_width(teacher, dataset, 256, folder=folder)     a CropTeacher, 512-d before
-    targets = targets_of_width(file_targets(path, dataset), 256, folder=folder)
-    teacher.projection.kept                                              share of the variance that 256 of 512 keep
+    projection = kept_projection(targets.all("train"), 256, folder=folder, ...)
+    projection(embeddings), projection.kept          256-d ones; the share of the variance that they keep
 
-The projection lies in `<folder>/projection.npz`, beside the targets, and is fitted again when what it was fitted on
+The projection is kept in `<folder>/projection.npz`, beside the targets, and is fitted again when what it was fitted on
 changes.
 
 Legend: N embeddings, E their width, D the width wanted.
@@ -13,9 +12,8 @@ Legend: N embeddings, E their width, D the width wanted.
 from __future__ import annotations
 
 import hashlib
-import io
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,10 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import locked, write_atomically, writing
-from psdiff_jax.teacher.targets import UNPROJECTED, CropTeacher, Targets, network_targets
+from psdiff_jax.files import locked
+from psdiff_jax.models.weights import read_npz, save_npz
+from psdiff_jax.ops.normalize import unit_rows
+from psdiff_jax.teacher.targets import Targets
 
 ROWS_AT_ONCE = 8192
 FILE = "projection.npz"
@@ -49,9 +49,7 @@ class Projection:
 
     def __call__(self, embeddings: np.ndarray) -> np.ndarray:
         """[N,E] -> float32 [N,D] of length one; a row without any part in these directions stays zero."""
-        rows = (np.asarray(embeddings, np.float64) - self.mean) @ self.basis
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-12).astype(np.float32)
+        return unit_rows((np.asarray(embeddings, np.float64) - self.mean) @ self.basis).astype(np.float32)
 
     @cached_property
     def hash(self) -> str:
@@ -66,16 +64,11 @@ class Projection:
 
     def save(self, path: str | Path) -> None:
         """Writes the `.npz` whole or not at all; InputError where it cannot be written."""
-        content = io.BytesIO()
-        np.savez(content, **{name: np.asarray(value) for name, value in vars(self).items() if name in _FIELDS})
-        with writing(Path(path)):
-            write_atomically(Path(path), content.getvalue())
+        save_npz(path, {name: np.asarray(getattr(self, name)) for name in _FIELDS})
 
     @classmethod
     def load(cls, path: str | Path) -> Projection:
         """Raises InputError naming what the file lacks."""
-        from psdiff_jax.models.weights import read_npz
-
         arrays = read_npz(path)
         missing = [name for name in _FIELDS if name not in arrays]
         if missing:
@@ -105,7 +98,7 @@ def fit_pca(embeddings: np.ndarray, dim: int, whiten: bool = False) -> Projectio
     rank = _rank(variances, len(embeddings))
     if rank == 0:
         raise InputError(
-            f"PCA: the {len(embeddings)} embeddings of the train split are all the same; it needs people that differ"
+            f"PCA: the {len(embeddings)} embeddings of the train split are all the same; it needs crops that differ"
         )
     count = min(dim, rank)
     basis = np.zeros((len(mean), dim))
@@ -136,49 +129,22 @@ def _rank(variances: np.ndarray, count: int) -> int:
     return min(int((variances > max(floor, 1e-14)).sum()), max(count - 1, 0))
 
 
-def project(teacher: CropTeacher, projection: Projection) -> CropTeacher:
-    """`teacher` with embeddings that are projected, and of length one again."""
-    width, dim = projection.basis.shape
-    if width != teacher.dim:
-        raise InputError(f"{teacher.title}: gives {teacher.dim}-d embeddings, the projection takes {width}-d ones")
-    return replace(
-        teacher, embed=lambda crops: projection(np.asarray(teacher.embed(crops))), dim=dim,
-        hash=f"{teacher.hash}-{projection.hash}", title=f"{teacher.title}, {projection.describe()}", base=teacher,
-        projection=projection,
-    )  # fmt: skip
-
-
-def teacher_of_width(
-    teacher: CropTeacher, dataset: Any, dim: int, *, folder: str | Path, whiten: bool = False, batch: int = 256,
-    workers: int = 1,
-) -> CropTeacher:  # fmt: skip
-    """`teacher` itself where it is `dim` wide, otherwise projected by the PCA of the train split's crops.
-
-    What the network gives is kept in `<folder>/unprojected`, where `network_targets` in `folder` finds it again.
-    """
-    if teacher.dim == dim:
-        return teacher
-    before = Path(folder) / UNPROJECTED
-    targets = network_targets(teacher, dataset, ("train",), folder=before, batch=batch, workers=workers)
-    return project(teacher, _kept_projection(targets.all("train"), dim, whiten, Path(folder), teacher.title))
-
-
 def targets_of_width(targets: Targets, dim: int, *, folder: str | Path, whiten: bool = False) -> Targets:
-    """`targets`, of `train` at least, themselves where they are `dim` wide, otherwise projected likewise."""
+    """`targets` themselves where they are `dim` wide, otherwise projected; those of `train` must be among them."""
     if targets.dim == dim:
         return targets
-    projection = _kept_projection(targets.all("train"), dim, whiten, Path(folder), targets.source)
+    projection = kept_projection(targets.all("train"), dim, whiten, Path(folder), targets.source)
     return targets.map(projection, projection.describe())
 
 
-def _kept_projection(embeddings: np.ndarray, dim: int, whiten: bool, folder: Path, title: str) -> Projection:
+def kept_projection(embeddings: np.ndarray, dim: int, whiten: bool, folder: Path, title: str) -> Projection:
     """The projection in `folder` where it is of these embeddings and of this kind; otherwise it is fitted."""
     path = folder / FILE
     wanted = {"embeddings": _digest(embeddings), "width": dim, "whitening": whiten}
     kept, _ = _load_fresh(path, wanted)
     if kept is None:
         with locked(path.with_suffix(".lock"), f"fits {path}"):
-            kept, differs = _load_fresh(path, wanted)  # another process may have been faster
+            kept, differs = _load_fresh(path, wanted)  # another process may have fitted it meanwhile
             if differs:
                 print(f"{path} is stale ({', '.join(differs)} changed): fitting it again", file=sys.stderr, flush=True)
             if kept is None:
@@ -206,5 +172,5 @@ def _digest(*arrays: np.ndarray) -> str:
     for array in arrays:
         array = np.ascontiguousarray(array, "<f4")
         digest.update(f"{array.shape}".encode())
-        digest.update(array)
+        digest.update(array.data)
     return digest.hexdigest()[:16]

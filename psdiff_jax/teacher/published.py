@@ -1,6 +1,6 @@
 """Re-ID networks that other projects train, as they compute embeddings; their weights come from `teacher.convert`.
 
-Two architectures cover the families that `teacher.layouts` knows: a residual network under one BatchNorm neck
+Two architectures cover the families in `teacher.residual_families`: a residual network under one BatchNorm neck
 (`NeckNet`), and MGN's three branches (`MGN`). What sets them apart from a detector's backbone is here: a stem without
 ReLU, IBN-a blocks, non-local blocks, a linear layer with bias. They are not trained here: BatchNorm always normalises
 by its running statistics.
@@ -10,19 +10,16 @@ Legend: B crop, h w rows and columns of a crop, H W rows and columns of a map, N
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from psdiff_jax.models.backbones import OneKey
 from psdiff_jax.models.resnet import Block, ResNet, ResNetSpec, conv, max_pool, normalized
-from psdiff_jax.teacher.network import GeM, normalise
+from psdiff_jax.ops.normalize import normalize
+from psdiff_jax.teacher.network import GeM
 
 # MGN's branches: which reduction takes the whole map, into how many parts it is cut, which takes the first of them.
 PARTS = ((0, 1, 0), (1, 2, 3), (2, 3, 5))
@@ -53,11 +50,6 @@ class ReIDSpec:
     non_local_width: int = 1
     parts_dim: int = 0
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> ReIDSpec:
-        """The spec from `dataclasses.asdict` after JSON; TypeError for fields that it does not have."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
-
     @property
     def backbone(self) -> ResNetSpec:
         """The residual network below, with stage 4's resolution in stage 5."""
@@ -67,6 +59,19 @@ class ReIDSpec:
     def dim(self) -> int:
         """D."""
         return 8 * self.parts_dim or self.embedding_dim or self.backbone.channels[-1]
+
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """(h, w) of crops; MGN cuts its map, of stride 16, into three."""
+        return (48 if self.parts_dim else 32), 32
+
+    def make(self, *, rngs: nnx.Rngs) -> NeckNet | MGN:
+        return (MGN if self.parts_dim else NeckNet)(self, rngs=rngs)
+
+    def describe(self) -> str:
+        """ "ResNet-50 IBN-a, 5 non-local blocks, gem pooling"."""
+        blocks = f", {sum(self.non_local)} non-local blocks" if any(self.non_local) else ""
+        return f"ResNet-{3 * sum(self.depths) + 2}{' IBN-a' * self.ibn}{blocks}, {self.pooling} pooling"
 
 
 class InstanceBatchNorm(nnx.Module):
@@ -93,13 +98,13 @@ class NonLocal(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         query, key, value = (rearrange(part(x), "b h w c -> b (h w) c") for part in (self.query, self.key, self.value))
         # Keys and values first: the product is C x C, not N x N.
-        y = jnp.einsum("bnk,bmk,bmc->bnc", query, key, value, optimize=((1, 2), (0, 1))) / query.shape[1]
+        y = jnp.einsum("bnk,bmk,bmc->bnc", query, key, value, optimize=[(1, 2), (0, 1)]) / query.shape[1]
         y = y.reshape(*x.shape[:3], -1)
         return x + normalized(self.norm, self.out(y), False)
 
 
 class ReIDResNet(ResNet):
-    """A residual network with the peculiarities of re-ID networks. Crops [B,h,w,3] 0..255 RGB -> [B,h/16,w/16,C]."""
+    """A residual network as re-ID networks vary it. Crops [B,h,w,3] 0..255 RGB -> [B,h/16,w/16,C]."""
 
     def __init__(self, spec: ReIDSpec, *, rngs: nnx.Rngs):
         super().__init__(spec.backbone, rngs=rngs)
@@ -124,7 +129,7 @@ class ReIDResNet(ResNet):
         return x
 
 
-def stem(network: nnx.Module, crops: jax.Array, relu: bool) -> jax.Array:
+def stem(network: ReIDResNet | MGN, crops: jax.Array, relu: bool) -> jax.Array:
     """Normalised colours, 7x7 convolution, BatchNorm, max-pool: [B,h,w,3] 0..255 -> [B,h/4,w/4,C]."""
     mean, std = (jnp.asarray(v, jnp.float32) for v in (network.spec.mean, network.spec.std))
     x = normalized(network.bn1, network.conv1((crops - mean) / std), False)
@@ -148,7 +153,7 @@ class NeckNet(nnx.Module):
         x = self.backbone(crops.astype(jnp.float32))
         x = self.gem(x) if self.gem is not None else pool(x, self.pooling)
         x = self.feature(x) if self.feature is not None else x
-        return normalise(self.neck(x, use_running_average=True))
+        return normalize(self.neck(x, use_running_average=True))
 
 
 class Reduction(nnx.Module):
@@ -208,7 +213,7 @@ class MGN(nnx.Module):
             for i in range(parts if parts > 1 else 0):
                 features[first + i] = pool(y[:, i * rows : (i + 1) * rows], self.pooling)
         reduced = [self.reductions[i](features[i]) for i in range(8)]
-        return normalise(jnp.concatenate(reduced, axis=-1))
+        return normalize(jnp.concatenate(reduced, axis=-1))
 
 
 def run(blocks: list[Block], x: jax.Array) -> jax.Array:
@@ -221,9 +226,3 @@ def run(blocks: list[Block], x: jax.Array) -> jax.Array:
 def pool(x: jax.Array, pooling: str) -> jax.Array:
     """Mean ("avg") or maximum ("max") over the cells: [B,H,W,C] -> [B,C]."""
     return x.max(axis=(1, 2)) if pooling == "max" else x.mean(axis=(1, 2))
-
-
-@lru_cache(maxsize=8)
-def abstract_reid(spec: ReIDSpec) -> tuple[nnx.GraphDef, nnx.State]:
-    """(graphdef, state) of a network with names and shapes but no values, to be filled with weights."""
-    return nnx.split(nnx.eval_shape(lambda: (MGN if spec.parts_dim else NeckNet)(spec, rngs=OneKey())))

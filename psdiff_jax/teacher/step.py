@@ -1,4 +1,4 @@
-"""The teacher while it is trained: weights to start from, Adam, and one step of the hybrid memory loss.
+"""The teacher while it is trained: weights to start from, Adam, and one step of the contrastive loss.
 
 Legend: B crops of a batch, h w rows and columns of a crop, D embedding.
 """
@@ -19,24 +19,26 @@ from flax import nnx
 from psdiff_jax.convert.backbone import load_backbone
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.weights import assign, flatten_state, load_npz, read_npz
-from psdiff_jax.teacher.crop_teacher import embed_crops
-from psdiff_jax.teacher.crops import BalancedBatches, CropSet
-from psdiff_jax.teacher.memory import MemoryState, init_memory, memory_loss, update_memory
-from psdiff_jax.teacher.network import Teacher, apply_teacher, spread_over_devices
+from psdiff_jax.teacher.batches import BalancedBatches
+from psdiff_jax.teacher.crops import CropSet
+from psdiff_jax.teacher.embed import embed_crops
+from psdiff_jax.teacher.memory_bank import MemoryBank, init_memory_bank, memory_loss, update_memory_bank
+from psdiff_jax.teacher.network import TeacherNetwork, apply_teacher, spread_over_devices
 from psdiff_jax.teacher.options import TeacherOptions
+from psdiff_jax.training.optimizer import step_decay, warmed_up
 
 Batch = Mapping[str, Any]
 Step = Callable[["TeacherState", Batch], tuple["TeacherState", dict[str, jax.Array]]]
 
 
 class TeacherState(NamedTuple):
-    """All that training changes: step int32 [], parameters, BatchNorm statistics, Adam's moments, the memory."""
+    """All that training changes: step int32 [], parameters, BatchNorm statistics, Adam's moments, the memory bank."""
 
     step: jax.Array
     params: Any
     stats: Any
     opt_state: Any
-    memory: MemoryState
+    memory_bank: MemoryBank
 
 
 def new_state(options: TeacherOptions, seed: int = 0) -> Any:
@@ -60,7 +62,7 @@ def new_state(options: TeacherOptions, seed: int = 0) -> Any:
 
 
 def is_teacher(path: str | Path) -> bool:
-    """Whether a file holds a whole teacher, and not a backbone alone."""
+    """Whether a file holds a whole teacher and not only a backbone."""
     return Path(path).suffix == ".npz" and "neck/scale" in read_npz(path)
 
 
@@ -71,31 +73,27 @@ def abstract_state(options: TeacherOptions) -> Any:
 
 def split(options: TeacherOptions, state: Any) -> tuple[nnx.GraphDef, Any, Any]:
     """(graphdef, parameters, statistics) of a teacher with the given state."""
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: _module(options)))
-    return graphdef, *nnx.split_state(state, nnx.Param, nnx.BatchStat)
+    params, stats = nnx.split_state(state, nnx.Param, nnx.BatchStat)
+    return nnx.graphdef(nnx.eval_shape(lambda: _module(options))), params, stats
 
 
-def _module(options: TeacherOptions, key: jax.Array | int = 0) -> Teacher:
-    return Teacher(options.spec(), options.embedding_dim, options.pooling, rngs=nnx.Rngs(key))
+def _module(options: TeacherOptions, key: jax.Array | int = 0) -> TeacherNetwork:
+    return TeacherNetwork(options.spec(), options.embedding_dim, options.pooling, rngs=nnx.Rngs(key))
 
 
 def embedder(options: TeacherOptions, state: Any, train: bool) -> Callable[[np.ndarray], jax.Array]:
     """Crops uint8 [B,h,w,3] -> embeddings [B,D]; see `teacher.network.spread_over_devices`."""
     graphdef, *arrays = split(options, state)
-    return spread_over_devices(lambda arrays, crops: apply_teacher(graphdef, *arrays, crops, train)[0], arrays)
+    return spread_over_devices(lambda both, crops: apply_teacher(graphdef, both[0], both[1], crops, train)[0], arrays)
 
 
 def learning_rate(options: TeacherOptions) -> optax.Schedule:
     """Step -> learning rate."""
-    peak, warmup = options.learning_rate, min(options.warmup_steps, options.steps // 2)
-    decay = {
-        "cosine": lambda: optax.cosine_decay_schedule(peak, max(options.steps, 1)),
-        "step": lambda: optax.piecewise_constant_schedule(
-            peak, {round(share * options.steps): 0.1 for share in options.decay_at}
-        ),
-        "constant": lambda: optax.constant_schedule(peak),
-    }[options.schedule]()
-    return lambda step: decay(step) * jnp.minimum(1.0, (step + 1) / max(warmup, 1))
+    peak, steps = options.learning_rate, options.steps
+    decay = step_decay(peak, steps, options.decay_at if options.schedule == "step" else ())
+    if options.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(peak, max(steps, 1))
+    return warmed_up(decay, min(options.warmup_steps, steps // 2))
 
 
 def make_optimizer(options: TeacherOptions) -> optax.GradientTransformation:
@@ -116,7 +114,8 @@ def make_step(graphdef: nnx.GraphDef, options: TeacherOptions) -> Step:
 
     def loss_fn(params: Any, state: TeacherState, batch: Batch) -> tuple[jax.Array, Any]:
         features, stats = apply_teacher(graphdef, params, state.stats, batch["crops"], train, dtype)
-        loss, terms = memory_loss(features, batch["labels"], state.memory, options.temperature, options.hard_weight)
+        bank = state.memory_bank
+        loss, terms = memory_loss(features, batch["labels"], bank, options.temperature, options.hard_weight)
         return loss, (features, stats, terms)
 
     @partial(jax.jit, donate_argnums=0)
@@ -124,11 +123,11 @@ def make_step(graphdef: nnx.GraphDef, options: TeacherOptions) -> Step:
         (loss, aux), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params, state, batch)
         features, stats, terms = aux
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        memory = update_memory(state.memory, features, batch["labels"], options.momentum)
+        bank = update_memory_bank(state.memory_bank, features, batch["labels"], options.momentum)
         params = optax.apply_updates(state.params, updates)
         metrics = {"loss": loss, **terms, "gradient_norm": optax.global_norm(gradients)}
         metrics["learning_rate"] = schedule(state.step)
-        return TeacherState(state.step + 1, params, stats, opt_state, memory), metrics
+        return TeacherState(state.step + 1, params, stats, opt_state, bank), metrics
 
     return step
 
@@ -136,15 +135,15 @@ def make_step(graphdef: nnx.GraphDef, options: TeacherOptions) -> Step:
 def create_state(
     options: TeacherOptions, crops: CropSet, batches: BalancedBatches, seed: int = 0
 ) -> tuple[nnx.GraphDef, TeacherState]:
-    """(graphdef, state at step 0): the network, and the memory as this network sees the crops in training."""
+    """(graphdef, state at step 0): the network, and a memory bank of its embeddings of the crops as in training."""
     state = new_state(options, seed)
-    # Rows normalised otherwise than training's features would be strangers to all of them: it begins worse than chance.
-    # Where each batch has its own statistics, batches must be mixed.
+    # With rows that are normalised otherwise than training's features the start is worse than chance. Where each batch
+    # has its own statistics, batches must be mixed.
     by_batch = not options.freeze_statistics
     order = np.random.default_rng(seed).permutation(len(crops)) if by_batch else None
-    embeddings = embed_crops(embedder(options, state, by_batch), crops.crops, 256, "memory: crops", order)
-    # Negatives that no batch replaces would stay those of a network that training leaves behind.
+    embeddings = embed_crops(embedder(options, state, by_batch), crops.crops, 256, "memory bank", order)
+    # Negatives that no batch replaces would stay those of the network at its start.
     negatives = options.negatives if batches.unlabelled else 0
-    memory = init_memory(embeddings, batches.labels, batches.people, negatives)
+    bank = init_memory_bank(embeddings, batches.labels, batches.num_identities, negatives)
     graphdef, params, stats = split(options, state)
-    return graphdef, TeacherState(jnp.zeros((), jnp.int32), params, stats, make_optimizer(options).init(params), memory)
+    return graphdef, TeacherState(jnp.zeros((), jnp.int32), params, stats, make_optimizer(options).init(params), bank)

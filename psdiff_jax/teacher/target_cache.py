@@ -91,7 +91,7 @@ def _map(path: Path) -> np.ndarray:
 def _agree(rows: np.ndarray, blocks: list[Block]) -> bool:
     start = 0
     for end, checksum in blocks:
-        if zlib.crc32(np.ascontiguousarray(rows[start:end])) != checksum:
+        if zlib.crc32(np.ascontiguousarray(rows[start:end]).data) != checksum:
             return False
         start = end
     return start == len(rows)

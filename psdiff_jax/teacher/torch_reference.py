@@ -1,7 +1,7 @@
-"""PyTorch's word on a converted re-ID network: the published architecture in plain functions of torch.
+"""A reference for a converted re-ID network: the published architecture in plain functions of PyTorch.
 
-It runs on the checkpoint's own tensors, in PyTorch's axes and by their names in the file, and shares nothing with
-`teacher.published` but the spec. It is there for the difference that `teacher.convert` prints.
+It runs on the checkpoint's own tensors, in PyTorch's axes and by their names in the file, and shares only the spec with
+`teacher.published`. `teacher.convert` prints the difference.
 
 Legend: B crop, h w rows and columns of a crop, C channels, D embedding.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from psdiff_jax.teacher.layouts import Recognised
+from psdiff_jax.convert.layout import Checkpoint
 from psdiff_jax.teacher.published import ReIDSpec
 
 if TYPE_CHECKING:
@@ -22,25 +22,29 @@ if TYPE_CHECKING:
 class Runner:
     """The layers of one checkpoint, by our names of them."""
 
-    def __init__(self, found: Recognised, spec: ReIDSpec):
+    def __init__(self, file: Checkpoint, spec: ReIDSpec):
         import torch
         from torch.nn import functional
 
-        self.found, self.spec, self.torch, self.functional = found, spec, torch, functional
+        self.file, self.spec, self.torch, self.functional = file, spec, torch, functional
 
-    def tensor(self, name: str) -> Tensor | None:
-        """A tensor of the file; None when it has none of this name."""
-        array = self.found.arrays.get(self.found.family.name(name))
-        return None if array is None else self.torch.from_numpy(np.array(array, np.float32))
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of the file."""
+        return self.torch.from_numpy(np.array(self.file.get(name), np.float32))
+
+    def has(self, name: str) -> bool:
+        return self.file.get(name) is not None
 
     def conv(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
         weight = self.tensor(f"{name}/kernel")
-        return self.functional.conv2d(x, weight, self.tensor(f"{name}/bias"), stride, weight.shape[-1] // 2)
+        bias = self.tensor(f"{name}/bias") if self.has(f"{name}/bias") else None
+        return self.functional.conv2d(x, weight, bias, stride, weight.shape[-1] // 2)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        mean, var, scale, bias = (self.tensor(f"{name}/{leaf}") for leaf in ("mean", "var", "scale", "bias"))
-        if mean is not None:
-            return self.functional.batch_norm(x, mean, var, scale, bias)
+        if self.has(f"{name}/mean"):
+            return self.functional.batch_norm(
+                x, *(self.tensor(f"{name}/{p}") for p in ("mean", "var", "scale", "bias"))
+            )
         scale, bias = self.tensor(f"{name}/instance/scale"), self.tensor(f"{name}/instance/bias")
         first = self.functional.instance_norm(x[:, : len(scale)], weight=scale, bias=bias)
         return self.torch.cat([first, self.norm(f"{name}/batch", x[:, len(scale) :])], 1)
@@ -49,7 +53,7 @@ class Runner:
         y = self.norm(f"{name}/bn1", self.conv(f"{name}/conv1", x)).relu()
         y = self.norm(f"{name}/bn2", self.conv(f"{name}/conv2", y, stride)).relu()
         y = self.norm(f"{name}/bn3", self.conv(f"{name}/conv3", y))
-        if self.tensor(f"{name}/downsample/0/kernel") is not None:
+        if self.has(f"{name}/downsample/0/kernel"):
             x = self.norm(f"{name}/downsample/1", self.conv(f"{name}/downsample/0", x, stride))
         return (x + y).relu()
 
@@ -106,9 +110,9 @@ class Runner:
         return self.torch.cat(reduced, 1).relu().flatten(1)
 
 
-def embeddings(found: Recognised, spec: ReIDSpec, crops: np.ndarray) -> np.ndarray:
+def embeddings(file: Checkpoint, spec: ReIDSpec, crops: np.ndarray) -> np.ndarray:
     """float32 [B,D] of unit length, of crops uint8 [B,h,w,3]. ImportError without torch."""
-    runner = Runner(found, spec)
+    runner = Runner(file, spec)
     with runner.torch.no_grad():
         x = runner.mgn(crops) if spec.parts_dim else runner.neck_net(crops)
         return runner.functional.normalize(x).numpy()

@@ -1,9 +1,6 @@
-"""The teacher that `config.teacher` describes: trained here on crops of a prepared dataset, or brought along.
+"""Kind "trained": a teacher trained here on the crops of a prepared dataset.
 
-    teacher = open_teacher(config.teacher, dataset, workdir / "teacher", seed=config.seed)
-    targets = open_targets(config.teacher, dataset, workdir / "teacher", embedding_dim=config.model.embedding_dim)
-
-Training is supervised HHCL (Hu et al. 2021): hybrid memory loss, identity-balanced batches, Adam.
+Training is supervised HHCL (Hu et al. 2021): hybrid memory bank, identity-balanced batches, Adam.
 
 Legend: B crops of a batch, h w rows and columns of a crop, N crops of the split, D embedding.
 """
@@ -15,7 +12,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +26,10 @@ from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
 from psdiff_jax.models.weights import load_npz, save_npz, state_hash
+from psdiff_jax.teacher.batches import BalancedBatches
 from psdiff_jax.teacher.crop_teacher import CropTeacher
-from psdiff_jax.teacher.crops import BalancedBatches, CropSet, load_crops
+from psdiff_jax.teacher.crops import CropSet, load_crops
 from psdiff_jax.teacher.options import RENAMED, TeacherOptions
-from psdiff_jax.teacher.projection import targets_of_width, teacher_of_width
 from psdiff_jax.teacher.step import (
     Batch,
     TeacherState,
@@ -43,14 +40,7 @@ from psdiff_jax.teacher.step import (
     make_step,
     new_state,
 )
-from psdiff_jax.teacher.targets import (
-    UNPROJECTED,
-    Targets,
-    boxes_hash,
-    dataset_name,
-    file_targets,
-    network_targets,
-)
+from psdiff_jax.teacher.targets import boxes_hash, dataset_name
 from psdiff_jax.training.checkpoint import Checkpoints
 from psdiff_jax.training.loop import fit as plain_fit
 from psdiff_jax.training.progress import say
@@ -74,7 +64,7 @@ class TrainedTeacher:
         return embedder(self.options, self.state, train=False)
 
     def as_crop_teacher(self) -> CropTeacher:
-        """This teacher behind the interface that every teacher has."""
+        """This teacher as the rest of the program sees it."""
         name = self.options.backbone if isinstance(self.options.backbone, str) else "a backbone of its own"
         steps, given = self.options.steps, Path(self.options.init_from).name
         title = f"{name} trained here, {steps} steps" if steps else f"{name} with the weights of {given}"
@@ -91,7 +81,7 @@ def train_teacher(
     crops: CropSet | None = None,
     fit: Callable[..., TeacherState] | None = None,
 ) -> TrainedTeacher:
-    """The teacher that `config.teacher` describes, trained on the truth boxes of the train split.
+    """The teacher that `config.teacher` describes, trained on the ground-truth boxes of the train split.
 
     It is left in `workdir/teacher.npz`; while it is trained its checkpoints are there too. Where a finished one was
     made from the same options, seed and boxes, it is used instead.
@@ -113,7 +103,7 @@ def train_teacher(
     else:
         crops = crops or load_crops(dataset, "train", options.crop_size, folder=workdir, workers=workers)
         state = _train(options, crops, checkpoints, seed, fit or partial(plain_fit, prefix="teacher"))
-    if parallel.is_main_process():  # whenever it is stopped, nothing looks finished that is not, and nothing is lost
+    if parallel.is_main_process():  # in this order a stop loses nothing and leaves nothing that only looks finished
         path.with_suffix(".json").unlink(missing_ok=True)
         save_npz(path, state)
         write_atomically(path.with_suffix(".json"), json.dumps(origin, indent=2) + "\n")
@@ -125,13 +115,17 @@ def train_teacher(
 def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit: Callable[..., TeacherState]) -> Any:
     """The trained state, on the host; its checkpoints are in `folder`."""
     batches = BalancedBatches(
-        crops, options.identities, options.crops_per_identity, augment=options.augment(), seed=seed,
+        crops,
+        options.identities,
+        options.crops_per_identity,
         unlabelled=options.unlabelled if options.negatives else 0,
-    )  # fmt: skip
+        augment=options,
+        seed=seed,
+    )
     if batches.size % jax.device_count():
         raise InputError(
-            f"config.teacher: batches of {batches.size} crops (people x crops_per_identity + unlabelled, here"
-            f" {batches.people_per_batch} x {batches.crops_per_identity} + {batches.unlabelled}) do not divide by"
+            f"config.teacher: batches of {batches.size} crops (identities x crops_per_identity + unlabelled, here"
+            f" {batches.identities_per_batch} x {batches.crops_per_identity} + {batches.unlabelled}) do not divide by"
             f" {jax.device_count()} devices"
         )
     count, index = jax.process_count(), jax.process_index()
@@ -143,24 +137,29 @@ def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit
     graphdef, state = create_state(options, crops, batches, seed)
     with Checkpoints(folder, keep=2) as checkpoints:
         state = fit(
-            make_step(graphdef, options), state, open_at, steps=options.steps, checkpoints=checkpoints,
-            log_every=options.log_every, checkpoint_every=options.checkpoint_every,
-        )  # fmt: skip
+            make_step(graphdef, options),
+            state,
+            open_at,
+            steps=options.steps,
+            checkpoints=checkpoints,
+            log_every=options.log_every,
+            checkpoint_every=options.checkpoint_every,
+        )
     return parallel.fetch(nnx.merge_state(state.params, state.stats))
 
 
 def _origin(options: TeacherOptions, dataset: PreparedDataset, seed: int) -> dict[str, Any]:
     """What decides the outcome of a training, as JSON gives it back."""
-    said = dataclasses.asdict(options)
+    given = dataclasses.asdict(options)
     for key in ("log_every", "checkpoint_every", "init_from", "folder", "file", "preprocessing", "whiten"):
-        del said[key]
+        del given[key]
     if options.init_from and not Path(options.init_from).is_file():
-        raise InputError(f"config.teacher.init_from: {options.init_from}: no such file of weights")
+        raise InputError(f"config.teacher.init_from: {options.init_from}: no such file")
     start = hashlib.sha256(Path(options.init_from).read_bytes()).hexdigest()[:16] if options.init_from else ""
     boxes = boxes_hash(dataset.annotations("train"))
     if options.steps == 0 and start and is_teacher(options.init_from):
-        seed = 0  # nothing is random about a teacher that is taken as it is
-    origin = {"options": said, "init_from": start, "dataset": dataset_name(dataset), "boxes": boxes, "seed": seed}
+        seed = 0  # a teacher that is used as it is does not depend on it
+    origin = {"options": given, "init_from": start, "dataset": dataset_name(dataset), "boxes": boxes, "seed": seed}
     return json.loads(json.dumps(origin))
 
 
@@ -172,75 +171,3 @@ def _read_origin(path: Path) -> dict[str, Any]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def open_teacher(
-    options: TeacherOptions, dataset: PreparedDataset, workdir: str | Path, **training: Any
-) -> CropTeacher:
-    """The network that `config.teacher` describes; one that is trained here is trained (or found) in `workdir`.
-
-    `training` goes to `train_teacher`.
-
-    Raises:
-      InputError: config.teacher.kind is "file": embeddings alone are no network.
-    """
-    if options.kind == "trained":
-        return train_teacher(options, dataset, workdir, **training).as_crop_teacher()
-    if options.kind == "network":
-        from psdiff_jax.teacher.convert import load_teacher
-
-        return load_teacher(options.file)
-    if options.kind == "onnx":
-        from psdiff_jax.teacher.onnx import load_onnx
-
-        return load_onnx(options.file, options.crop_size, options.preprocessing)
-    raise InputError(f"config.teacher.kind=file: {options.file} holds embeddings, not a network for other crops")
-
-
-def open_targets(
-    options: TeacherOptions,
-    dataset: PreparedDataset,
-    workdir: str | Path,
-    splits: Sequence[str] = ("train",),
-    *,
-    embedding_dim: int | None,
-    train_set: PreparedDataset | None = None,
-    teacher: CropTeacher | None = None,
-    **training: Any,
-) -> Targets:
-    """The targets that `config.teacher` describes.
-
-    Args:
-      embedding_dim: config.model's; embeddings of another width go through a PCA of the train split's (`workdir` keeps
-        it). None: the teacher's own width, whatever it is.
-      train_set: where a teacher is trained and the PCA fitted; None: `dataset`. Embeddings of kind "file" are of one
-        dataset.
-      teacher: what `open_teacher` gave, where it is open already. training: goes to `train_teacher`.
-    """
-    folder, workers = Path(workdir), training.get("workers", 1)
-    if options.kind == "file":
-        targets = _from_file(options.file, dataset, splits)
-        if embedding_dim is None or targets.dim == embedding_dim:
-            return targets
-        if "train" not in splits:
-            try:
-                targets = _from_file(options.file, dataset, (*splits, "train"))
-            except InputError as error:
-                raise InputError(
-                    f"{error}, for the PCA to {embedding_dim}-d is fitted on the train split; or set "
-                    f"config.model.embedding_dim={targets.dim}"
-                ) from error
-        return targets_of_width(targets, embedding_dim, folder=folder, whiten=options.whiten)
-    train_set = train_set or dataset
-    teacher = teacher or open_teacher(options, train_set, folder, **training)
-    if embedding_dim is None:  # where the PCA of another width looks for them
-        return network_targets(teacher, dataset, splits, folder=folder / UNPROJECTED, workers=workers)
-    teacher = teacher_of_width(teacher, train_set, embedding_dim, folder=folder, whiten=options.whiten, workers=workers)
-    return network_targets(teacher, dataset, splits, folder=folder, workers=workers)
-
-
-def _from_file(path: str, dataset: PreparedDataset, splits: Sequence[str]) -> Targets:
-    targets = file_targets(path, dataset, splits)
-    for note in targets.notes:
-        say(note)
-    return targets

@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 
 from psdiff_jax.data.schema import Annotations
-from psdiff_jax.teacher.targets import CropTeacher, network_targets
+from psdiff_jax.teacher.crop_teacher import CropTeacher, network_targets
 
 SIZE = (48, 64)
 PEOPLE, DIM, BATCH = 120, 32, 16
 
 
 class Crowd:
-    """60 photographs of 0 to 4 people in noise: a PreparedDataset with a train split."""
+    """60 images of 0 to 4 people in noise: a PreparedDataset with a train split."""
 
     name = "crowd"
 
@@ -28,6 +28,9 @@ class Crowd:
         self.boxes = [np.concatenate([c, c + rng.uniform(10, 25, c.shape)], 1) for c in corners]
         images = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in corners]
         self.train_source = [{"image": cv2.imencode(".png", image)[1].tobytes()} for image in images]
+
+    def source(self, split):
+        return self.train_source
 
     def annotations(self, split):
         count = len(self.boxes)

@@ -1,7 +1,7 @@
 """Re-ID networks in PyTorch as their projects publish them, with the same names of modules: what the converter reads.
 
-Written from the published code that `teacher.layouts` lists. Narrow: widths come from the file. `forward` gives
-what each project compares at test time, before it is scaled to unit length.
+Written from the published code that `teacher.residual_families` lists. Narrow: widths come from the file. `forward`
+gives what each project compares at test time, before it is scaled to unit length.
 """
 
 import torch

@@ -17,7 +17,7 @@ from psdiff_jax.teacher.convert import (
     main,
     save_teacher,
 )
-from psdiff_jax.teacher.layouts import recognise
+from psdiff_jax.teacher.families import recognise
 from psdiff_jax.teacher.torch_reference import embeddings
 
 torch = pytest.importorskip("torch")
@@ -146,7 +146,7 @@ def test_functions_of_torch_equal_the_published_modules(case):
     model, crops = published.randomised(make()), crops_of(size)
     arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     network = convert_teacher(arrays, name)._replace(crop_size=size)
-    theirs = embeddings(recognise(arrays, name), network.spec, crops)
+    theirs = embeddings(recognise(arrays, name)[1], network.spec, crops)
     assert np.abs(theirs - published.unit(model, crops)).max() < 1e-5
 
 
@@ -215,9 +215,9 @@ def test_foreign_code_and_truncated_files_are_refused(hhcl, tmp_path, capsys):
     (lambda a: a.pop("module.base.0.weight"), r"lacks 'module\.base\.0\.weight'"),
     (lambda a: a.pop("module.base.6.0.conv2.weight"), r"lacks 'module\.base\.6\.0\.conv2\.weight'"),
     (lambda a: a.update({"module.feat_bn.bias": np.zeros(3)}),
-     r"'module\.feat_bn\.bias' has shape \(3,\), its network needs \(64,\)"),
+     r"'module\.feat_bn\.bias' has shape \(3,\), the network needs \(64,\)"),
     (lambda a: a.update({"module.base.4.0.conv3.weight": np.zeros((32, 9, 1, 1))}),
-     r"'module\.base\.4\.0\.conv3\.weight' has shape \(32, 9, 1, 1\), its network needs \(32, 8, 1, 1\)"),
+     r"'module\.base\.4\.0\.conv3\.weight' has shape \(32, 9, 1, 1\), the network needs \(32, 8, 1, 1\)"),
     (lambda a: a.update({"module.base.0.weight": np.zeros(8)}), r"'module\.base\.0\.weight' has shape \(8,\), not 4"),
     (lambda a: a["module.base.6.1.bn3.running_var"].fill(np.nan), r"'module\.base\.6\.1\.bn3\.running_var' holds val"),
     (lambda a: a.update({"module.attention.weight": np.zeros(3)}), r"unknown to this network, 'module\.attention\.wei"),
@@ -249,7 +249,7 @@ def test_wrong_options_and_descriptions_are_named(hhcl, tmp_path, capsys):
         said = capsys.readouterr().err.strip().splitlines()
         assert len(said) == 1 and words in said[0]
     gem = {name: tensor.numpy() for name, tensor in published.HHCL("gem").state_dict().items()}
-    with pytest.raises(InputError, match=r"holds the exponent of a generalised mean, 'gap\.p'; omit --pool"):
+    with pytest.raises(InputError, match=r"in\.pth: HHCL pools by gem, not max; omit --pool"):
         convert_teacher(gem, "in.pth", "max")
     pplr = {name: tensor.numpy() for name, tensor in published.PPLR().state_dict().items()}
     with pytest.raises(InputError, match=r"in\.pth: PPLR pools by avg, not max; omit --pool"):

@@ -9,22 +9,15 @@ from scipy import stats
 
 from psdiff_jax.data.schema import Annotations
 from psdiff_jax.errors import InputError
-from psdiff_jax.teacher.crops import (
-    GREY,
-    Augment,
-    BalancedBatches,
-    CropSet,
-    augment_crops,
-    crop_boxes,
-    cut_crops,
-    load_crops,
-)
+from psdiff_jax.teacher.augment import GREY, AugmentOptions, augment_crops
+from psdiff_jax.teacher.batches import BalancedBatches
+from psdiff_jax.teacher.crops import CropSet, crop_boxes, cut_crops, load_crops
 
-NOTHING = Augment(flip=False, pad=0.0, erase=0.0, jitter=0.0)
+NOTHING = AugmentOptions(flip=False, pad=0.0, erase=0.0, jitter=0.0)
 
 
 class Dataset:
-    """Three photographs in memory that look like a PreparedDataset."""
+    """Three images in memory that look like a PreparedDataset."""
 
     name = "memory"
 
@@ -34,6 +27,9 @@ class Dataset:
         self.train_source = [{"image": cv2.imencode(".png", image[..., ::-1])[1].tobytes()} for image in self.images]
         if broken:
             self.train_source[2]["image"] = self.train_source[2]["image"][:50]
+
+    def source(self, split: str):
+        return self.train_source
 
     def annotations(self, split: str) -> Annotations:
         boxes = ([[0, 0, 16, 32], [20, 4, 36, 36]], [], [[30.4, 2.6, 60, 40]])
@@ -50,7 +46,7 @@ def test_a_crop_of_the_right_size_is_the_pixels_themselves():
     crops = crop_boxes(image, np.asarray([[5, 6, 21, 38], [-3, -2, 13.0001, 30]]), (32, 16))
     np.testing.assert_array_equal(crops[0], image[6:38, 5:21])
     whole = crop_boxes(image, np.asarray([[0, 0, 13, 30]]), (32, 16))
-    np.testing.assert_array_equal(crops[1], whole[0])  # clipped to the photograph
+    np.testing.assert_array_equal(crops[1], whole[0])  # clipped to the image
 
 
 def test_resizing_is_bicubic():
@@ -62,7 +58,7 @@ def test_resizing_is_bicubic():
 
 
 def test_a_box_outside_is_refused():
-    with pytest.raises(InputError, match="no pixel in its 60 x 40 photograph"):
+    with pytest.raises(InputError, match="no pixel in its 60 x 40 image"):
         crop_boxes(np.zeros((40, 60, 3), np.uint8), np.asarray([[70, 0, 90, 30]]), (32, 16))
 
 
@@ -90,12 +86,12 @@ def test_load_crops_keeps_the_order_of_the_boxes(tmp_path, monkeypatch):
 def test_any_part_of_the_crops_can_be_cut_out(first, last):
     whole = load_crops(Dataset(), "train", (32, 16)).crops
     part = np.zeros((last - first, 32, 16, 3), np.uint8)
-    photographs = sum(1 for _ in cut_crops(Dataset(), "train", first, part, workers=2))
+    images = sum(1 for _ in cut_crops(Dataset(), "train", first, part, workers=2))
     np.testing.assert_array_equal(part, whole[first:last])
-    assert photographs == (first < 2 and last > first) + (last == 3 and first < 3)  # and no other is decoded
+    assert images == (first < 2 and last > first) + (last == 3 and first < 3)  # and no other is decoded
 
 
-def test_a_broken_photograph_is_named():
+def test_a_broken_image_is_named():
     with pytest.raises(InputError, match=r"c\.png"):
         load_crops(Dataset(broken=True), "train", (32, 16))
 
@@ -107,9 +103,9 @@ def crop_set(counts=(5, 1, 3, 8), unlabelled=4) -> CropSet:
     return CropSet(crops, ids, np.zeros(len(ids), np.int32), np.arange(len(ids), dtype=np.int32))
 
 
-def test_batches_hold_k_crops_of_p_people():
-    batches = BalancedBatches(crop_set(), people=2, crops_per_identity=3, unlabelled=2, augment=NOTHING, seed=3)
-    assert batches.people == 4 and batches.size == 8 and batches.steps_per_epoch == 2
+def test_batches_hold_k_crops_of_p_identities():
+    batches = BalancedBatches(crop_set(), identities=2, crops_per_identity=3, unlabelled=2, augment=NOTHING, seed=3)
+    assert batches.num_identities == 4 and batches.size == 8 and batches.steps_per_epoch == 2
     seen = []
     for step in range(6):
         batch = batches.batch(step)
@@ -117,15 +113,15 @@ def test_batches_hold_k_crops_of_p_people():
         assert batch["crops"].shape == (8, 20, 10, 3) and batch["crops"].dtype == np.uint8
         assert labels[6:].tolist() == [-1, -1] and (labels[:6].reshape(2, 3) == labels[:6:3, None]).all()
         rows = batches.rows(step)
-        for person in labels[:6:3]:
-            mine = rows[:6][labels[:6] == person]
-            assert len(set(mine)) == min(3, (batches.labels == person).sum())
+        for label in labels[:6:3]:
+            own = rows[:6][labels[:6] == label]
+            assert len(set(own)) == min(3, (batches.labels == label).sum())
         seen += labels[:6:3].tolist()
-    assert sorted(seen[:4]) == sorted(seen[4:8]) == [0, 1, 2, 3]  # everybody once an epoch
+    assert sorted(seen[:4]) == sorted(seen[4:8]) == [0, 1, 2, 3]  # every identity once an epoch
 
 
 def test_batches_depend_on_seed_and_step_alone():
-    first, again = (BalancedBatches(crop_set(), 2, 3, augment=Augment(jitter=0.2), seed=3) for _ in range(2))
+    first, again = (BalancedBatches(crop_set(), 2, 3, augment=AugmentOptions(jitter=0.2), seed=3) for _ in range(2))
     again.batch(0)
     for step in range(4, 7):
         one, other = first.batch(step), again.batch(step)
@@ -133,8 +129,8 @@ def test_batches_depend_on_seed_and_step_alone():
     assert (BalancedBatches(crop_set(), 2, 3, seed=4).batch(4)["crops"] != first.batch(4)["crops"]).any()
 
 
-def test_more_people_asked_for_than_there_are():
-    batches = BalancedBatches(crop_set(unlabelled=0), people=50, crops_per_identity=2, unlabelled=5)
+def test_more_identities_asked_for_than_there_are():
+    batches = BalancedBatches(crop_set(unlabelled=0), identities=50, crops_per_identity=2, unlabelled=5)
     assert batches.size == 8 and sorted(set(batches.batch(0)["labels"].tolist())) == [0, 1, 2, 3]
     with pytest.raises(InputError, match="fewer than two"):
         BalancedBatches(crop_set(counts=(6,)), 2, 2)
@@ -142,14 +138,14 @@ def test_more_people_asked_for_than_there_are():
 
 def augmented(**options):
     crops = crop_set().crops
-    return crops, augment_crops(crops, Augment(**{**vars(NOTHING), **options}), np.random.default_rng(5))
+    return crops, augment_crops(crops, AugmentOptions(**{**vars(NOTHING), **options}), np.random.default_rng(5))
 
 
 def test_every_shift_is_as_likely():
     """Padding by n and a random crop, as HHCL has it: each of 2n + 1 places both ways."""
     column, row = np.meshgrid(np.arange(1, 11), np.arange(1, 21))
     crops = np.stack([row, column, column], axis=-1).astype(np.uint8)[None].repeat(4000, 0)
-    moved = augment_crops(crops, Augment(**{**vars(NOTHING), "pad": 0.1}), np.random.default_rng(0))
+    moved = augment_crops(crops, AugmentOptions(**{**vars(NOTHING), "pad": 0.1}), np.random.default_rng(0))
     for middle, channel in ((11, 0), (6, 1)):  # the pixel at (10, 5) tells where it came from
         counts = np.bincount(moved[:, 10, 5, channel], minlength=30)[middle - 2 : middle + 3]
         assert counts.sum() == 4000 and stats.chisquare(counts).pvalue > 1e-3, counts
@@ -159,7 +155,7 @@ def test_erased_rectangles_are_the_published_ones():
     """Zhong et al. 2020, Algorithm 1, as a plain loop: area and ratio are drawn again until the rectangle fits."""
     height, width, rng = 128, 64, np.random.default_rng(1)
     crops = np.zeros((2000, height, width, 3), np.uint8)
-    erased = augment_crops(crops, Augment(**{**vars(NOTHING), "erase": 1.0}), np.random.default_rng(0)).any(-1)
+    erased = augment_crops(crops, AugmentOptions(**{**vars(NOTHING), "erase": 1.0}), np.random.default_rng(0)).any(-1)
     rows, columns = erased.any(2), erased.any(1)
     ours = [rows.sum(1), columns.sum(1), rows.argmax(1), columns.argmax(1)]
     assert (ours[0] * ours[1] == erased.sum((1, 2))).all()

@@ -19,7 +19,7 @@ PEOPLE, IMAGES = 6, 30
 
 
 class Dataset:
-    """Two people a photograph and nothing to see: their embeddings come from a file."""
+    """Two people an image and nothing to see: their embeddings come from a file."""
 
     name = title = "memory"
 
@@ -86,7 +86,7 @@ def test_a_perfect_teacher_scores_one(tmp_path, capsys):
         assert result["search"][protocol]["all"]["16-d"]["mAP"] == 1
     printed = capsys.readouterr().out
     assert re.search(r"re-ID, cross-camera +16-d +100\.0 +100\.0 +100\.0 +100\.0 +5\n", printed)
-    assert "upper line for PSDiff" in printed
+    assert "PSDiff with perfect boxes" in printed
 
 
 def test_numbers_are_those_of_a_plain_ranking_and_the_pca_stands_beside(tmp_path, capsys):
@@ -113,7 +113,7 @@ def test_numbers_are_those_of_a_plain_ranking_and_the_pca_stands_beside(tmp_path
 def test_where_nobody_was_seen_by_two_cameras_there_is_no_cross_camera_row(tmp_path):
     """One camera for all (a part of PRW), or one for each person (videos)."""
     one, many = Dataset(cameras=1), Dataset()
-    people = np.arange(IMAGES) % 3  # person and camera of a photograph
+    people = np.arange(IMAGES) % 3  # identity and camera of an image
     many.ids["gallery"] = [np.asarray([100 + person, 103 + person]) for person in people]
     many.cameras = people.astype(np.int32)
     for dataset in (one, many):

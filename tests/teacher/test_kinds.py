@@ -16,9 +16,10 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import abstract_backbone
 from psdiff_jax.models.weights import flatten_state, save_npz
 from psdiff_jax.teacher import onnx as onnx_teacher
+from psdiff_jax.teacher.batches import BalancedBatches
 from psdiff_jax.teacher.crop_teacher import CropTeacher
-from psdiff_jax.teacher.crops import BalancedBatches
-from psdiff_jax.teacher.memory import init_memory
+from psdiff_jax.teacher.kinds import open_targets, open_teacher
+from psdiff_jax.teacher.memory_bank import init_memory_bank
 from psdiff_jax.teacher.network import apply_teacher
 from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.teacher.step import (
@@ -30,7 +31,7 @@ from psdiff_jax.teacher.step import (
     new_state,
     split,
 )
-from psdiff_jax.teacher.train import open_targets, open_teacher, train_teacher
+from psdiff_jax.teacher.train import train_teacher
 
 from .test_train import CONFIG as SMALL
 from .test_train import SWIN, options_of, striped_people
@@ -39,7 +40,7 @@ CONFIG = {"backbone": "tiny", "embedding_dim": 48, "crop_size": (32, 16), "steps
 
 
 class Dataset:
-    """One coloured person a photograph, eight a split."""
+    """One coloured person an image, eight a split."""
 
     name = "colours"
 
@@ -48,6 +49,9 @@ class Dataset:
         for part, own in zip(("train", "gallery"), colours, strict=True):
             pictures = [np.tile(colour.astype(np.uint8), (20, 10, 1)) for colour in own]
             setattr(self, f"{part}_source", [{"image": cv2.imencode(".png", p)[1].tobytes()} for p in pictures])
+
+    def source(self, split: str):
+        return getattr(self, f"{split}_source")
 
     def annotations(self, split: str) -> Annotations:
         return Annotations(
@@ -122,7 +126,7 @@ def test_embeddings_of_a_file_are_projected_too_and_are_no_network(tmp_path):
     with pytest.raises(InputError, match=r"no embedding for train0\.png .*PCA to 4-d is fitted on the train split.*=6"):
         open_targets(options, dataset, tmp_path, ("gallery",), embedding_dim=4)
     with pytest.raises(InputError, match=r"kind=file: .*t\.npz holds embeddings, not a network"):
-        open_teacher(options, dataset, tmp_path)
+        open_teacher(options, dataset, tmp_path).embed(np.zeros((1, 32, 16, 3), np.uint8))
 
 
 def test_a_backbone_alone_is_a_teacher_of_its_own_width(tmp_path):
@@ -160,14 +164,14 @@ def test_a_swin_is_a_backbone_of_a_teacher_too():
     x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
     np.testing.assert_allclose(embeddings, x / np.linalg.norm(x, axis=1, keepdims=True), atol=1e-4)
 
-    memory = init_memory(np.eye(2, 12, dtype=np.float32), np.asarray([0, 1]), 2)
+    memory = init_memory_bank(np.eye(2, 12, dtype=np.float32), np.asarray([0, 1]), 2)
     start = TeacherState(np.int32(0), params, stats, make_optimizer(options).init(params), memory)
     batch = {"crops": crops, "labels": np.zeros(8, np.int32)}
     end, metrics = jax.eval_shape(make_step(graphdef, options), start, batch)
     assert jax.tree.map(np.shape, end) == jax.tree.map(np.shape, start) and metrics["loss"].shape == ()
 
 
-def test_the_memory_begins_with_what_training_will_see(tmp_path):
+def test_the_memory_bank_begins_with_what_training_will_see(tmp_path):
     """By the batch's statistics, also where a teacher is fine-tuned that has running ones of other crops."""
     crops = striped_people(unlabelled=0)
     save_npz(tmp_path / "t.npz", new_state(options_of(SMALL)))
@@ -176,7 +180,7 @@ def test_the_memory_begins_with_what_training_will_see(tmp_path):
     apply = jax.jit(lambda p, s, c: apply_teacher(graphdef, p, s, c, True)[0])
     embeddings = np.asarray(apply(state.params, state.stats, crops.crops))
     mean = embeddings.reshape(32, 4, 12).mean(1)
-    np.testing.assert_allclose(state.memory.mean, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-4)
+    np.testing.assert_allclose(state.memory_bank.mean, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-4)
 
 
 def test_step_decay_is_torchs():
@@ -195,7 +199,7 @@ def test_negatives_that_no_batch_replaces_are_left_out():
     crops = striped_people(unlabelled=5)
     options = options_of(SMALL | {"negatives": 4})
     sizes = [
-        create_state(options, crops, BalancedBatches(crops, 16, 2, unlabelled=count))[1].memory.negatives.shape
+        create_state(options, crops, BalancedBatches(crops, 16, 2, unlabelled=count))[1].memory_bank.negatives.shape
         for count in (2, 0)
     ]
     assert sizes == [(4, 12), (0, 12)]

@@ -1,4 +1,4 @@
-"""The hybrid memory against NumPy written from the definitions, and torch's autograd for the gradient."""
+"""The hybrid memory bank against NumPy written from the definitions, and torch's autograd for the gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.teacher.memory import init_memory, memory_loss, update_memory
+from psdiff_jax.teacher.memory_bank import init_memory_bank, memory_loss, update_memory_bank
 
 
 def unit(x):
@@ -15,7 +15,7 @@ def unit(x):
 
 def example(people=5, dim=7, negatives=3, seed=0):
     rng = np.random.default_rng(seed)
-    state = init_memory(unit(rng.normal(size=(20, dim))), np.arange(20) % people, people, negatives)
+    state = init_memory_bank(unit(rng.normal(size=(20, dim))), np.arange(20) % people, people, negatives)
     state = state._replace(hard=unit(rng.normal(size=(people, dim))))
     if negatives:
         rows = unit(rng.normal(size=(negatives, dim)))
@@ -62,7 +62,7 @@ def test_gradient_equals_torch():
 
 def test_update_moves_the_rows_of_the_batch_only():
     memory, features, labels = example()
-    new = jax.jit(update_memory)(memory, features, labels)
+    new = jax.jit(update_memory_bank)(memory, features, labels)
     for person in range(5):
         mine = features[labels == person]
         if not len(mine):
@@ -78,9 +78,9 @@ def test_a_few_batches_follow_the_published_loop():
     """A reading of the authors' CM_Hybrid in torch: loss against the old rows, then both rows of a person move."""
     torch = pytest.importorskip("torch")
     rng, people, dim = np.random.default_rng(3), 6, 8
-    memory = init_memory(unit(rng.normal(size=(18, dim))), np.arange(18) % people, people)
+    memory = init_memory_bank(unit(rng.normal(size=(18, dim))), np.arange(18) % people, people)
     rows = torch.tensor(np.concatenate([memory.hard, memory.mean]))  # hard ones first, as there
-    update = jax.jit(update_memory)
+    update = jax.jit(update_memory_bank)
     for _ in range(4):
         labels = rng.permutation(np.repeat(rng.choice(people, 3, replace=False), 4)).astype(np.int32)
         features = unit(rng.normal(size=(12, dim)))
@@ -101,12 +101,14 @@ def test_a_few_batches_follow_the_published_loop():
 
 def test_unlabelled_people_replace_the_oldest_negatives():
     memory, features, labels = example()
-    new = update_memory(memory._replace(cursor=np.int32(2)), features, labels)
+    new = update_memory_bank(memory._replace(cursor=np.int32(2)), features, labels)
     np.testing.assert_array_equal(new.negatives[2], features[7])
     np.testing.assert_array_equal(new.negatives[0], features[8])
     np.testing.assert_array_equal(new.negatives[1], memory.negatives[1])
     assert int(new.cursor) == 1
-    few = update_memory(memory._replace(negatives=memory.negatives[:1]), features, labels)  # more newcomers than places
+    few = update_memory_bank(
+        memory._replace(negatives=memory.negatives[:1]), features, labels
+    )  # more newcomers than places
     np.testing.assert_array_equal(few.negatives[0], features[8])
 
 
@@ -114,7 +116,7 @@ def test_memory_of_a_good_network_has_almost_no_loss():
     """Fine-tuning a network that tells everybody apart must start without pulling at it."""
     embeddings = np.eye(6, dtype=np.float32).repeat(4, axis=0)
     labels = np.arange(6).repeat(4)
-    memory = init_memory(embeddings, labels, 6)
+    memory = init_memory_bank(embeddings, labels, 6)
     np.testing.assert_allclose(memory.mean, np.eye(6), atol=1e-6)
     np.testing.assert_array_equal(memory.mean, memory.hard)
     loss, terms = memory_loss(embeddings, labels, memory)
@@ -123,4 +125,4 @@ def test_memory_of_a_good_network_has_almost_no_loss():
 
 def test_a_person_without_crops_is_refused():
     with pytest.raises(InputError, match=r"numbered 0\.\.2"):
-        init_memory(np.eye(2, dtype=np.float32), np.asarray([0, 2]), 3)
+        init_memory_bank(np.eye(2, dtype=np.float32), np.asarray([0, 2]), 3)

@@ -9,8 +9,9 @@ from sklearn.metrics import average_precision_score
 
 from psdiff_jax.data.schema import Annotations
 from psdiff_jax.errors import InputError
-from psdiff_jax.teacher.projection import Projection, fit_pca, project, targets_of_width, teacher_of_width
-from psdiff_jax.teacher.targets import CropTeacher, Targets, network_targets
+from psdiff_jax.teacher.crop_teacher import CropTeacher, network_targets, project, teacher_of_width
+from psdiff_jax.teacher.projection import Projection, fit_pca, targets_of_width
+from psdiff_jax.teacher.targets import Targets
 
 
 def unit(rows):
@@ -104,7 +105,7 @@ def test_save_and_load(tmp_path):
 
 
 class Dataset:
-    """Photographs of one person each whose crops a teacher looks up by their first pixel."""
+    """Images of one person each whose crops a teacher looks up by their first pixel."""
 
     name = "memory"
 
@@ -113,6 +114,9 @@ class Dataset:
 
         images = [np.full((8, 4, 3), i, np.uint8) for i in range(count)]
         self.train_source = self.gallery_source = [{"image": cv2.imencode(".png", i)[1].tobytes()} for i in images]
+
+    def source(self, split):
+        return self.train_source
 
     def annotations(self, split):
         count = len(self.train_source)

@@ -37,7 +37,7 @@ def undisturbed(tmp_path_factory):
 
 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(undisturbed, tmp_path, capsys):
-    """Weights, statistics, Adam's moments, memory, negatives and their cursor, bit for bit."""
+    """Weights, statistics, Adam's moments, memory bank, negatives and their cursor, bit for bit."""
 
     def killed(step, _):
         raise MemoryError
@@ -47,7 +47,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(undisturbed, tmp_p
     teacher, end = train(tmp_path)
     assert "teacher: resumed from step 3" in capsys.readouterr().out
     alone, expected = undisturbed
-    assert teacher.hash == alone.hash and end.keys() == expected.keys() and int(end["memory/cursor"]) == 4 * 8 % 7
+    assert teacher.hash == alone.hash and end.keys() == expected.keys() and int(end["memory_bank/cursor"]) == 4 * 8 % 7
     for name, value in expected.items():
         np.testing.assert_array_equal(end[name], value, err_msg=name)
 

@@ -8,7 +8,10 @@ from psdiff_jax.data.schema import Annotations, Queries
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
-from psdiff_jax.teacher.targets import CropTeacher, embed_crops, file_targets, network_targets, teacher_detections
+from psdiff_jax.teacher.crop_teacher import CropTeacher, network_targets
+from psdiff_jax.teacher.embed import embed_crops
+from psdiff_jax.teacher.embedding_file import file_targets
+from psdiff_jax.teacher.targets import teacher_detections
 
 SIZE = (48, 64)
 
@@ -36,14 +39,17 @@ class Dataset:
         self.names = {split: [f"{split}{i}.jpg" for i in range(len(b))] for split, b in self.boxes.items()}
         self.names["query"] = ["gallery0.jpg", "gallery1.jpg"]
         for split in self.boxes:
-            setattr(self, f"{split}_source", [{"image": self.photograph(n)} for n in self.names[split]])
+            setattr(self, f"{split}_source", [{"image": self.encoded(n)} for n in self.names[split]])
 
-    def photograph(self, name: str) -> bytes:
+    def encoded(self, name: str) -> bytes:
         split, i = name[:-5], int(name[-5])
         image = np.zeros((*SIZE, 3), np.uint8)
         for (x1, y1, x2, y2), person in zip(self.boxes[split][i], self.ids[split][i], strict=True):
             image[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = colour(person)
         return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+
+    def source(self, split: str):
+        return getattr(self, f"{split}_source")
 
     def annotations(self, split: str) -> Annotations:
         count = len(self.names[split])
@@ -77,7 +83,7 @@ def write(path, rows, **changes):
 ROWS = [
     ("train0.jpg", [30.3, 5.2, 20, 38.6], [0, 1, 0]),  # rounded otherwise, and in another order than the boxes
     ("train0.jpg", [2, 3, 16, 37], [2, 0, 0]),
-    ("train2.jpg", [10, 10, 31, 44], [0, 0, 3]),  # reaches below the photograph
+    ("train2.jpg", [10, 10, 31, 44], [0, 0, 3]),  # reaches below the image
     ("train2.jpg", [0, 0, 5, 5], [1, 1, 1]),
     ("elsewhere.jpg", [0, 0, 5, 5], [1, 1, 1]),
 ]
@@ -181,7 +187,7 @@ def test_network_targets_are_computed_once_and_renewed_when_stale(tmp_path, caps
 def test_another_way_of_cutting_crops_and_a_cache_of_another_program_are_noticed(tmp_path, capsys, monkeypatch):
     teacher = CropTeacher(embed, 3, "abc", (16, 8), "colours")
     network_targets(teacher, Dataset(), folder=tmp_path)
-    monkeypatch.setattr("psdiff_jax.teacher.targets.CROP_RULE", 99)
+    monkeypatch.setattr("psdiff_jax.teacher.crop_teacher.CROP_RULE", 99)
     network_targets(teacher, Dataset(), folder=tmp_path)
     assert "targets-train.npy is stale (crop rule changed)" in capsys.readouterr().err
     (tmp_path / "targets-train.json").write_text('{"teacher": "abc"}')

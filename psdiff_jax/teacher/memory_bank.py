@@ -1,13 +1,12 @@
-"""Hybrid memory and its contrastive loss: HHCL (Hu et al. 2021) with identity labels in the place of clusters.
+"""Hybrid memory bank and its contrastive loss: HHCL (Hu et al. 2021) with identity labels in the place of clusters.
 
 Each identity has two rows of unit length: `mean` follows the mean of its samples, `hard` its least similar sample. A
-feature is told apart from all other identities against both, and against the embeddings of unlabelled people, who
-are nobody of them.
+feature is contrasted with the rows of all other identities, of both kinds, and with embeddings of unlabelled people.
 
 The rule is that of the authors' CM_Hybrid (github.com/bupt-ai-cz/HHCL-ReID, hhcl/models/cm.py, 61c43fc): the loss is
 taken against the rows as they were, then both rows of each identity of the batch move. The weights of its two terms
-are hard_weight and 1 - hard_weight; where a bracket stands in that code they are 0.5 and 0.25 at hard_weight = 0.5.
-There rows are made anew every epoch (200 or 400 steps), as the clusters are; identities stay, and so do our rows.
+are hard_weight and 1 - hard_weight; the place of a bracket in that code makes them 0.5 and 0.25 at hard_weight = 0.5.
+There the rows are made anew every epoch (200 or 400 steps), with the clusters; identities stay, and so do our rows.
 
 Legend: P identities, U unlabelled embeddings kept, B samples of a batch, D embedding.
 """
@@ -19,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.teacher.network import normalise
+from psdiff_jax.ops.normalize import normalize
 
 
-class MemoryState(NamedTuple):
+class MemoryBank(NamedTuple):
     """mean, hard: float32 [P,D]. negatives: float32 [U,D], zero rows are empty. cursor: int32 [], the oldest one."""
 
     mean: jax.Array
@@ -31,13 +30,11 @@ class MemoryState(NamedTuple):
     cursor: jax.Array
 
 
-def init_memory(embeddings: np.ndarray, labels: np.ndarray, people: int, negatives: int = 0) -> MemoryState:
-    """The memory of a network as it stands: both rows of an identity are the mean of its embeddings.
-
-    So training goes on from the space that the network already has instead of pulling it elsewhere first.
+def init_memory_bank(embeddings: np.ndarray, labels: np.ndarray, identities: int, negatives: int = 0) -> MemoryBank:
+    """Both rows of an identity are the mean of its embeddings: training starts in the space that the network has.
 
     Args:
-      embeddings: [K,D] unit norm. labels: int [K], 0..people-1, or -1 unlabelled.
+      embeddings: [K,D] unit norm. labels: int [K], 0..identities-1, or -1 unlabelled.
       negatives: U, how many embeddings of unlabelled people to keep (0: none).
 
     Raises:
@@ -45,16 +42,15 @@ def init_memory(embeddings: np.ndarray, labels: np.ndarray, people: int, negativ
     """
     embeddings, labels = np.asarray(embeddings, np.float32), np.asarray(labels)
     known = labels >= 0
-    counts = np.bincount(labels[known], minlength=people)
-    if len(counts) != people or (counts == 0).any():
-        raise InputError(f"teacher training: identities are numbered 0..{people - 1} and each needs a crop")
-    sums = np.zeros((people, embeddings.shape[1]), np.float32)
+    counts = np.bincount(labels[known], minlength=identities)
+    if len(counts) != identities or (counts == 0).any():
+        raise InputError(f"teacher training: identities are numbered 0..{identities - 1} and each needs a crop")
+    sums = np.zeros((identities, embeddings.shape[1]), np.float32)
     np.add.at(sums, labels[known], embeddings[known])
-    mean = np.asarray(normalise(jnp.asarray(sums / counts[:, None])))
-    queue = np.zeros((negatives, embeddings.shape[1]), np.float32)
-    unknown = embeddings[~known][:negatives]
+    mean = np.asarray(normalize(jnp.asarray(sums / counts[:, None])))
+    queue, unknown = np.zeros((negatives, embeddings.shape[1]), np.float32), embeddings[~known][:negatives]
     queue[: len(unknown)] = unknown
-    return MemoryState(jnp.array(mean), jnp.array(mean), jnp.array(queue), jnp.zeros((), jnp.int32))
+    return MemoryBank(jnp.array(mean), jnp.array(mean), jnp.array(queue), jnp.zeros((), jnp.int32))
 
 
 def info_nce(
@@ -74,9 +70,9 @@ def info_nce(
 
 
 def memory_loss(
-    features: jax.Array, labels: jax.Array, memory: MemoryState, temperature: float = 0.05, hard_weight: float = 0.5
+    features: jax.Array, labels: jax.Array, bank: MemoryBank, temperature: float = 0.05, hard_weight: float = 0.5
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(1 - hard_weight) InfoNCE(mean rows) + hard_weight InfoNCE(hard rows), a mean over the labelled samples.
+    """(1 - hard_weight) InfoNCE(mean rows) + hard_weight InfoNCE(hard rows), averaged over the labelled samples.
 
     Args:
       features: [B,D] unit norm. labels: int32 [B], -1 unlabelled (no loss of their own).
@@ -85,7 +81,7 @@ def memory_loss(
       The loss, and scalars: the two terms, and the share of samples whose own mean row is the nearest.
     """
     count = jnp.maximum(jnp.sum(labels >= 0), 1)
-    rows = jax.lax.stop_gradient(memory)
+    rows = jax.lax.stop_gradient(bank)
     terms = {
         name: jnp.sum(info_nce(features, row, rows.negatives, labels, temperature)) / count
         for name, row in (("mean", rows.mean), ("hard", rows.hard))
@@ -96,8 +92,8 @@ def memory_loss(
     return loss, {"loss_mean": terms["mean"], "loss_hard": terms["hard"], "accuracy": accuracy}
 
 
-def update_memory(memory: MemoryState, features: jax.Array, labels: jax.Array, momentum: float = 0.1) -> MemoryState:
-    """The memory after a batch: row <- unit(momentum row + (1 - momentum) x), for the identities in the batch.
+def update_memory_bank(bank: MemoryBank, features: jax.Array, labels: jax.Array, momentum: float = 0.1) -> MemoryBank:
+    """The memory bank after a batch: row <- unit(momentum row + (1 - momentum) x), for the identities in the batch.
 
     x is the mean of the identity's samples for `mean`, and the sample least similar to the row for `hard`.
     Unlabelled samples (-1) replace the oldest negatives.
@@ -105,17 +101,17 @@ def update_memory(memory: MemoryState, features: jax.Array, labels: jax.Array, m
     features = jax.lax.stop_gradient(features)
     same = (labels[:, None] == labels[None, :]) & (labels >= 0)[None, :]
     mean = jnp.einsum("bc,cd->bd", same.astype(features.dtype), features) / jnp.maximum(same.sum(1, keepdims=True), 1)
-    own_hard = memory.hard[jnp.maximum(labels, 0)]
+    own_hard = bank.hard[jnp.maximum(labels, 0)]
     similarity = jnp.sum(features * own_hard, axis=-1)
     hardest = features[jnp.argmin(jnp.where(same, similarity[None, :], jnp.inf), axis=1)]
     # An index beyond the last row is dropped; samples of one identity all write the same value.
-    target = jnp.where(labels >= 0, labels, memory.mean.shape[0])
+    target = jnp.where(labels >= 0, labels, bank.mean.shape[0])
 
     def moved(rows: jax.Array, x: jax.Array) -> jax.Array:
-        new = normalise(momentum * rows[jnp.maximum(labels, 0)] + (1 - momentum) * x)
+        new = normalize(momentum * rows[jnp.maximum(labels, 0)] + (1 - momentum) * x)
         return rows.at[target].set(new, mode="drop")
 
-    negatives, cursor = memory.negatives, memory.cursor
+    negatives, cursor = bank.negatives, bank.cursor
     size = negatives.shape[0]
     if size:
         unknown = labels < 0
@@ -124,4 +120,4 @@ def update_memory(memory: MemoryState, features: jax.Array, labels: jax.Array, m
         fits = unknown & (order >= jnp.sum(unknown) - size)
         negatives = negatives.at[jnp.where(fits, (cursor + order) % size, size)].set(features, mode="drop")
         cursor = ((cursor + jnp.sum(unknown)) % size).astype(jnp.int32)
-    return MemoryState(moved(memory.mean, mean), moved(memory.hard, hardest), negatives, cursor)
+    return MemoryBank(moved(bank.mean, mean), moved(bank.hard, hardest), negatives, cursor)
