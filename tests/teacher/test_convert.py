@@ -140,6 +140,18 @@ def test_command_converts_compares_and_describes(hhcl, tmp_path, capsys):
         assert json.loads(stored["description"].tobytes())["network"]["widths"] == list(published.WIDTHS)
 
 
+def test_a_file_of_an_earlier_version_does_not_name_its_family(hhcl, tmp_path):
+    network = convert_teacher(arrays_of(hhcl), "file")
+    save_teacher(tmp_path / "out.npz", network)
+    arrays = dict(np.load(tmp_path / "out.npz"))
+    description = json.loads(arrays["description"].tobytes())
+    assert description.pop("family") == "HHCL"
+    np.savez(
+        tmp_path / "old.npz", **arrays | {"description": np.frombuffer(json.dumps(description).encode(), np.uint8)}
+    )
+    assert load_teacher(tmp_path / "old.npz").hash == crop_teacher(network).hash
+
+
 @pytest.mark.parametrize("case", ["HHCL, GeM, linear, IBN-a", "AGW", "MGN, odd"])
 def test_functions_of_torch_equal_the_published_modules(case):
     make, _, name, size, *_ = CASES[case]

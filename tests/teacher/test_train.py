@@ -1,6 +1,8 @@
 """The teacher: network, one step, a short training that learns, going on from a checkpoint without moving the space."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import numpy as np
@@ -120,6 +122,18 @@ def test_the_same_seed_gives_the_same_teacher_and_a_finished_one_is_used_again(t
     assert elsewhere.hash == teacher.hash
     other = train_teacher(options_of(CONFIG), Dataset(crops), tmp_path, crops=crops, seed=1)
     assert other.hash != teacher.hash and "other options or data; training again" in capsys.readouterr().out
+
+
+def test_a_finished_teacher_of_an_earlier_version_is_used_again(trained, tmp_path, capsys):
+    """Its teacher.json has the keys of then."""
+    crops, folder, teacher = trained
+    shutil.copy(folder / "teacher.npz", tmp_path)
+    origin = json.loads((folder / "teacher.json").read_text())
+    for old, new in (("people", "identities"), ("crops_per_person", "crops_per_identity")):
+        origin["options"][old] = origin["options"].pop(new)
+    (tmp_path / "teacher.json").write_text(json.dumps(origin))
+    again = train_teacher(options_of(CONFIG), Dataset(crops), tmp_path, crops=crops)
+    assert again.hash == teacher.hash and not capsys.readouterr().out
 
 
 def test_fine_tuning_with_frozen_statistics_keeps_the_space(trained, tmp_path):
