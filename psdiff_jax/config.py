@@ -114,8 +114,7 @@ def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     for old, new in RENAMED.items():
         (group, before), (_, after) = old.split("."), new.split(".")
         if before in plain.get(group, {}):
-            value = plain[group].pop(before)
-            plain[group].setdefault(after, value)
+            plain[group][after] = plain[group].pop(before)  # a file that starts from the defaults has both
     for key, meanings in RENAMED_VALUES.items():
         group, name = key.split(".")
         if plain.get(group, {}).get(name) in meanings:

@@ -184,6 +184,8 @@ def test_a_renamed_key_is_understood_on_the_command_line_and_in_a_config(old, ne
     assert before not in values[group]
     value = values[group].pop(after)
     expected = type(value)(value + 1) if not isinstance(value, bool) else not value
+    both = {**values, group: {**values[group], before: expected, after: value}}  # a config file on top of the defaults
+    assert getattr(getattr(from_values(both), group), after) == expected
     values[group][before] = expected
     assert getattr(getattr(from_values(values), group), after) == expected
 

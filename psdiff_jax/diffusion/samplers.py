@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from psdiff_jax.diffusion.noise import Diffusion, State
 from psdiff_jax.diffusion.schedule import cosine_alpha_bar, sampling_times
-from psdiff_jax.diffusion.solvers import Table, ddim_coefficients, solver_table
-from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, Range
+from psdiff_jax.diffusion.solvers import SOLVERS, Table, ddim_coefficients, solver_table
+from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, Need, Range
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,13 @@ class SamplerOptions:
         float, FRACTION, "box renewal: proposals that score lower restart from noise, box and embedding; 0 = never"
     ] = 0.1
     time_power: Annotated[float, Range(1), "spacing of the times: 1 = even, above 1 = denser near 0"] = 1.0
-    solver: Annotated[Literal["ddim", "dpm", "dpm++"], "DDIM, DPM-Solver or DPM-Solver++ (`solvers.solver_table`)"] = (
-        "ddim"
-    )
+    solver: Annotated[str, f"{', '.join(SOLVERS)} (`solvers.solver_table`)"] = "ddim"
     order: Annotated[Literal[1, 2, 3], "order of dpm and dpm++; ddim ignores it"] = 2
     ensemble: Annotated[bool, "pool the predictions of all steps before NMS"] = False
     nms_threshold: Annotated[float, FRACTION, "IoU above which NMS drops the lower score"] = 0.5
+
+    def check(self, need: Need) -> None:
+        need(self.solver in SOLVERS, "solver", f"choose from {', '.join(SOLVERS)}")
 
 
 class QueryBox(NamedTuple):

@@ -9,11 +9,10 @@ scan only reads them.
 Legend: K step, O order (1 to 3), that is how many predictions a step uses at most.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-
-SOLVERS = ("ddim", "dpm", "dpm++")
 
 
 class Table(NamedTuple):
@@ -101,6 +100,19 @@ def _dpm_table(alpha_bar: np.ndarray, order: int, predicts_noise: bool) -> Table
     return Table(combine, remember, np.zeros(steps))
 
 
+def _ddim_table(alpha_bar: np.ndarray, eta: float) -> Table:
+    *both, noise = ddim_coefficients(alpha_bar[:-1], alpha_bar[1:], eta)
+    return Table(np.stack(both, axis=-1)[:, None], np.zeros((len(noise), 2)), noise)
+
+
+# Name -> table along signal powers alpha_bar [K+1], for an order and eta (which a solver may ignore).
+SOLVERS: dict[str, Callable[[np.ndarray, int, float], Table]] = {
+    "ddim": lambda alpha_bar, order, eta: _ddim_table(alpha_bar, eta),
+    "dpm": lambda alpha_bar, order, eta: _dpm_table(alpha_bar, order, predicts_noise=True),
+    "dpm++": lambda alpha_bar, order, eta: _dpm_table(alpha_bar, order, predicts_noise=False),
+}
+
+
 def solver_table(solver: str, alpha_bar: np.ndarray, order: int = 2, eta: float = 1.0) -> Table:
     """The numbers of a solver along signal powers alpha_bar, float64 [K+1], rising, the last one 1 (clean).
 
@@ -112,9 +124,5 @@ def solver_table(solver: str, alpha_bar: np.ndarray, order: int = 2, eta: float 
       ValueError: no such solver.
     """
     if solver not in SOLVERS:
-        raise ValueError(f"solver={solver!r}: choose one of {', '.join(SOLVERS)}")
-    if solver != "ddim":
-        return _dpm_table(alpha_bar, order, predicts_noise=solver == "dpm")
-    *both, noise = ddim_coefficients(alpha_bar[:-1], alpha_bar[1:], eta)
-    combine = np.stack(both, axis=-1)[:, None]
-    return Table(combine, np.zeros((len(noise), 2)), noise)
+        raise ValueError(f"solver={solver!r}: choose from {', '.join(SOLVERS)}")
+    return SOLVERS[solver](alpha_bar, order, eta)

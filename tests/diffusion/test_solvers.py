@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from psdiff_jax.diffusion import samplers
-from psdiff_jax.diffusion.noise import State
+from psdiff_jax.diffusion.noise import Diffusion, State
+from psdiff_jax.diffusion.samplers import SamplerOptions, sample
 from psdiff_jax.diffusion.schedule import cosine_alpha_bar, sampling_times
-from psdiff_jax.diffusion.solvers import multistep_weights, solver_table
+from psdiff_jax.diffusion.solvers import SOLVERS, multistep_weights, solver_table
+from psdiff_jax.errors import InputError
+from psdiff_jax.options import read
 
 ALPHA_BAR = cosine_alpha_bar(1000)
 STEPS = (1, 2, 3, 5, 8, 20)
@@ -177,3 +180,26 @@ def test_orders_of_convergence(solver):
     assert rate(3, doubled_curvature=True) == pytest.approx(3, abs=0.2)
     errors = [flow_error(solver, order, 80) for order in (1, 2, 3)]
     assert errors[1] < errors[0] / 50 and errors[2] < errors[1] / 2.5
+
+
+def test_a_solver_of_ones_own_is_one_entry(monkeypatch):
+    """Half-way DDIM: half of the step that DDIM without randomness takes. Any config can name it."""
+
+    def half_way(alpha_bar, order, eta):
+        table = solver_table("ddim", alpha_bar, eta=0.0)
+        stay = np.array([1.0, 0.0])
+        return table._replace(combine=(table.combine + stay) / 2)
+
+    monkeypatch.setitem(SOLVERS, "half way", half_way)
+    options = read(SamplerOptions, {"solver": "half way", "num_proposals": 5, "renewal_threshold": 0.0})
+    diffusion, keys = Diffusion(embedding_dim=3), jax.random.split(jax.random.key(0), 2)
+
+    def denoise(state, t):
+        return jax.tree.map(jnp.zeros_like, state), jnp.ones(state.box.shape[:2]), state.box
+
+    boxes = sample(denoise, diffusion, options, keys, 3)
+    table = half_way(cosine_alpha_bar(diffusion.timesteps)[sampling_times(diffusion.timesteps, 3, 1.0)], 1, 0.0)
+    for k in (0, 1):  # the clean state is zero: only c_x is left
+        np.testing.assert_allclose(boxes[k + 1], boxes[k] * table.combine[k, 0, 0], rtol=1e-5)
+    with pytest.raises(InputError, match=r"config.solver=.euler.: choose from ddim, dpm, dpm\+\+, half way"):
+        read(SamplerOptions, {"solver": "euler"})

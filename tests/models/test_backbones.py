@@ -3,13 +3,20 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from psdiff_jax.errors import InputError
+from psdiff_jax.models.backbone import BackboneSpec
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.fpn import FPN, STRIDES
+from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions, merge
 from psdiff_jax.models.resnet import ResNetSpec, fold_batch_norm
+from psdiff_jax.options import read
+from psdiff_jax.training.optimizer import OptimizerOptions, make_optimizer
+from psdiff_jax.training.step import create_state
 
 BOTTLENECK = ResNetSpec((1, 1, 2, 1), (8, 8, 12, 16), bottleneck=True, stem_width=8)
 NETWORKS = {
@@ -97,3 +104,68 @@ def test_specs(name):
     image = jax.ShapeDtypeStruct((1, 64, 96, 3), np.float32)
     outputs = jax.eval_shape(lambda s, x: nnx.merge(graphdef, s)(x), state, image)
     assert [o.shape for o in outputs] == [(1, 64 // s, 96 // s, c) for s, c in zip(STRIDES, spec.channels, strict=True)]
+
+
+class Patches(nnx.Module):
+    """A backbone from outside the package: one linear layer over the patches of each stride, times a frozen gain."""
+
+    def __init__(self, widths, *, rngs):
+        self.layers = nnx.List([nnx.Linear(3, width, rngs=rngs) for width in widths])
+        self.gain, self.table = nnx.Param(jnp.full((1,), 2.0)), nnx.Param(jnp.ones((2, 2)))
+
+    def __call__(self, images, train=False, dtype=jnp.float32, image_size=None):
+        maps = []
+        for stride, layer in zip((4, 8, 16, 32), self.layers, strict=True):
+            pixels = jax.image.resize(
+                images / 255, (len(images), *(-(-s // stride) for s in images.shape[1:3]), 3), "linear"
+            )
+            maps.append((layer(pixels) * self.gain[...] * self.table[...].mean()).astype(dtype))
+        return tuple(maps)
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchesSpec(BackboneSpec):
+    widths: tuple[int, ...] = (4, 5, 6, 7)
+
+    @property
+    def channels(self):
+        return self.widths
+
+    def make(self, *, rngs):
+        return Patches(self.widths, rngs=rngs)
+
+    def is_trained(self, path):
+        return path[0] != "gain"
+
+    def is_decayed(self, path):
+        return path[0] != "table"
+
+    def fold(self, network):
+        network.table, network.gain = (
+            nnx.Param(jnp.ones((2, 2))),
+            nnx.Param(network.gain[...] * network.table[...].mean()),
+        )
+
+
+def test_a_backbone_of_ones_own_is_one_class_and_one_entry(monkeypatch, make_batch):
+    """It is built, trained, decayed and folded as its spec says, by its name in a config."""
+    monkeypatch.setitem(BACKBONES, "patches", PatchesSpec())
+    small = {"dim": 16, "side": 3, "heads": 2, "dynamic_width": 4, "embedding_dim": 8, "time_dim": 16}
+    options = read(PSDiffOptions, {"backbone": "patches", "dtype": "float32", **small})
+    model = PSDiff(options, rngs=nnx.Rngs(0))
+    optimizer = make_optimizer(OptimizerOptions(1e-2, weight_decay=0.5, warmup=0), model.backbone_spec)
+    graphdef, state = create_state(model, optimizer, jax.random.key(0), ema=False)
+    assert "gain" in state.rest["backbone"] and "gain" not in state.params["backbone"]
+    nothing = jax.tree.map(jnp.zeros_like, state.params)
+    updates = optimizer.update(nothing, state.opt_state, state.params)[0]["backbone"]
+    assert not updates["table"][...].any() and updates["layers"][0]["kernel"][...].any()
+    batch = make_batch()
+    plain, folded = (
+        merge(graphdef, state.params, state.rest, folded=f).features(batch["image"], batch["image_size"])
+        for f in (False, True)
+    )
+    for ours, theirs in zip(plain.pyramid, folded.pyramid, strict=True):
+        assert ours.any()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    with pytest.raises(InputError, match=r"config\.backbone='nothing': choose one of resnet50, .*patches"):
+        read(PSDiffOptions, {"backbone": "nothing"})
