@@ -1,15 +1,15 @@
-"""A teacher alone: supervised HHCL on the crops of CUHK03, tested on 100 people it never saw, across two cameras.
+"""A teacher alone: supervised HHCL on the crops of CUHK03, tested on 100 held-out identities across two cameras.
 
     python scripts/unpack_cuhk03.py cuhk03_128x64.tar DIR
     python -m psdiff_jax.main --config configs/cuhk03_teacher.py --config.data.root=DIR --workdir runs/cuhk03 \\
         --mode evaluate_teacher
 
-trains the quick start's small backbone and then scores it: some minutes on two CPU cores, going on from the shipped
-street teacher (whose first layers are of use though it has seen drawings only). Variants behind a colon:
+trains the quick start's small backbone and then scores it, in some minutes on two CPU cores. It starts from the shipped
+street teacher, whose first layers help although it was trained on drawings only. Variants behind a colon:
 
-    resnet50   the recipe of the paper's teacher for an accelerator: ResNet-50 at 256x128, 16 people x 16 crops,
+    resnet50   the recipe of the paper's teacher for an accelerator: ResNet-50 at 256x128, 16 identities x 16 crops,
                from ImageNet weights (config.teacher.init_from)
-    imagenet   no training: what ImageNet's features alone are worth, ResNet-50 pooled and without a head
+    imagenet   no training: ImageNet's features alone, ResNet-50 pooled and without a head
                (config.teacher.init_from)
 
 `--config.teacher.init_from` names a file that `psdiff_jax.convert.backbone` reads; the v1 layout (stride on the first

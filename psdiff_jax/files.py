@@ -11,7 +11,7 @@ from psdiff_jax.errors import InputError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes a file (text as UTF-8) that is either there as a whole or not at all; makes its folder."""
+    """Writes a file (text as UTF-8) whole or not at all; makes its folder."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path, advice: str = "make room and run again") -> Iterator[None]:
-    """Raises InputError, which names `path` and ends with `advice`, for what the system cannot write."""
+    """Turns an OSError into an InputError that names `path` and ends with `advice`."""
     try:
         yield
     except OSError as error:
@@ -40,7 +40,7 @@ def writing(path: Path, advice: str = "make room and run again") -> Iterator[Non
 
 @contextlib.contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Holds an exclusive lock between processes, and says so where it must wait for another one that `what`.
+    """Holds an exclusive lock between processes; a line says when it waits for another one that `what`.
 
     Raises:
       InputError: the lock's folder cannot be written to.

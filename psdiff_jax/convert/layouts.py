@@ -1,4 +1,4 @@
-"""The layouts of backbones, told apart by the names of their tensors. Registering one here is all that is needed."""
+"""The layouts of backbones, recognised by the names of their tensors. Registering one here is all that is needed."""
 
 import re
 from collections.abc import Mapping

@@ -1,15 +1,15 @@
 """Re-ID networks trained elsewhere, from PyTorch: as teachers, and the command that converts and checks a checkpoint.
 
     python -m psdiff_jax.teacher.convert IN.pth OUT.npz [--crop 256x128] [--pool max]
-    teacher = load_teacher("OUT.npz")          a CropTeacher; IN.pth will do as well
+    teacher = load_teacher("OUT.npz")          a CropTeacher; IN.pth works as well
 
 Which network it is (HHCL, strong baseline, AGW, MGN, PPLR; see `teacher.families`) is recognised from the names
 and shapes of its tensors, all of which are accounted for. PyTorch is needed only to read its pickles, not for
 `.safetensors`; nothing in a file is executed. OUT.npz describes its network. Crops are RGB, normalised with ImageNet's
 mean and deviation, as all of these projects do; their crops are resized by Pillow, ours by OpenCV (`teacher.crops`).
 
-What a file cannot say: pooling without weights (average, or MGN's maximum as in its paper, unless --pool says
-otherwise), and the stride of the last stage (1, the default of all of them).
+A file does not tell the pooling where it has no weights (average, or MGN's maximum as in its paper, unless --pool says
+otherwise) nor the stride of the last stage (1, the default of all of them).
 """
 
 from __future__ import annotations
@@ -120,19 +120,22 @@ def convert_teacher(arrays: Mapping[str, np.ndarray], where: str, pooling: str =
 
 def save_teacher(path: str | Path, network: Converted) -> None:
     """Weights and description, as `load_teacher` reads them."""
-    said = {"title": network.title, "family": network.family, "crop_size": network.crop_size}
-    description = np.frombuffer(json.dumps({**said, "network": _fields(network.spec)}).encode(), np.uint8)
+    given = {"title": network.title, "family": network.family, "crop_size": network.crop_size}
+    description = np.frombuffer(json.dumps({**given, "network": _fields(network.spec)}).encode(), np.uint8)
     save_npz(path, {**flatten_state(network.state), DESCRIPTION: description})
 
 
 def _described(arrays: dict[str, np.ndarray], where: str) -> Converted:
     """What `save_teacher` wrote."""
     try:
-        said = json.loads(arrays.pop(DESCRIPTION).tobytes())
-        family, fields = said.get("family", HHCL.title), said["network"]  # files of earlier versions do not name theirs
+        given = json.loads(arrays.pop(DESCRIPTION).tobytes())
+        family, fields = (
+            given.get("family", HHCL.title),
+            given["network"],
+        )  # files of earlier versions do not name theirs
         spec_type = next(known.spec_type for known in FAMILIES if known.title == family)
         spec = spec_type(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
-        title, (height, width) = said["title"], said["crop_size"]
+        title, (height, width) = given["title"], given["crop_size"]
     except StopIteration as error:
         raise InputError(f"{where}: of a family that is not registered here, {family}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -206,7 +209,7 @@ def compare(network: Converted, arrays: Mapping[str, np.ndarray]) -> str:
     if theirs is None:
         return f"not compared with PyTorch: there is no reference for {family.title}"
     if not np.isfinite(theirs).all():
-        return "not compared: by PyTorch, too, the embeddings of the test crops are not finite; is it the right file?"
+        return "not compared: in PyTorch, too, the embeddings of the test crops are not finite; is it the right file?"
     difference = np.abs(np.asarray(crop_teacher(network).embed(crops)) - theirs).max()
     return f"compared with PyTorch (the published architecture, written here) on 2 test crops: {difference:.1e} apart"
 

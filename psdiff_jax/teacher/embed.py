@@ -22,7 +22,7 @@ def embed_crops(
     """float32 [N,D] of `crops` uint8 [N,h,w,3], taken in `order` (int [N], a permutation) but returned in their own.
 
     Every batch has the same size, so that one is compiled: the last is filled up with the first crops, not with copies
-    of its own. A network that normalises by the batch's statistics would see nothing in copies of one crop.
+    of its own. A network that normalises by the batch's statistics would map copies of one crop to zero.
     """
     order = np.arange(len(crops)) if order is None else order
     batch = batch_size(batch, len(crops))

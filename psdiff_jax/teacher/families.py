@@ -1,4 +1,4 @@
-"""The re-ID networks that other projects save, told apart by the names of their tensors. Registering a family here is
+"""The re-ID networks that other projects save, recognised by the names of their tensors. Registering a family here is
 all that is needed.
 """
 

@@ -19,25 +19,18 @@ COUNTERS = r".*\.num_batches_tracked"
 
 
 class NetworkSpec(Protocol):
-    """What distinguishes one network of a family from another: a frozen dataclass of numbers, text and tuples."""
+    """What distinguishes one network of a family from another: a frozen dataclass of numbers, text and tuples.
+
+    dim: D. least_size: (h, w) of the smallest crops. make: the network, a function of crops [B,h,w,3] RGB 0..255, uint8
+    or float, that gives float32 [B,D] of unit length. describe: its parts in a phrase.
+    """
 
     @property
-    def dim(self) -> int:
-        """D, the width of its embedding."""
-        ...
-
+    def dim(self) -> int: ...
     @property
-    def least_size(self) -> tuple[int, int]:
-        """(h, w) of the smallest crops that it can embed."""
-        ...
-
-    def make(self, *, rngs: nnx.Rngs) -> Any:
-        """The network: crops [B,h,w,3] RGB 0..255, uint8 or float -> float32 [B,D] of unit length."""
-        ...
-
-    def describe(self) -> str:
-        """Its parts, in a phrase."""
-        ...
+    def least_size(self) -> tuple[int, int]: ...
+    def make(self, *, rngs: nnx.Rngs) -> Any: ...
+    def describe(self) -> str: ...
 
 
 @dataclass(frozen=True)

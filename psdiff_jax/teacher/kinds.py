@@ -23,21 +23,17 @@ if TYPE_CHECKING:
 
 
 class Teacher(Protocol):
-    """What a kind opens. Most are networks that embed crops: `crop_teacher.CropTeacher` is all they need."""
+    """What a kind opens. For a network that embeds crops it is a `crop_teacher.CropTeacher`.
+
+    title: one phrase for reports. embed: crops uint8 [B,h,w,3] RGB -> float32 [B,D], rows of length one; InputError
+    where there is no network. targets: the embeddings of the boxes of some splits, see `open_targets`.
+    """
 
     @property
-    def title(self) -> str:
-        """One phrase for reports."""
-        ...
-
+    def title(self) -> str: ...
     @property
-    def embed(self) -> Callable[[np.ndarray], Any]:
-        """Crops uint8 [B,h,w,3] RGB -> float32 [B,D], rows of length one. InputError where there is no network."""
-        ...
-
-    def targets(self, dataset: PreparedDataset, splits: Sequence[str], wanted: Wanted) -> Targets:
-        """The embeddings of the boxes of some splits; see `open_targets`."""
-        ...
+    def embed(self) -> Callable[[np.ndarray], Any]: ...
+    def targets(self, dataset: PreparedDataset, splits: Sequence[str], wanted: Wanted) -> Targets: ...
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ from psdiff_jax import parallel
 from psdiff_jax.models.backbone import BackboneSpec
 from psdiff_jax.ops.normalize import normalize
 
-POOLINGS = ("avg", "gem")
-
 
 class GeM(nnx.Module):
     """Generalised mean over the cells with a learned exponent (Radenovic et al. 2018, Eq. 3): [B,H,W,C] -> [B,C]."""
@@ -34,15 +32,13 @@ class TeacherNetwork(nnx.Module):
     """Backbone, pooling, a linear layer where its last map is not `embedding_dim` wide, BatchNorm neck, unit length.
 
     Re-ID networks keep the resolution of stage 4 in stage 5: give `BackboneSpec.for_reid()`.
-    The neck has no bias (Luo et al. 2019: it is frozen at 0), so that identities are told apart by angle.
+    The neck has no bias (Luo et al. 2019: it is frozen at 0), so that identities differ by angle.
 
     Call: crops [B,h,w,3] RGB 0..255, uint8 or float -> float32 [B,D] of unit length.
     `train=True` normalises by the batch and updates the running statistics.
     """
 
     def __init__(self, spec: BackboneSpec, embedding_dim: int, pooling: str, *, rngs: nnx.Rngs):
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling {pooling!r} is not one of {POOLINGS}")
         width = spec.channels[-1]
         self.backbone = spec.make(rngs=rngs)
         self.gem = GeM() if pooling == "gem" else None

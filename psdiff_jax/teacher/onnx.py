@@ -60,8 +60,8 @@ def load_onnx(
         raise InputError(f"{path}: the embedding of a crop depends on the crops beside it; export it in eval mode")
     dim, (height, width) = embeddings.shape[1], network.crop_size
     title = f"{path.name} (ONNX, {dim}-d, crops of {height}x{width})"
-    said = f"{_file_hash(path)}-{preprocessing}-{height}x{width}"
-    return CropTeacher(network, dim, said, network.crop_size, title)
+    digest = f"{_file_hash(path)}-{preprocessing}-{height}x{width}"
+    return CropTeacher(network, dim, digest, network.crop_size, title)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class _Network:
         name = self.session.get_inputs()[0].name
         try:
             (output,) = self.session.run(None, {name: x})
-        except Exception as error:  # onnxruntime has a class for each kind, with no common one but this
+        except Exception as error:  # onnxruntime's exceptions have no other common class
             raise InputError(f"{self.path}: cannot be run on crops of shape {x.shape} ({_first(error)})") from error
         shape = output.shape
         if output.ndim == 4 and shape[2:] == (1, 1):  # pooled, but not flattened
@@ -154,7 +154,7 @@ def _session(path: Path) -> Any:
     except ImportError as error:
         raise InputError(f"{path}: reading ONNX files needs onnxruntime: pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is wrong comes as an exception
+    options.log_severity_level = 4  # errors are raised
     providers = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
@@ -167,7 +167,7 @@ def _first(error: Exception) -> str:
 
 
 def _file_hash(path: Path) -> str:
-    """Of the file, and of the files beside it that hold its tensors."""
+    """Digest of the file and of the files beside it that hold its tensors."""
     content = path.read_bytes()
     digest = hashlib.sha256(hashlib.sha256(content).digest())
     for part in (path.parent / name for name in _external(content)):

@@ -124,7 +124,7 @@ def _moments(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rank(variances: np.ndarray, count: int) -> int:
-    """How many directions N rows truly span: N-1 at most, and none of rounding errors (the rows are float32)."""
+    """How many directions N rows span: N-1 at most, without those of rounding errors (the rows are float32)."""
     floor = max(variances[0], 0.0) * len(variances) * np.finfo(np.float32).eps ** 2
     return min(int((variances > max(floor, 1e-14)).sum()), max(count - 1, 0))
 

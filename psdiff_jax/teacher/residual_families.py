@@ -1,9 +1,9 @@
 """Families of re-ID networks on a ResNet: HHCL, strong baseline, AGW, MGN, PPLR.
 
-What was read in the published code, by file (names, order of layers, what the embedding is, how it is saved):
-  HHCL      bupt-ai-cz/HHCL-ReID: hhcl/models/resnet.py and resnet_ibn.py, examples/train.py and test.py. Of pooling.py
-            and resnet_ibn_a.py, which those import, not its own were at hand but cluster-contrast's, on which it is
-            built (the copies in mangye16/ReID-Survey, UnTransReID_USL_ReID/clustercontrast/models).
+The published code that was read for names, order of layers, embedding and saving, by file:
+  HHCL      bupt-ai-cz/HHCL-ReID: hhcl/models/resnet.py and resnet_ibn.py, examples/train.py and test.py. Its pooling.py
+            and resnet_ibn_a.py are missing there; those of cluster-contrast were read, on which it is built (copies in
+            mangye16/ReID-Survey, UnTransReID_USL_ReID/clustercontrast/models).
   baseline  michuanhaohao/reid-strong-baseline: modeling/baseline.py, modeling/backbones/resnet.py and resnet_ibn_a.py,
             engine/trainer.py, config/defaults.py. Its ResNet has no ReLU after the first BatchNorm; its IBN-a has one.
   AGW       mangye16/ReID-Survey: modeling/baseline.py, modeling/backbones/resnet_nl.py, resnet.py and resnet_ibn_a.py,
@@ -51,15 +51,13 @@ class ResidualFamily(Family):
         return self.choices if file.get("gem/p") is None else ("gem",)
 
     def spec(self, file: Checkpoint, pooling: str) -> ReIDSpec:
-        first, convolution = f"{self.trunk}layer1/0", "conv2/kernel"
-        if file.get(f"{first}/{convolution}") is not None and file.get(f"{first}/conv3/kernel") is None:
-            raise InputError(
-                f"{file.where}: {self.title} with blocks of two 3x3 (ResNet-18, -34); bottlenecks are known"
-            )
+        second, third = (file.get(f"{self.trunk}layer1/0/conv{i}/kernel") for i in (2, 3))
+        if second is not None and third is None:
+            raise InputError(f"{file.where}: {self.title} with blocks of two 3x3 (ResNet-18, -34); give bottlenecks")
         stages = (f"{self.trunk}layer1", f"{self.trunk}layer2", *self.last)
         return ReIDSpec(
             depths=tuple(file.blocks(f"{stage}/{{}}/conv1/kernel") for stage in stages),
-            widths=tuple(file.shape(f"{stage}/0/{convolution}", 4)[0] for stage in stages),
+            widths=tuple(file.shape(f"{stage}/0/conv2/kernel", 4)[0] for stage in stages),
             stem_width=file.shape(f"{self.trunk}conv1/kernel", 4)[0],
             pooling=pooling,
         )

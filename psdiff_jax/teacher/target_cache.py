@@ -3,10 +3,10 @@
     rows = cached_rows(folder / "targets-train.npy", key, (K, D), compute)
 
 `key` is everything that the rows depend on. Beside `targets-train.npy` lie
-  - `.json`: the key, and the checksum of each block; a file that does not agree with it is not used;
-  - `.unfinished` and `.journal`: the rows so far, and the key and checksums of the blocks that are on the disk. A run
-    that was stopped goes on from there;
-  - `.lock`: of several processes one computes, the others wait for it.
+  - `.json`: the key and the checksum of each block; a file that does not agree with it is not used;
+  - `.unfinished` and `.journal`: the rows so far, and the key and checksums of the blocks on the disk. A run that was
+    stopped continues from there;
+  - `.lock`: of several processes one computes and the others wait.
 
 Legend: K rows, D embedding.
 """
@@ -33,7 +33,7 @@ Compute = Callable[[int], Iterator[np.ndarray]]
 def cached_rows(path: Path, key: Mapping[str, Any], shape: tuple[int, int], compute: Compute) -> np.ndarray:
     """float32 `shape` [K,D], memory-mapped and read-only; from `path` where it was made from `key`.
 
-    Where it was made from something else a line says what differs, and the rows are computed again.
+    If it was made from another key, a line says what differs and the rows are computed again.
 
     Args:
       key: JSON: name, in words -> value. The names appear in that line.
@@ -43,18 +43,18 @@ def cached_rows(path: Path, key: Mapping[str, Any], shape: tuple[int, int], comp
       InputError: the folder cannot be written to, or is full.
     """
     key = json.loads(json.dumps(dict(key)))
-    rows, _ = _open(path, key, shape)  # without the lock: who finds all in order does not wait for others
+    rows, _ = _open(path, key, shape)  # without the lock: a finished file needs no waiting
     if rows is not None:
         return rows
     with locked(path.with_suffix(".lock"), f"computes {path}"):
-        rows, differs = _open(path, key, shape)  # another process may have been faster
+        rows, differs = _open(path, key, shape)  # another process may have computed it meanwhile
         if rows is None:
             if differs:
                 _say(f"{path} is stale ({', '.join(differs)} changed): computing it again")
             _fill(path, key, shape, compute)
             rows, differs = _open(path, key, shape)
     if rows is None:
-        raise InputError(f"{path}: is not what was just written ({', '.join(differs)}); is the disk sound?")
+        raise InputError(f"{path}: differs from what was just written ({', '.join(differs)}); check the disk")
     return rows
 
 
@@ -103,37 +103,37 @@ def _fill(path: Path, key: Mapping[str, Any], shape: tuple[int, int], compute: C
         blocks = _resume(unfinished, journal, key, shape)
     start = blocks[-1][0] if blocks else 0
     if start:
-        _say(f"{path}: going on after {start} of {shape[0]} rows")
-    # Written, not mapped: a full disk is then an error and not a signal that ends the process.
+        _say(f"{path}: continuing after {start} of {shape[0]} rows")
+    # Written, not mapped: a full disk then raises an error instead of a signal that ends the process.
     for rows in compute(start) if start < shape[0] else ():
         content = np.ascontiguousarray(rows, "<f4").tobytes()
         start += len(rows)
-        _append(unfinished, content)  # first the rows, then the line that says they are there
+        _append(unfinished, content)  # the rows first, then the line of the journal
         blocks.append((start, zlib.crc32(content)))
         _append(journal, (json.dumps(blocks[-1]) + "\n").encode())
     with writing(path):
-        path.unlink(missing_ok=True)  # a stop anywhere here is a stop after the last block
+        path.unlink(missing_ok=True)  # a stop between these lines is a stop after the last block
         write_atomically(path.with_suffix(".json"), json.dumps({"key": key, "blocks": blocks}) + "\n")
         unfinished.replace(path)
         journal.unlink()
 
 
 def _append(path: Path, content: bytes) -> None:
-    with writing(path), path.open("ab") as file:  # closed in here: that writes once more what found no room
+    with writing(path), path.open("ab") as file:  # closing writes too and may fail
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
 def _resume(unfinished: Path, journal: Path, key: Mapping[str, Any], shape: tuple[int, int]) -> list[Block]:
-    """The blocks that an earlier run left in good order; both files are cut off, or begun anew, to hold just these."""
+    """The intact blocks of an earlier run; both files are truncated, or started over, to hold just these."""
     head = json.dumps({"key": key, "shape": shape}) + "\n"
     blocks, length = [], 0
     if unfinished.is_file() and journal.is_file():
         lines = journal.read_text(errors="replace").splitlines(keepends=True)
         differs = _differs(lines[:1], head)
         if differs:
-            _say(f"{unfinished} is stale ({', '.join(differs)} changed): beginning anew")
+            _say(f"{unfinished} is stale ({', '.join(differs)} changed): starting over")
         else:
             blocks, length = _good_blocks(unfinished, lines[1:], shape)
     if blocks:
@@ -154,7 +154,7 @@ def _differs(first: list[str], head: str) -> list[str]:
 
 
 def _good_blocks(unfinished: Path, lines: list[str], shape: tuple[int, int]) -> tuple[list[Block], int]:
-    """(blocks whose bytes are on the disk as the journal says, up to the first that is not; the file's length then)."""
+    """(the blocks that agree with the journal, up to the first that does not; the length of the file up to there)."""
     blocks, start = [], 0
     with unfinished.open("rb") as file:
         try:

@@ -43,7 +43,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits_and_others_wait(tmp_path):
     together = [start(folder, 0.1) for _ in range(2)]
     said = [process.communicate(timeout=60)[1] for process in together]
     assert [process.returncode for process in together] == [0, 0], said
-    assert sum("going on after" in text for text in said) == 1
+    assert sum("continuing after" in text for text in said) == 1
     np.testing.assert_array_equal(crowd_targets(folder), whole)
     assert len((folder / "calls").read_text().split()) <= 9  # the one that was cut short once more, all others once
     assert {path.name for path in folder.iterdir()} == {
@@ -77,8 +77,8 @@ def test_damage_in_an_unfinished_file_costs_only_what_is_behind_it(tmp_path, cap
     damage(tmp_path / "stopped/targets-train.unfinished", tmp_path / "stopped/targets-train.journal")
     np.testing.assert_array_equal(crowd_targets(tmp_path / "stopped"), whole)
     said = capsys.readouterr().err
-    assert (f"going on after {going_on} of 120 rows" in said) == (going_on is not None)
-    assert ("going on" in said) == (going_on is not None)
+    assert (f"continuing after {going_on} of 120 rows" in said) == (going_on is not None)
+    assert ("continuing" in said) == (going_on is not None)
 
 
 @pytest.mark.parametrize("room", [0, 130, 4000])
@@ -95,11 +95,11 @@ def test_a_full_disk_is_one_line_and_room_lets_it_go_on(tmp_path, capsys, room):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     np.testing.assert_array_equal(crowd_targets(folder), whole)
-    assert ("going on after 16 of 120 rows" in capsys.readouterr().err) == (room == 4000)
+    assert ("continuing after 16 of 120 rows" in capsys.readouterr().err) == (room == 4000)
 
 
 def test_an_unfinished_file_of_another_teacher_is_not_gone_on_with(tmp_path, capsys):
     stopped(tmp_path)
     crowd_targets(tmp_path, teacher="other")
-    assert "targets-train.unfinished is stale (teacher changed): beginning anew" in capsys.readouterr().err
+    assert "targets-train.unfinished is stale (teacher changed): starting over" in capsys.readouterr().err
     assert json.loads((tmp_path / "targets-train.json").read_text())["key"]["teacher"] == "other"
