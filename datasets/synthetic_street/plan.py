@@ -34,7 +34,7 @@ def plan_gallery(options: StreetOptions) -> tuple[tuple[int, ...], ...]:
             free = (room > 0) & ~shown[person]
             if len(seen[person]) == 1:  # the second time in another camera
                 free &= camera != next(iter(seen[person]))
-            # ImageReader of the cameras with the most room first, so that the remaining room is never in one camera only.
+            # Scenes of the cameras with the most room first, so that the remaining room is never in one camera only.
             left = np.bincount(camera, weights=room, minlength=cameras)[camera]
             weight = np.cumsum(free * left**2)
             if weight[-1] <= 0:
