@@ -10,9 +10,9 @@ import numpy as np
 from psdiff_jax.convert.layout import Checkpoint
 from psdiff_jax.errors import InputError
 from psdiff_jax.teacher.family import Family
-from psdiff_jax.teacher.residual_families import AGW, BASELINE, HHCL, MGN, PPLR
+from psdiff_jax.teacher.residual_families import RESIDUAL_FAMILIES
 
-FAMILIES: list[Family] = [*MGN, PPLR, HHCL, AGW, BASELINE]  # the first that fits is taken
+FAMILIES: list[Family] = [*RESIDUAL_FAMILIES]  # the first that fits is taken
 _DETECTOR = r"(^|[./])(rpn|roi_heads?|rpn_head|bbox_head|proposal_generator|fpn|transformer|detr|cdl)[./]"
 
 

@@ -135,3 +135,4 @@ AGW = NeckFamily("AGW", (r"(base\.NL_\d|global_pool\.p).*",), renamed(_BNNECK), 
 BASELINE = NeckFamily(
     "strong baseline", (r"base\.layer1\.0\.conv1\..*",), renamed(_BNNECK), _CLASSIFIERS, first_relu=False
 )
+RESIDUAL_FAMILIES = (*MGN, PPLR, HHCL, AGW, BASELINE)
