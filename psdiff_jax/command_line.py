@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from psdiff_jax.config import RENAMED, RENAMED_VALUES
+from psdiff_jax.earlier import RENAMED, RENAMED_VALUES
 from psdiff_jax.errors import InputError
 from psdiff_jax.options import nearest
 

@@ -9,25 +9,13 @@ from typing import Annotated, Any
 from ml_collections import ConfigDict
 
 from psdiff_jax.data.options import DataOptions
+from psdiff_jax.earlier import todays_keys
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.options import EvaluateOptions
 from psdiff_jax.options import NOT_NEGATIVE, Need, read, tree
-from psdiff_jax.teacher.options import RENAMED as TEACHER_RENAMED
 from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.training.options import TrainingConfig
 
-# Keys of earlier versions, which command lines, config files and config.json of old runs may hold.
-RENAMED = {
-    "diffusion.box_scale": "diffusion.box_snr_scale",
-    "diffusion.embedding_scale": "diffusion.embedding_snr_scale",
-    "evaluate.strips": "evaluate.example_queries",
-    "model.slot_attention": "model.proposal_attention",
-    "noise.exact_slots": "noise.gt_box_proposals",
-    "noise.slots": "noise.num_proposals",
-    "sampler.slots": "sampler.num_proposals",
-    **{f"teacher.{old}": f"teacher.{new}" for old, new in TEACHER_RENAMED.items()},
-}
-RENAMED_VALUES = {"evaluate.query": {"pin": "gt_box", "match": "detected"}}
 PATHS = ("teacher.file", "teacher.init_from", "model.backbone_weights", "train.init_from")
 
 
@@ -93,7 +81,7 @@ def from_values(values: Mapping[str, Any] | ConfigDict) -> Config:
     Raises:
       InputError: naming the first key that is unknown, out of range or at odds with another.
     """
-    plain = renamed(values.to_dict() if isinstance(values, ConfigDict) else values)
+    plain = todays_keys(values.to_dict() if isinstance(values, ConfigDict) else values)
     for key in PATHS:
         group, name = key.split(".")
         path = plain.get(group, {}).get(name, "")
@@ -106,20 +94,6 @@ def from_values(values: Mapping[str, Any] | ConfigDict) -> Config:
             path = path.replace("{root}", str(root))
         plain[group][name] = str(Path(path).expanduser())
     return read(Config, plain)
-
-
-def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts with today's names in place of those of earlier versions."""
-    plain = {name: dict(group) if isinstance(group, Mapping) else group for name, group in values.items()}
-    for old, new in RENAMED.items():
-        (group, before), (_, after) = old.split("."), new.split(".")
-        if before in plain.get(group, {}):
-            plain[group][after] = plain[group].pop(before)  # a file that starts from the defaults has both
-    for key, meanings in RENAMED_VALUES.items():
-        group, name = key.split(".")
-        if plain.get(group, {}).get(name) in meanings:
-            plain[group][name] = meanings[plain[group][name]]
-    return plain
 
 
 def check_files(config: Config, parts: tuple[str, ...] = ("model", "train", "teacher")) -> None:

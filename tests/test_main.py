@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from psdiff_jax.command_line import builder_options, set_builder_options, todays_names, unknown_key
-from psdiff_jax.config import RENAMED, Config, check_files, from_values, to_config_dict
+from psdiff_jax.config import Config, check_files, from_values, to_config_dict
 from psdiff_jax.configs import base, street_pretrain
+from psdiff_jax.earlier import RENAMED
 from psdiff_jax.errors import InputError
 from psdiff_jax.options import describe, tree
 

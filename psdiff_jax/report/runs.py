@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from psdiff_jax.earlier import todays_keys
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.curves import read_curves
 from psdiff_jax.report.tables import DETECTION
@@ -98,7 +99,10 @@ def _read(folder: Path, name: str) -> Run:
     config = folder / "config.json"
     numbers = read_evaluation(folder / EVALUATION)
     return Run(
-        name, numbers, _json(config) if config.is_file() else None, read_curves(folder / "report" / "curves.json")
+        name,
+        numbers,
+        todays_keys(_json(config)) if config.is_file() else None,
+        read_curves(folder / "report" / "curves.json"),
     )
 
 

@@ -23,13 +23,14 @@ from flax import nnx
 
 from psdiff_jax import parallel
 from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.earlier import todays_keys
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
 from psdiff_jax.models.weights import load_npz, save_npz, state_hash
 from psdiff_jax.teacher.batches import BalancedBatches
 from psdiff_jax.teacher.crop_teacher import CropTeacher
 from psdiff_jax.teacher.crops import CropSet, load_crops
-from psdiff_jax.teacher.options import RENAMED, TeacherOptions
+from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.teacher.step import (
     Batch,
     TeacherState,
@@ -166,7 +167,7 @@ def _origin(options: TeacherOptions, dataset: PreparedDataset, seed: int) -> dic
 def _read_origin(path: Path) -> dict[str, Any]:
     """The origin of a finished teacher, its options by today's names."""
     origin = json.loads(path.read_text())
-    return {**origin, "options": {RENAMED.get(key, key): value for key, value in origin["options"].items()}}
+    return {**origin, "options": todays_keys({"teacher": origin["options"]})["teacher"]}
 
 
 def _digest(value: Any) -> str:

@@ -109,6 +109,9 @@ def test_only_settings_that_differ_are_shown(write):
     assert rows_of(table) == [["training_step", "–", "7"], ["config.model.dim", "64", "128"]]
     same = compare(read_runs([runs[0], write("c", evaluation(), configs[0])]))[0]
     assert not same.tables and same.remarks == ["Their settings are the same."]
+    before, now = {"noise": {"slots": 9}, "seed": 0}, {"noise": {"num_proposals": 9}, "seed": 0}
+    renamed = [write("e", evaluation(), before), write("f", evaluation(), now)]
+    assert not compare(read_runs(renamed))[0].tables  # the same settings by the names of another version
     no_config = compare(read_runs([runs[0], write("d")]))[0]
     assert not no_config.tables and no_config.remarks[0] == "d has no config.json: its settings are unknown."
 
