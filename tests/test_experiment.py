@@ -28,6 +28,8 @@ from .options import open_dataset
 from .pod import run_pod
 from .tiny import tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ConfigDict, Path]:

@@ -14,6 +14,8 @@ from psdiff_jax.earlier import RENAMED
 from psdiff_jax.errors import InputError
 from psdiff_jax.options import describe, tree
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(base.__file__).parent
 
 

@@ -22,6 +22,8 @@ from psdiff_jax.training.writer import MetricWriter, read_metrics
 
 from .pod import join_pod, run_pod
 
+pytestmark = pytest.mark.slow
+
 ROWS, RATE = 8, 0.05
 
 

@@ -16,6 +16,8 @@ from psdiff_jax.training.train import build_model
 
 from . import toy
 
+pytestmark = pytest.mark.slow
+
 MODEL = {
     "backbone": "toy", "dim": 16, "side": 3, "heads": 2, "dynamic_width": 4, "embedding_dim": 8, "time_dim": 16,
 }  # fmt: skip

@@ -12,6 +12,8 @@ from psdiff_jax.models.weights import flatten_state, save_npz
 
 from . import published
 
+pytestmark = pytest.mark.slow
+
 SPEC = BACKBONES["swin_toy"]
 
 

@@ -22,6 +22,8 @@ from psdiff_jax.errors import InputError
 
 from ..options import open_dataset
 
+pytestmark = pytest.mark.slow
+
 SMALL = dict(train_images=12, gallery_images=24, queries=12, train_identities=16, test_identities=10, cameras=3)
 
 

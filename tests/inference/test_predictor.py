@@ -13,6 +13,8 @@ from psdiff_jax.inference.predictor import Predictor, pool
 from psdiff_jax.models.psdiff import Estimate, PSDiff
 from psdiff_jax.ops.nms import nms
 
+pytestmark = pytest.mark.slow
+
 STEPS = (1, 3)
 FIELDS = ("image", "image_size", "image_index")
 

@@ -7,10 +7,13 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from psdiff_jax import parallel
 from psdiff_jax.diffusion.noise import Diffusion, State
 from psdiff_jax.diffusion.samplers import SamplerOptions, sample
+
+pytestmark = pytest.mark.slow
 
 DIFFUSION = Diffusion(embedding_dim=5)
 SPECS = [SamplerOptions(6, renewal_threshold=0.5, solver=solver, order=3) for solver in ("ddim", "dpm", "dpm++")]

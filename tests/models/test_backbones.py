@@ -18,6 +18,8 @@ from psdiff_jax.options import read
 from psdiff_jax.training.optimizer import OptimizerOptions, make_optimizer
 from psdiff_jax.training.step import create_state
 
+pytestmark = pytest.mark.slow
+
 BOTTLENECK = ResNetSpec((1, 1, 2, 1), (8, 8, 12, 16), bottleneck=True, stem_width=8)
 NETWORKS = {
     "basic blocks": BACKBONES["tiny"],

@@ -12,6 +12,8 @@ from flax import nnx
 from psdiff_jax.models import cdl
 from psdiff_jax.models.cdl import CDL, CDLOptions
 
+pytestmark = pytest.mark.slow
+
 SPEC = CDLOptions(dim=8, side=2, heads=2, dynamic_width=3, embedding_dim=6, time_dim=5, cascade="paper")
 IMAGES, PROPOSALS, CELLS = 2, 4, 4
 VARIANTS = {

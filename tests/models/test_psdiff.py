@@ -14,6 +14,8 @@ from psdiff_jax.diffusion.noise import State
 from psdiff_jax.models.psdiff import Condition, apply_deltas, merge
 from psdiff_jax.ops.roi_align import roi_align
 
+pytestmark = pytest.mark.slow
+
 
 def run(model, params, image, image_size, box, embedding, t):
     model = merge(model.graphdef, params, model.rest)

@@ -10,6 +10,8 @@ from psdiff_jax.convert.backbone import convert_backbone
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.swin import SwinSpec, relative_index, shift_mask, split_windows
 
+pytestmark = pytest.mark.slow
+
 
 def torch_reference(spec: SwinSpec, seed: int):
     """transformers' SwinBackbone with random weights: vectors and tables too, which it starts as zeros and ones."""

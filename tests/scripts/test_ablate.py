@@ -11,6 +11,8 @@ from psdiff_jax.errors import InputError
 
 from .loading import load_script
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

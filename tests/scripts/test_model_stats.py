@@ -13,6 +13,8 @@ from psdiff_jax.configs import base
 
 from .loading import load_script
 
+pytestmark = pytest.mark.slow
+
 model_stats = load_script("model_stats")
 
 SMALL = """

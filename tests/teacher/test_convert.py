@@ -23,6 +23,8 @@ from psdiff_jax.teacher.torch_reference import embeddings
 torch = pytest.importorskip("torch")
 from . import published_reid as published  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def crops_of(size, count=3):
     """Noise that is not the same everywhere, uint8 [count,h,w,3]."""

@@ -36,6 +36,8 @@ from psdiff_jax.teacher.train import train_teacher
 from .test_train import CONFIG as SMALL
 from .test_train import SWIN, options_of, striped_people
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {"backbone": "tiny", "embedding_dim": 48, "crop_size": (32, 16), "steps": 0}
 
 

@@ -18,6 +18,8 @@ from psdiff_jax.teacher.kinds import KINDS, Kind, open_targets, open_teacher
 
 from .test_kinds import Dataset
 
+pytestmark = pytest.mark.slow
+
 
 def mean_colour(crops):
     return unit_rows(crops.reshape(len(crops), -1, 3).mean(1) + 1.0).astype(np.float32)

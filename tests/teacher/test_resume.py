@@ -13,6 +13,8 @@ from psdiff_jax.training.loop import fit as plain_fit
 from .test_train import CONFIG as SMALL
 from .test_train import Dataset, options_of, striped_people
 
+pytestmark = pytest.mark.slow
+
 CONFIG = SMALL | {
     "steps": 8, "identities": 8, "unlabelled": 4, "negatives": 7, "erase": 0.5, "jitter": 0.1, "checkpoint_every": 3,
 }  # fmt: skip

@@ -21,6 +21,8 @@ from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.teacher.step import create_state, make_step, new_state
 from psdiff_jax.teacher.train import train_teacher
 
+pytestmark = pytest.mark.slow
+
 BACKBONE = {
     "depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16), "bottleneck": False, "stem": "conv", "stem_width": 8,
 }  # fmt: skip

@@ -127,14 +127,19 @@ def test_resumes_at_the_position_of_state_and_data(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("on_mesh", [False, True])
-def test_compiles_once(tmp_path, on_mesh):
+def test_compiles_once(tmp_path, on_mesh, caplog):
     """Also after a restart: arguments that differ from a step's results in placement alone would compile it twice."""
     mesh = parallel.make_mesh() if on_mesh else None
     for steps in (4, 8):
-        step_fn = jax.jit(lambda state, batch: toy_step(state, batch))
-        with Checkpoints(tmp_path) as checkpoints:
-            fit(step_fn, toy_state(), toy_batches, steps=steps, checkpoints=checkpoints, mesh=mesh)
-        assert step_fn._cache_size() == 1
+
+        def watched_step(state, batch):
+            return toy_step(state, batch)
+
+        caplog.clear()
+        with Checkpoints(tmp_path) as checkpoints, jax.log_compiles():
+            fit(jax.jit(watched_step), toy_state(), toy_batches, steps=steps, checkpoints=checkpoints, mesh=mesh)
+        said = [record.getMessage() for record in caplog.records]
+        assert sum("Finished XLA compilation of jit(watched_step)" in line for line in said) == 1
 
 
 def test_goes_on_from_a_state_that_is_under_way():

@@ -16,6 +16,8 @@ from psdiff_jax.models.psdiff import Estimate
 from psdiff_jax.training.losses import set_loss, sigmoid_focal
 from psdiff_jax.training.matcher import MatchOptions, cost_matrix, match
 
+pytestmark = pytest.mark.slow
+
 SPEC = MatchOptions(cls=2.0, l1=5.0, giou=2.0, reid=3.0)
 TERMS = {"cls", "l1", "giou", "reid"}
 

@@ -12,6 +12,8 @@ from psdiff_jax.diffusion.samplers import SamplerOptions
 from psdiff_jax.training import states
 from psdiff_jax.training.states import NoiseOptions, training_states
 
+pytestmark = pytest.mark.slow
+
 DIFFUSION = Diffusion(embedding_dim=8)
 noised_gt = jax.jit(states.noised_gt, static_argnums=(1, 4))
 PLAIN = {"random_fraction": 0.0, "rollout_probability": 0.0, "gt_box_proposals": 0}  # Algorithm 1

@@ -12,6 +12,8 @@ from psdiff_jax.training.optimizer import OptimizerOptions, learning_rate, make_
 from psdiff_jax.training.states import NoiseOptions
 from psdiff_jax.training.step import create_state, make_train_step
 
+pytestmark = pytest.mark.slow
+
 NOISE = NoiseOptions(num_proposals=12, random_fraction=0.25, rollout_probability=0.5, gt_box_proposals=1)
 OPTIMIZER = OptimizerOptions(learning_rate=3e-3, steps=1000, warmup=1, schedule="constant", clip_norm=10.0)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 from psdiff_jax import parallel
@@ -19,6 +20,8 @@ from psdiff_jax.training.loop import fit
 from psdiff_jax.training.matcher import MatchOptions
 from psdiff_jax.training.states import NoiseOptions
 from psdiff_jax.training.step import create_state, make_train_step
+
+pytestmark = pytest.mark.slow
 
 IMAGES, HEIGHT, WIDTH, TRUTHS, DIM = 8, 64, 96, 3, 8
 STEPS = 3
