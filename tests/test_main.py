@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,20 @@ def test_print_config_names_every_key_with_its_meaning():
     keys = {line.split(" = ")[0] for line in lines}
     assert keys == {option.key for option in describe(Config())}
     assert all(line.split(")  ", 1)[1].strip() for line in lines)
+
+
+def test_the_papers_setting_is_one_config_whatever_the_dataset():
+    from psdiff_jax.configs import cuhk_sysu, prw
+
+    paper = from_values(base.get_config("paper"))
+    changed = {option.key: option.value for option in describe(paper)}
+    default = {option.key: option.value for option in describe(Config())}
+    assert {key for key, value in changed.items() if value != default[key]} == {
+        f"config.{k}" for k in base.PRESETS["paper"]
+    }
+    for file in (cuhk_sysu, prw):
+        options = from_values(file.get_config("paper"))
+        own = replace(options.evaluate, protocols=paper.evaluate.protocols, reranking=paper.evaluate.reranking)
+        assert replace(options, data=replace(options.data, name=""), evaluate=own) == paper
+        with pytest.raises(ValueError, match="has no variant 'papr'; choose default, paper, wide"):
+            file.get_config("papr")
