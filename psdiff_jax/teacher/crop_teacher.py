@@ -30,7 +30,7 @@ PROJECTED_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class CropTeacher:
-    """Whatever turns crops of people into embeddings: trained here, converted from PyTorch, an ONNX file.
+    """Whatever turns crops of people into embeddings: trained here, converted from PyTorch, an exported file.
 
     Attributes:
       embed: crops uint8 [B,h,w,3] RGB -> float32 [B,D], rows of length one. It scales pixels as its network needs.
@@ -38,6 +38,7 @@ class CropTeacher:
       crop_size: (h, w) of the crops it takes. title: one phrase for reports.
       base, projection: where this is another teacher with its embeddings projected (`project`), that teacher, and the
         projection.
+      interpolation: how crops are resized, a name in `crops.INTERPOLATION`.
     """
 
     embed: Embed
@@ -47,6 +48,7 @@ class CropTeacher:
     title: str
     base: CropTeacher | None = None
     projection: Projection | None = None
+    interpolation: str = "bicubic"
 
     def targets(self, dataset: PreparedDataset, splits: Sequence[str], wanted: Wanted) -> Targets:
         """See `kinds.open_targets`."""
@@ -93,6 +95,8 @@ def network_targets(
             "crop size": teacher.crop_size,
             "crop rule": CROP_RULE,
         }
+        if teacher.interpolation != "bicubic":  # what targets of earlier versions were made with
+            key["interpolation"] = teacher.interpolation
         if base is not None and teacher.projection is not None:
             compute = partial(_projected, teacher, teacher.projection, annotations, base.all(split))
         else:
@@ -113,7 +117,7 @@ def embed_split(
     count = int(row_starts(annotations)[-1])
     batch = batch_size(batch, count)
     ranges = [range(row, min(row + batch, count)) for row in range(start, count, batch)]
-    crops = cut_ahead(dataset, split, teacher.crop_size, ranges, workers)
+    crops = cut_ahead(dataset, split, teacher.crop_size, ranges, workers, teacher.interpolation)
     batches = zip(ranges, crops, strict=True)
     for rows, part in progress(batches, f"teacher targets of {split}", "boxes", count - start, lambda b: len(b[0])):
         embeddings = np.asarray(teacher.embed(part[np.resize(np.arange(len(rows)), batch)]), np.float32)[: len(rows)]

@@ -19,6 +19,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.progress import progress
 
 CROP_RULE = 1  # raise it when `crop_boxes` makes other crops: kept embeddings depend on it
+INTERPOLATION = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}
 IN_MEMORY = 2**31  # bytes of crops; more of them go to a file that is mapped
 
 
@@ -38,8 +39,10 @@ class CropSet:
         return len(self.crops)
 
 
-def crop_boxes(image: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The boxes [n,4] (xyxy pixels) of `image` uint8 [H,W,3], resized bicubically to (h, w): uint8 [n,h,w,3].
+def crop_boxes(
+    image: np.ndarray, boxes: np.ndarray, size: tuple[int, int], interpolation: str = "bicubic"
+) -> np.ndarray:
+    """The boxes [n,4] (xyxy pixels) of `image` uint8 [H,W,3], resized to (h, w): uint8 [n,h,w,3].
 
     Boxes are widened to whole pixels and clipped to the image.
 
@@ -54,7 +57,7 @@ def crop_boxes(image: np.ndarray, boxes: np.ndarray, size: tuple[int, int]) -> n
         right, bottom = min(int(np.ceil(x2 - 1e-2)), width), min(int(np.ceil(y2 - 1e-2)), height)
         if left >= right or top >= bottom:
             raise InputError(f"box {boxes[i].tolist()} (xyxy) has no pixel in its {width} x {height} image")
-        cv2.resize(image[top:bottom, left:right], size[::-1], dst=crops[i], interpolation=cv2.INTER_CUBIC)
+        cv2.resize(image[top:bottom, left:right], size[::-1], dst=crops[i], interpolation=INTERPOLATION[interpolation])
     return crops
 
 
@@ -88,7 +91,14 @@ def row_starts(annotations: Annotations) -> np.ndarray:
     return np.concatenate([[0], np.cumsum([len(boxes) for boxes in annotations.boxes])]).astype(np.int64)
 
 
-def cut_crops(dataset: PreparedDataset, split: str, first: int, out: np.ndarray, workers: int = 1) -> Iterator[None]:
+def cut_crops(
+    dataset: PreparedDataset,
+    split: str,
+    first: int,
+    out: np.ndarray,
+    workers: int = 1,
+    interpolation: str = "bicubic",
+) -> Iterator[None]:
     """Fills `out` uint8 [n,h,w,3] with boxes `first` to `first`+n of a split; yields after each image."""
     annotations, source = dataset.annotations(split), dataset.source(split)
     starts = row_starts(annotations)
@@ -99,7 +109,7 @@ def cut_crops(dataset: PreparedDataset, split: str, first: int, out: np.ndarray,
         image = decode_image(source[i]["image"], name)
         try:
             boxes = annotations.boxes[i][skip : skip + ends[i] - begins[i]]
-            out[begins[i] : ends[i]] = crop_boxes(image, boxes, out.shape[1:3])
+            out[begins[i] : ends[i]] = crop_boxes(image, boxes, out.shape[1:3], interpolation)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
 

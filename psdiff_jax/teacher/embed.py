@@ -39,13 +39,18 @@ def embed_crops(
 
 
 def cut_ahead(
-    dataset: PreparedDataset, split: str, size: tuple[int, int], ranges: Sequence[range], workers: int
+    dataset: PreparedDataset,
+    split: str,
+    size: tuple[int, int],
+    ranges: Sequence[range],
+    workers: int,
+    interpolation: str = "bicubic",
 ) -> Iterator[np.ndarray]:
     """Crops uint8 [n,h,w,3] of each range of boxes; the next ones are cut out while the caller uses these."""
 
     def cut(rows: range) -> np.ndarray:
         crops = np.empty((len(rows), *size, 3), np.uint8)
-        for _ in cut_crops(dataset, split, rows.start, crops, workers):
+        for _ in cut_crops(dataset, split, rows.start, crops, workers, interpolation):
             pass
         return crops
 

@@ -24,12 +24,19 @@ class TeacherOptions(AugmentOptions):
     kind: Annotated[
         str,
         "a name in `teacher.kinds.KINDS`: trained (here, on ground-truth crops), network (a published checkpoint), "
-        "onnx, or file (of embeddings)",
+        "onnx, openvino, or file (of embeddings)",
     ] = "trained"
-    file: Annotated[str, "checkpoint, .onnx, or .npz with image_name, box_xywh, embedding, by kind"] = ""
+    file: Annotated[
+        str, "checkpoint, .onnx, .xml of an OpenVINO IR, or .npz with image_name, box_xywh, embedding, by kind"
+    ] = ""
     preprocessing: Annotated[
-        Literal["imagenet", "unit", "raw", "raw_bgr"], "what an ONNX network expects of pixels"
-    ] = "imagenet"
+        Literal["auto", "imagenet", "unit", "raw", "raw_bgr"],
+        "what an onnx or openvino network expects of pixels; auto = imagenet, or raw_bgr where an IR says so",
+    ] = "auto"
+    interpolation: Annotated[
+        Literal["auto", "bicubic", "bilinear"],
+        "of the crops for an onnx or openvino network; auto = bicubic, for openvino bilinear",
+    ] = "auto"
     whiten: Annotated[bool, "whiten the PCA to config.model.embedding_dim"] = False
     folder: Annotated[str, "where teacher and targets are kept, for runs to share; '' = WORKDIR/teacher"] = ""
     crop_size: Annotated[

@@ -152,7 +152,7 @@ def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit
 def _origin(options: TeacherOptions, dataset: PreparedDataset, seed: int) -> dict[str, Any]:
     """What decides the outcome of a training, as JSON gives it back."""
     given = dataclasses.asdict(options)
-    for key in ("log_every", "checkpoint_every", "init_from", "folder", "file", "preprocessing", "whiten"):
+    for key in "log_every checkpoint_every init_from folder file preprocessing interpolation whiten".split():
         del given[key]
     if options.init_from and not Path(options.init_from).is_file():
         raise InputError(f"config.teacher.init_from: {options.init_from}: no such file")

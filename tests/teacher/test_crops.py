@@ -49,12 +49,23 @@ def test_a_crop_of_the_right_size_is_the_pixels_themselves():
     np.testing.assert_array_equal(crops[1], whole[0])  # clipped to the image
 
 
-def test_resizing_is_bicubic():
-    """Bicubic interpolation reproduces a straight line, away from the borders, to the rounding of a byte."""
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pixel_centres_are_aligned(interpolation):
+    """Both interpolations reproduce a straight line, away from the borders, to the rounding of a byte."""
     ramp = np.repeat(np.arange(20, 100, dtype=np.uint8)[None, :, None], 30, 0).repeat(3, 2)
-    (crop,) = crop_boxes(ramp, np.asarray([[10, 0, 50, 30]]), (60, 80))
+    (crop,) = crop_boxes(ramp, np.asarray([[10, 0, 50, 30]]), (60, 80), interpolation)
     x = (np.arange(80) + 0.5) / 2 - 0.5  # source column of each column, pixel centres aligned
     np.testing.assert_allclose(crop[30, 6:-6, 0], (x + 30)[6:-6], atol=0.51)
+
+
+def test_resizing_is_bicubic_unless_told_otherwise():
+    """At an edge between 50 and 200 bicubic interpolation overshoots, bilinear does not."""
+    edge = np.full((40, 60, 3), 50, np.uint8)
+    edge[:, 30:] = 200
+    bicubic, bilinear = (crop_boxes(edge, np.asarray([[20, 0, 40, 40]]), (80, 80), *way) for way in ((), ("bilinear",)))
+    assert bicubic.min() < 50 and bicubic.max() > 200
+    columns = (np.arange(80) + 0.5) / 4 - 0.5
+    np.testing.assert_allclose(bilinear[0, 3, :, 0], np.interp(columns, [9, 10], [50, 200]), atol=0.51)
 
 
 def test_a_box_outside_is_refused():

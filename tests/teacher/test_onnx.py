@@ -12,7 +12,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.teacher.onnx import PREPROCESSING, load_onnx
+from psdiff_jax.teacher.exported import PREPROCESSING
+from psdiff_jax.teacher.onnx import load_onnx
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 OSNET, PEOPLE = SHARED / "weights" / "osnet_x0_25_msmt17.onnx", SHARED / "reid" / "cuhk03_128x64.tar"

@@ -1,5 +1,7 @@
 """Targets: rows of a file find their boxes; what a network computes is kept and renewed; the evaluator takes them."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -190,6 +192,8 @@ def test_another_way_of_cutting_crops_and_a_cache_of_another_program_are_noticed
     monkeypatch.setattr("psdiff_jax.teacher.crop_teacher.CROP_RULE", 99)
     network_targets(teacher, Dataset(), folder=tmp_path)
     assert "targets-train.npy is stale (crop rule changed)" in capsys.readouterr().err
+    network_targets(replace(teacher, interpolation="bilinear"), Dataset(), folder=tmp_path)
+    assert "targets-train.npy is stale (interpolation changed)" in capsys.readouterr().err
     (tmp_path / "targets-train.json").write_text('{"teacher": "abc"}')
     network_targets(teacher, Dataset(), folder=tmp_path)
     assert "targets-train.npy is stale (its format changed)" in capsys.readouterr().err
