@@ -38,7 +38,7 @@ class BalancedBatches:
         if len(ids) < 2:
             raise InputError(
                 "config.teacher.kind=trained needs labelled identities and the train split has fewer than two:"
-                " bring a teacher along (kind network, onnx or file)"
+                " bring a teacher along (kind network, onnx, openvino or file)"
             )
         self.labels = np.where(known, np.searchsorted(ids, crops.person_ids), -1).astype(np.int32)
         self.num_identities = len(ids)

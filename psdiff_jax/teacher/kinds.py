@@ -63,7 +63,13 @@ def _network(options: TeacherOptions, *_: Any, **__: Any) -> Teacher:
 def _onnx(options: TeacherOptions, *_: Any, **__: Any) -> Teacher:
     from psdiff_jax.teacher.onnx import load_onnx
 
-    return load_onnx(options.file, options.crop_size, options.preprocessing)
+    return load_onnx(options.file, options.crop_size, options.preprocessing, options.interpolation)
+
+
+def _openvino(options: TeacherOptions, *_: Any, **__: Any) -> Teacher:
+    from psdiff_jax.teacher.openvino import load_openvino
+
+    return load_openvino(options.file, options.crop_size, options.preprocessing, options.interpolation)
 
 
 def _file(options: TeacherOptions, *_: Any, **__: Any) -> Teacher:
@@ -76,6 +82,7 @@ KINDS: dict[str, Kind] = {  # each imports what it needs when it is opened
     "trained": Kind(_trained),
     "network": Kind(_network, "a checkpoint of a re-ID network, or OUT.npz of psdiff_jax.teacher.convert"),
     "onnx": Kind(_onnx, "an .onnx of a re-ID network"),
+    "openvino": Kind(_openvino, "the .xml of an OpenVINO IR of a re-ID network"),
     "file": Kind(_file, "an .npz with the embeddings"),
 }
 

@@ -16,6 +16,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import abstract_backbone
 from psdiff_jax.models.weights import flatten_state, save_npz
 from psdiff_jax.teacher import onnx as onnx_teacher
+from psdiff_jax.teacher import openvino as openvino_teacher
 from psdiff_jax.teacher.batches import BalancedBatches
 from psdiff_jax.teacher.crop_teacher import CropTeacher
 from psdiff_jax.teacher.kinds import open_targets, open_teacher
@@ -63,7 +64,7 @@ class Dataset:
 
 
 def colour_teacher(path, crop_size=(24, 12), *rest) -> CropTeacher:
-    """Three numbers a crop: what `load_teacher` and `load_onnx` give."""
+    """Three numbers a crop: what `load_teacher`, `load_onnx` and `load_openvino` give."""
 
     def embed(crops):
         x = crops.reshape(len(crops), -1, 3).mean(1) + 1.0
@@ -83,11 +84,20 @@ def backbone_file(tmp_path, name="tiny", seed=3):
     return str(tmp_path / "backbone.npz"), values
 
 
-@pytest.mark.parametrize("kind, size, rest", [("network", (24, 12), ()), ("onnx", (32, 16), ("unit",))])
+@pytest.mark.parametrize(
+    "kind, size, rest",
+    [
+        ("network", (24, 12), ()),
+        ("onnx", (32, 16), ("unit", "bilinear")),
+        ("openvino", (32, 16), ("unit", "bilinear")),
+    ],
+)
 def test_teachers_brought_along_are_loaded_by_their_kind(kind, size, rest, monkeypatch, tmp_path):
     monkeypatch.setattr(onnx_teacher, "load_onnx", colour_teacher)
+    monkeypatch.setattr(openvino_teacher, "load_openvino", colour_teacher)
     monkeypatch.setitem(sys.modules, "psdiff_jax.teacher.convert", SimpleNamespace(load_teacher=colour_teacher))
-    options = options_of({"kind": kind, "file": "x.bin", "crop_size": (32, 16), "preprocessing": "unit"})
+    given = {"crop_size": (32, 16), "preprocessing": "unit", "interpolation": "bilinear"}
+    options = options_of({"kind": kind, "file": "x.bin"} | given)
     teacher = open_teacher(options, Dataset(), tmp_path)
     assert (teacher.dim, teacher.crop_size, teacher.hash) == (3, size, f"x.bin{rest}")
 
@@ -221,5 +231,9 @@ def test_what_does_not_change_a_teacher_does_not_train_it_again(tmp_path, monkey
     home = from_values({"teacher": config | {"init_from": "~/backbone.npz"}}).teacher
     train_teacher(home, Dataset(), tmp_path / "w")
     stamp = (tmp_path / "w" / "teacher.npz").stat().st_mtime_ns
-    train_teacher(options_of(config | {"whiten": True, "preprocessing": "unit"}), Dataset(), tmp_path / "w")
+    train_teacher(
+        options_of(config | {"whiten": True, "preprocessing": "unit", "interpolation": "bilinear"}),
+        Dataset(),
+        tmp_path / "w",
+    )
     assert (tmp_path / "w" / "teacher.npz").stat().st_mtime_ns == stamp
