@@ -33,13 +33,13 @@ def fill(file: Checkpoint, state: Any, held: str) -> Filled:
     """
     layout, shapes = file.layout, {name: tuple(leaf.shape) for name, leaf in flatten_state(state).items()}
     wanted = {name: layout.names(name) for name in shapes}
-    fresh = {name for name in wanted if layout.is_optional(name) and file.get(name) is None}
+    fresh = {name: value for name in wanted if (value := layout.default(name)) is not None and file.get(name) is None}
     used = {part for name, parts in wanted.items() if name not in fresh for part in parts}
     left_out = _account(file, used, held)
     converted, done = {}, Counter[str]()
     for name, parts in wanted.items():
         if name in fresh:
-            converted[name] = np.full(shapes[name], float(name.endswith("scale")), np.float32)
+            converted[name] = np.full(shapes[name], fresh[name], np.float32)
             continue
         shape = _stored_shape(name, shapes[name], len(parts), layout)
         arrays, notes = zip(*(_fitted(file, name, part, shape) for part in parts), strict=True)

@@ -47,10 +47,10 @@ class Layout:
         prefix = found[0][1]
         return Checkpoint(self, prefix, {name.removeprefix(prefix): name for name in arrays}, arrays, where)
 
-    def is_optional(self, ours: str) -> bool:
-        """Whether a file may lack one of our tensors, which is then the identity: scales 1, all others 0."""
+    def default(self, ours: str) -> float | None:
+        """The value of one of our tensors where a file may lack it; None where it may not."""
         del ours
-        return False
+        return None
 
     def fitted(self, ours: str, array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
         """(a tensor of the file, brought to `shape` where that can be; what was done to it, for a note)."""

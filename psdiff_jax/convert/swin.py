@@ -110,9 +110,9 @@ class SwinLayout(BackboneLayout):
     key = "patch_embed/proj/kernel"
     prefixes = (*BackboneLayout.prefixes, "swin")
 
-    def is_optional(self, ours: str) -> bool:
-        """The norms of the outputs, which classifiers do not have."""
-        return ours.startswith("norms/")
+    def default(self, ours: str) -> float | None:
+        """The identity for the norms of the outputs, which classifiers do not have."""
+        return float(ours.endswith("scale")) if ours.startswith("norms/") else None
 
     def fitted(self, ours: str, array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
         """A table of relative positions of another window is resized."""
