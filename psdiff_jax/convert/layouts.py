@@ -6,12 +6,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from psdiff_jax.convert.layout import BackboneLayout, Checkpoint
+from psdiff_jax.convert.osnet import OSNETS
 from psdiff_jax.convert.resnet import RESNETS
 from psdiff_jax.convert.swin import SWINS
 from psdiff_jax.errors import InputError
 
 OURS = BackboneLayout("our own layout", (r".+/.+",), lambda name: (name,), ours=True)
-LAYOUTS: list[BackboneLayout] = [OURS, *RESNETS, *SWINS]  # the first that fits is taken
+LAYOUTS: list[BackboneLayout] = [OURS, *RESNETS, *SWINS, *OSNETS]  # the first that fits is taken
 _WHOLE = r"(^|[./])(rpn|roi_heads?|rpn_head|bbox_head|proposal_generator|fpn|neck|transformer|detr|cdl)[./]"
 
 

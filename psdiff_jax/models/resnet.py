@@ -214,16 +214,16 @@ def fold_batch_norm(network: "ResNet") -> None:
             pairs += [(block, name) for name in ("1", "2", "3")]
             if block.downsample is not None:
                 convolution, norm = block.downsample
-                _fold(convolution, norm)
+                fold_into(convolution, norm)
                 block.downsample = nnx.List([convolution, None])
     for module, name in pairs:
         if hasattr(module, f"conv{name}"):
-            _fold(getattr(module, f"conv{name}"), getattr(module, f"bn{name}"))
+            fold_into(getattr(module, f"conv{name}"), getattr(module, f"bn{name}"))
             setattr(module, f"bn{name}", None)
 
 
-def _fold(convolution: nnx.Conv, norm: Any) -> None:
-    """g (W x - mean) / sd + b = (g / sd) W x + (b - mean g / sd)."""
+def fold_into(convolution: nnx.Conv, norm: Any) -> None:
+    """Folds BatchNorm into the convolution before it: g (W x - mean) / sd + b = (g / sd) W x + (b - mean g / sd)."""
     kernel = convolution.kernel[...]
     factor = norm.scale[...] * jax.lax.rsqrt(norm.var[...] + norm.epsilon)
     convolution.kernel = nnx.Param((kernel * factor).astype(kernel.dtype))

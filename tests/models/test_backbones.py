@@ -12,8 +12,9 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbone import BackboneSpec
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.fpn import FPN, STRIDES
+from psdiff_jax.models.osnet import OSNetSpec
 from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions, merge
-from psdiff_jax.models.resnet import ResNetSpec, fold_batch_norm
+from psdiff_jax.models.resnet import ResNetSpec
 from psdiff_jax.options import read
 from psdiff_jax.training.optimizer import OptimizerOptions, make_optimizer
 from psdiff_jax.training.step import create_state
@@ -21,9 +22,11 @@ from psdiff_jax.training.step import create_state
 pytestmark = pytest.mark.slow
 
 BOTTLENECK = ResNetSpec((1, 1, 2, 1), (8, 8, 12, 16), bottleneck=True, stem_width=8)
+OSNET = OSNetSpec(8, (16, 24, 32), gate_window=(32, 16))
 NETWORKS = {
     "basic blocks": BACKBONES["tiny"],
     "bottlenecks, stride in the first": dataclasses.replace(BOTTLENECK, stride_in_1x1=True),
+    "osnet": OSNET,
     "swin": dataclasses.replace(BACKBONES["swin_toy"], depths=(2, 1, 2, 1)),  # shifted in stages of both parities
 }
 
@@ -78,16 +81,17 @@ def test_padding_a_batch_changes_nothing(name):
                 assert not np.any(got[-(-height // stride) :]) and not np.any(got[:, -(-width // stride) :])
 
 
-def test_padding_is_exact_with_folded_batch_norm():
+@pytest.mark.parametrize("spec", [BOTTLENECK, OSNET], ids=["bottlenecks", "osnet"])
+def test_padding_is_exact_with_folded_batch_norm(spec):
     """Without its norms a convolution has a bias, which makes the padding other than zero in between."""
-    graphdef, state = nnx.split(abstract_backbone(BOTTLENECK))
+    graphdef, state = nnx.split(abstract_backbone(spec))
     rng = np.random.default_rng(2)
     state = jax.tree.map(lambda v: rng.uniform(0.05, 0.3, v.shape).astype(np.float32), state)
 
     @jax.jit
     def run(state, images, image_size):
         network = nnx.merge(graphdef, state)
-        fold_batch_norm(network)
+        spec.fold(network)
         return network(images, image_size=image_size)
 
     image = rng.uniform(0, 255, (1, 37, 45, 3)).astype(np.float32)

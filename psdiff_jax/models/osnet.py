@@ -1,0 +1,240 @@
+"""OSNet (Zhou et al. 2019, "Omni-Scale Feature Learning for Person Re-Identification"): a re-ID network as a backbone.
+
+The four maps are conv2's and conv3's (before their transitions, strides 4 and 8), conv4's (16) and conv5's, max-pooled
+to stride 32: OSNet itself stays at 16. Two things differ from the re-ID network, so that it runs on whole images:
+
+- The gates of a block weigh its channels by their mean over a crop. In an image they take the mean over a window of
+  about a crop's size around each cell (`OSNetSpec.gate_window`), so that each person is gated by what surrounds them.
+- Sizes that do not divide by 16 are rounded up. Where 2x2 average pooling meets the border it averages what is inside.
+
+Legend: B image, H W rows and columns of a map, C channels, G mean.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import reduce
+from flax import nnx
+
+from psdiff_jax.models.backbone import BackboneSpec, Path
+from psdiff_jax.models.padding import clear_outside, valid_size
+from psdiff_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD, conv, fold_into, max_pool, normalized
+
+Function = Callable[[jax.Array], jax.Array]
+
+
+@dataclass(frozen=True)
+class OSNetSpec(BackboneSpec):
+    """What distinguishes one OSNet from another.
+
+    Attributes:
+      stem_width: channels of conv1.
+      widths: channels of conv2, conv3 and conv4; conv5 has those of conv4. Inside the blocks there is a quarter.
+      depths: blocks in conv2, conv3 and conv4.
+      gate_window: (h, w) in pixels of the image, over which the gates average; None = all of it, for crops.
+      last_stride: of conv5's max-pooling; 1 = none, for crops.
+      epsilon: BatchNorm's.
+      mean, std: per channel, of the 0..255 RGB input.
+    """
+
+    stem_width: int
+    widths: tuple[int, int, int]
+    depths: tuple[int, int, int] = (2, 2, 2)
+    gate_window: tuple[int, int] | None = (256, 128)
+    last_stride: int = 2
+    epsilon: float = 1e-5
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return (*self.widths, self.widths[-1])
+
+    def make(self, *, rngs: nnx.Rngs) -> "OSNet":
+        return OSNet(self, rngs=rngs)
+
+    def for_reid(self) -> "OSNetSpec":
+        return dataclasses.replace(self, gate_window=None, last_stride=1)
+
+    def is_trained(self, path: Path) -> bool:
+        """All but BatchNorm, as in `ResNetSpec`."""
+        return "bn" not in path
+
+    def fold(self, network: "OSNet") -> None:
+        for _, module in nnx.iter_modules(network):
+            if isinstance(module, Layer):
+                fold_into(module.conv, module.bn)
+                module.bn = None
+
+
+SPECS = {
+    "osnet_x0_25": OSNetSpec(16, (64, 96, 128)),
+    "osnet_x0_5": OSNetSpec(32, (128, 192, 256)),
+    "osnet_x0_75": OSNetSpec(48, (192, 288, 384)),
+    "osnet_x1_0": OSNetSpec(64, (256, 384, 512)),
+}
+
+
+class Depthwise(nnx.Conv):
+    """A 3x3 convolution of each channel by itself: [B,H,W,C] -> same.
+
+    As a sum of nine shifted products, which XLA fuses: its grouped convolution takes 5 to 80 times as long on a CPU.
+    """
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        init = nnx.initializers.he_normal()
+        super().__init__(
+            width, width, (3, 3), feature_group_count=width, use_bias=False, kernel_init=init, rngs=rngs
+        )  # fmt: skip
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, (height, width) = self.kernel[...], x.shape[1:3]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(jnp.float32)
+        y = jnp.zeros((), jnp.float32) if self.bias is None else self.bias[...]
+        for i, j in product(range(3), repeat=2):
+            y = y + padded[:, i : i + height, j : j + width] * kernel[i, j, 0]
+        return y.astype(jnp.result_type(x, kernel))
+
+
+class Layer(nnx.Module):
+    """A convolution, BatchNorm (None: it is folded away) and, unless `relu` is False, a ReLU."""
+
+    def __init__(self, convolution: nnx.Conv, epsilon: float, relu: bool = True, *, rngs: nnx.Rngs):
+        self.conv, self.relu = convolution, relu
+        self.bn: nnx.BatchNorm | None = nnx.BatchNorm(
+            convolution.out_features, epsilon=epsilon, momentum=0.9, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = normalized(self.bn, self.conv(x), train)
+        return nnx.relu(x) if self.relu else x
+
+
+class LiteLayer(Layer):
+    """A 1x1 convolution, then a depthwise 3x3 one, BatchNorm and ReLU (Fig. 3b)."""
+
+    def __init__(self, width: int, epsilon: float, *, rngs: nnx.Rngs):
+        super().__init__(Depthwise(width, rngs=rngs), epsilon, rngs=rngs)
+        self.pointwise = conv(width, width, 1, rngs=rngs)
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return super().__call__(self.pointwise(x), train)
+
+
+class Gate(nnx.Module):
+    """Weighs each channel by what a small MLP makes of the means (Eq. 3): [B,H,W,C] -> same."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        hidden = max(width // 16, 1)
+        self.fc1, self.fc2 = conv(width, hidden, 1, bias=True, rngs=rngs), conv(hidden, width, 1, bias=True, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mean: Function) -> jax.Array:
+        return x * nnx.sigmoid(self.fc2(nnx.relu(self.fc1(mean(x)))))
+
+
+class Block(nnx.Module):
+    """The omni-scale residual block (Fig. 4): streams of one to four lite layers, summed through one shared gate."""
+
+    def __init__(self, cin: int, cout: int, epsilon: float, *, rngs: nnx.Rngs):
+        width = cout // 4
+        self.conv1 = Layer(conv(cin, width, 1, rngs=rngs), epsilon, rngs=rngs)
+        self.streams = nnx.List(
+            [nnx.List([LiteLayer(width, epsilon, rngs=rngs) for _ in range(depth)]) for depth in (1, 2, 3, 4)]
+        )
+        self.gate = Gate(width, rngs=rngs)
+        self.conv3 = Layer(conv(width, cout, 1, rngs=rngs), epsilon, relu=False, rngs=rngs)
+        self.downsample = Layer(conv(cin, cout, 1, rngs=rngs), epsilon, relu=False, rngs=rngs) if cin != cout else None
+
+    def __call__(self, x: jax.Array, train: bool, clear: Function, mean: Function) -> jax.Array:
+        """`clear` and `mean`: `clear_outside` and `window_mean` of the map's stride."""
+        shortcut = x if self.downsample is None else self.downsample(x, train)
+        first = clear(self.conv1(x, train))
+        merged = jnp.zeros_like(first)
+        for stream in self.streams:
+            x = first
+            for layer in stream:
+                x = clear(layer(x, train))
+            merged += self.gate(x, mean)
+        return nnx.relu(self.conv3(merged, train) + shortcut)
+
+
+class OSNet(nnx.Module):
+    """OSNet without its pooling and fully connected layers.
+
+    Call: images [B,H,W,3] float, 0..255 RGB -> four maps of strides 4, 8, 16 and 32 (16 with `last_stride` 1).
+    `train` and `image_size` as in `ResNet`.
+    """
+
+    def __init__(self, spec: OSNetSpec, *, rngs: nnx.Rngs):
+        self.spec = spec
+        layer = partial(Layer, epsilon=spec.epsilon, rngs=rngs)
+        self.conv1 = layer(conv(3, spec.stem_width, 7, 2, rngs=rngs))
+        stages = []
+        for cin, cout, depth in zip((spec.stem_width, *spec.widths), spec.widths, spec.depths, strict=False):
+            blocks = [Block(cin if i == 0 else cout, cout, spec.epsilon, rngs=rngs) for i in range(depth)]
+            stages.append(nnx.List(blocks))
+        self.conv2, self.conv3, self.conv4 = stages
+        self.transitions = nnx.List([layer(conv(width, width, 1, rngs=rngs)) for width in spec.widths[:2]])
+        self.conv5 = layer(conv(spec.widths[-1], spec.widths[-1], 1, rngs=rngs))
+
+    def __call__(
+        self,
+        images: jax.Array,
+        train: bool = False,
+        dtype: jnp.dtype = jnp.float32,
+        image_size: jax.Array | None = None,
+    ) -> tuple[jax.Array, ...]:
+        mean, std = (jnp.asarray(v, jnp.float32) for v in (self.spec.mean, self.spec.std))
+        x = clear_outside(((images - mean) / std).astype(dtype), image_size)
+        x = max_pool(clear_outside(self.conv1(x, train), image_size, 2))  # after a ReLU zero is to it what -inf is
+        outputs: list[jax.Array] = []
+        for i, (stage, stride) in enumerate(zip((self.conv2, self.conv3, self.conv4), (4, 8, 16), strict=True)):
+            if i:
+                x = halved(self.transitions[i - 1](x, train), image_size, stride // 2)
+            clear = partial(clear_outside, image_size=image_size, stride=stride)
+            average = partial(window_mean, image_size=image_size, stride=stride, window=self.spec.gate_window)
+            for block in stage:
+                x = block(x, train, clear, average)
+            outputs.append(x)
+        x = self.conv5(x, train)
+        return (*outputs, max_pool(clear_outside(x, image_size, 16)) if self.spec.last_stride == 2 else x)
+
+
+def window_mean(x: jax.Array, image_size: jax.Array | None, stride: int, window: tuple[int, int] | None) -> jax.Array:
+    """Means of a map of the given stride, cleared outside the images, over the valid cells of windows.
+
+    window: (h, w) in pixels of the image, around each cell: [B,H,W,C] -> same. None: everything, -> [B,1,1,C].
+
+    The window is a product of intervals, hence one matrix of zeros and ones for the rows and one for the columns. On a
+    CPU that takes a third of `reduce_window`'s time.
+    """
+    dtype = x.dtype
+    for axis, formula in ((1, "gh,bhwc->bgwc"), (2, "gw,bhwc->bhgc")):
+        place = np.arange(x.shape[axis])
+        near = np.ones((1, len(place)), bool)
+        if window is not None:
+            near = abs(place[:, None] - place) <= window[axis - 1] // (2 * stride)
+        inside = np.ones((1, len(place)), bool)
+        if image_size is not None:
+            inside = place < valid_size(image_size, stride)[:, axis - 1, None]
+        counts = jnp.maximum((near & inside[:, None]).sum(-1), 1)  # [B,G]
+        sums = jnp.einsum(formula, near.astype(dtype), x, preferred_element_type=jnp.float32)
+        x = (sums / jnp.expand_dims(counts, (2, 3) if axis == 1 else (1, 3))).astype(dtype)
+    return x
+
+
+def halved(x: jax.Array, image_size: jax.Array | None, stride: int) -> jax.Array:
+    """2x2 average pooling of stride 2 over the valid cells of a map of the given stride: [B,H,W,C] -> [B,H/2,W/2,C]."""
+    odd = [(0, side % 2) for side in x.shape[1:3]]
+    ones = clear_outside(jnp.ones((1, *x.shape[1:3], 1), x.dtype), image_size, stride)
+    cleared = clear_outside(x, image_size, stride)
+    sums, counts = (
+        reduce(jnp.pad(part, ((0, 0), *odd, (0, 0))), "b (h 2) (w 2) c -> b h w c", "sum") for part in (cleared, ones)
+    )
+    return sums / jnp.maximum(counts, 1)

@@ -1,0 +1,183 @@
+"""OSNet's files: torchreid's names, ONNX with BatchNorm as it is and folded, every tensor accounted for."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from psdiff_jax.convert.backbone import convert_backbone, load_backbone, main
+from psdiff_jax.convert.files import read_state_dict
+from psdiff_jax.convert.onnx import module_name
+from psdiff_jax.convert.osnet import folded_names, torchreid_names
+from psdiff_jax.errors import InputError
+from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
+from psdiff_jax.models.osnet import OSNetSpec
+from psdiff_jax.models.weights import flatten_state
+
+SPEC = OSNetSpec(8, (16, 24, 32))
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "weights" / "osnet_x0_25_msmt17.onnx"
+
+
+def made(spec, names=torchreid_names):
+    """A state_dict in PyTorch's axes, with random values."""
+    rng, arrays = np.random.default_rng(0), {}
+    for name, leaf in flatten_state(nnx.state(abstract_backbone(spec))).items():
+        shape = leaf.shape if leaf.ndim == 1 else (leaf.shape[3], leaf.shape[2], *leaf.shape[:2])
+        (theirs,) = names(name)
+        assert theirs not in arrays
+        kernel = rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
+        arrays[theirs] = (kernel if len(shape) > 1 else rng.uniform(0.5, 1, shape)).astype(np.float32)
+    return arrays
+
+
+def test_names():
+    for ours, torchreid in (
+        ("conv1/conv/kernel", "conv1.conv.weight"),
+        ("conv1/bn/mean", "conv1.bn.running_mean"),
+        ("conv2/1/conv1/conv/kernel", "conv2.1.conv1.conv.weight"),
+        ("conv2/0/streams/0/0/pointwise/kernel", "conv2.0.conv2a.conv1.weight"),
+        ("conv2/0/streams/0/0/conv/kernel", "conv2.0.conv2a.conv2.weight"),
+        ("conv4/1/streams/3/2/pointwise/kernel", "conv4.1.conv2d.2.conv1.weight"),
+        ("conv4/1/streams/1/1/conv/kernel", "conv4.1.conv2b.1.conv2.weight"),
+        ("conv3/0/streams/2/0/bn/var", "conv3.0.conv2c.0.bn.running_var"),
+        ("conv3/0/gate/fc2/bias", "conv3.0.gate.fc2.bias"),
+        ("conv3/0/downsample/bn/scale", "conv3.0.downsample.bn.weight"),
+        ("conv3/0/conv3/conv/kernel", "conv3.0.conv3.conv.weight"),
+        ("transitions/1/conv/kernel", "conv3.2.0.conv.weight"),
+        ("conv5/bn/bias", "conv5.bn.bias"),
+    ):
+        assert torchreid_names(ours) == (torchreid,)
+    assert folded_names("conv2/0/streams/0/0/bn/bias") == ("conv2.0.conv2a.conv2.bias",)
+    assert folded_names("conv5/bn/bias") == ("conv5.conv.bias",)
+    assert module_name("/conv2/conv2.0/conv2b/conv2b.1/conv1/Conv") == "conv2.0.conv2b.1.conv1"
+    assert module_name("/fc/fc.0/Gemm") == "fc.0" and module_name("Conv_3") == ""
+
+
+def test_a_file_of_torchreid_is_found_out_and_converted(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    arrays = {f"module.{name}": array for name, array in made(BACKBONES["osnet_x0_25"]).items()}
+    heads = ("fc.0.weight", "fc.1.running_mean", "classifier.weight", "conv1.bn.num_batches_tracked")
+    arrays |= {f"module.{name}": np.zeros(3, np.float32) for name in heads}
+    torch.save({"state_dict": {name: torch.from_numpy(a) for name, a in arrays.items()}}, tmp_path / "in.pth")
+    assert main([str(tmp_path / "in.pth"), str(tmp_path / "out.npz")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert f"torchreid's OSNet, {len(arrays) - 4} tensors -> osnet_x0_25, 0.14 M numbers" in out[0]
+    assert out[1] == "left out: " + "module.fc.*.weight, module.fc.*.running_mean, " + ", ".join(
+        f"module.{name}" for name in heads[2:]
+    )
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out.npz")["conv2/0/streams/1/1/conv/kernel"],
+        arrays["module.conv2.0.conv2b.1.conv2.weight"].transpose(2, 3, 1, 0),
+    )
+    np.savez(tmp_path / "in.npz", **made(SPEC))
+    assert main([str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]) == 1
+    assert "torchreid's OSNet (depths (2, 2, 2), widths (8, 16, 24, 32))" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda a: a.pop("conv2.0.conv2b.1.bn.running_var"), r"lacks 'conv2\.0\.conv2b\.1\.bn\.running_var'"),
+        (lambda a: a.update({"conv2.0.IN.weight": np.zeros(16)}), r"unknown to this backbone, 'conv2\.0\.IN\.weight'"),
+        (
+            lambda a: a.update({"conv3.0.gate.fc1.weight": np.zeros((2, 6, 1, 1))}),
+            r"'conv3\.0\.gate\.fc1\.weight' has shape \(2, 6, 1, 1\), the backbone needs \(1, 6, 1, 1\)",
+        ),
+    ],
+)
+def test_wrong_tensors_are_named(change, message):
+    arrays = made(SPEC)
+    change(arrays)
+    with pytest.raises(InputError, match=message):
+        convert_backbone(arrays, nnx.state(abstract_backbone(SPEC)), "file.pth")
+
+
+def fold(arrays):
+    """The same network with BatchNorm folded into the convolutions, by NumPy."""
+    folded = {name: array for name, array in arrays.items() if ".bn." not in name}
+    for name in [name for name in arrays if name.endswith("bn.weight")]:
+        place = name.removesuffix("bn.weight")
+        scale, bias, mean, var = (arrays[f"{place}bn.{x}"] for x in ("weight", "bias", "running_mean", "running_var"))
+        conv = f"{place}conv" if f"{place}conv.weight" in arrays else f"{place}conv2"
+        factor = scale / np.sqrt(var + 1e-5)
+        folded[f"{conv}.weight"] = arrays[f"{conv}.weight"] * factor[:, None, None, None]
+        folded[f"{conv}.bias"] = bias - mean * factor
+    return folded
+
+
+def write_onnx(path, arrays, anonymous):
+    """An ONNX file whose convolutions read these tensors, under numbers instead of names where `anonymous` says so."""
+    onnx = pytest.importorskip("onnx")
+    names = {name: f"onnx::Conv_{i}" if anonymous(name) else name for i, name in enumerate(arrays)}
+    nodes = []
+    for name in arrays:
+        if name.endswith(".weight") and arrays[name].ndim == 4:
+            scope = [""]  # PyTorch writes an item of a list with its list's name: "/conv2/conv2.2/conv2.2.0/conv/Conv"
+            for part in name.removesuffix(".weight").split("."):
+                scope.append(f"{scope[-1]}.{part}" if part.isdigit() else part)
+            inputs = [names[n] for n in (name, name.replace("weight", "bias")) if n in arrays]
+            nodes.append(
+                onnx.helper.make_node("Conv", ["x", *inputs], [f"y{len(nodes)}"], name="/".join([*scope, "Conv"]))
+            )
+    tensors = [onnx.numpy_helper.from_array(array, names[name]) for name, array in arrays.items()]
+    tensors.append(onnx.numpy_helper.from_array(np.int64([-1]), "/Constant_output_0"))
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [], tensors)), path)
+
+
+def test_onnx_with_and_without_folded_batch_norm(tmp_path):
+    arrays, (graphdef, state) = made(SPEC), nnx.split(abstract_backbone(SPEC))
+    fc = {"fc.0.bias": np.zeros(3, np.float32)}
+    whole, folded = arrays | fc, fold(arrays) | fc
+    write_onnx(tmp_path / "whole.onnx", whole, lambda name: False)
+    write_onnx(tmp_path / "folded.onnx", folded, lambda name: name.endswith(("conv.weight", "conv.bias")))
+    assert read_state_dict(tmp_path / "whole.onnx").keys() == whole.keys()
+    assert read_state_dict(tmp_path / "folded.onnx").keys() == folded.keys()
+    image = np.random.default_rng(0).uniform(0, 255, (1, 40, 56, 3)).astype(np.float32)
+    apply = jax.jit(lambda s, x: nnx.merge(graphdef, s)(x))
+    maps = []
+    for name, title in (("whole", "torchreid's OSNet"), ("folded", "OSNet with folded BatchNorm")):
+        loaded = load_backbone(tmp_path / f"{name}.onnx", state)
+        assert loaded.layout == title and loaded.left_out == ["fc.0.bias"]
+        maps.append(apply(loaded.state, image))
+    for one, other in zip(*maps, strict=True):
+        assert np.abs(one - other).max() < 1e-4 * np.abs(one).max()
+    folded.pop("conv3.0.conv1.conv.bias")
+    with pytest.raises(InputError, match=r"lacks 'conv3\.0\.conv1\.conv\.bias'"):
+        convert_backbone(folded, state, "file")
+
+
+def test_damaged_onnx_files_are_one_line(tmp_path, monkeypatch):
+    write_onnx(tmp_path / "a.onnx", fold(made(SPEC)), lambda name: False)
+    content = (tmp_path / "a.onnx").read_bytes()
+    for damaged in (content[:-9], content[: len(content) // 2], b"<html>"):
+        (tmp_path / "b.onnx").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"b\.onnx: not a readable ONNX file, or truncated$"):
+            read_state_dict(tmp_path / "b.onnx")
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(InputError, match="needs onnx: pip install onnx"):
+        read_state_dict(tmp_path / "a.onnx")
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="OSNet's weights are not beside the project")
+def test_msmt17_weights_give_the_embeddings_of_onnxruntime():
+    """By our conv5 map and the file's own fully connected layer; and all that is left out is that layer."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    spec = BACKBONES["osnet_x0_25"].for_reid()
+    graphdef, state = nnx.split(abstract_backbone(spec))
+    loaded, arrays = load_backbone(SHARED, state), read_state_dict(SHARED)
+    head = [f"fc.0.{x}" for x in ("weight", "bias")]
+    head += [f"fc.1.{x}" for x in ("weight", "bias", "running_mean", "running_var")]
+    assert sorted(loaded.left_out) == sorted(head) and loaded.count == len(arrays) - len(head)
+
+    crops = np.random.default_rng(0).integers(0, 256, (3, 8, 4, 3)).repeat(32, 1).repeat(32, 2).astype(np.float32)
+    maps = jax.jit(lambda s, x: nnx.merge(graphdef, s)(x))(loaded.state, crops)
+    weight, bias, scale, shift, mean, var = (arrays[name] for name in head)
+    x = np.asarray(maps[-1]).mean((1, 2)) @ weight.T + bias
+    ours = np.maximum((x - mean) / np.sqrt(var + 1e-5) * scale + shift, 0)
+    scaled = ((crops - spec.mean) / spec.std).transpose(0, 3, 1, 2).astype(np.float32)
+    (theirs,) = onnxruntime.InferenceSession(SHARED, providers=["CPUExecutionProvider"]).run(None, {"images": scaled})
+    assert theirs.shape == ours.shape == (3, 512) and theirs.std() > 0.1
+    assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
