@@ -1,32 +1,31 @@
 """OSNet (Zhou et al. 2019, "Omni-Scale Feature Learning for Person Re-Identification"): a re-ID network as a backbone.
 
-The four maps are conv2's and conv3's (before their transitions, strides 4 and 8), conv4's (16) and conv5's, max-pooled
-to stride 32: OSNet itself stays at 16. Two things differ from the re-ID network, so that it runs on whole images:
+The four maps are those of conv2 and conv3 (before their transitions, strides 4 and 8), of conv4 (16) and of conv5,
+max-pooled to stride 32: OSNet itself stays at 16. Two things differ from the re-ID network, so that it runs on images:
 
-- The gates of a block weigh its channels by their mean over a crop. In an image they take the mean over a window of
-  about a crop's size around each cell (`OSNetSpec.gate_window`), so that each person is gated by what surrounds them.
+- Gates weigh the channels by their mean over a crop. In an image they take the mean over a window of the size of a
+  crop (`OSNetSpec.gate_window`), one for every 16x16 pixels.
 - Sizes that do not divide by 16 are rounded up. Where 2x2 average pooling meets the border it averages what is inside.
 
-Legend: B image, H W rows and columns of a map, C channels, G mean.
+Legend: B image, H W rows and columns of a map, C channels, G G' rows and columns of the gates.
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import reduce
+from einops import reduce, repeat
 from flax import nnx
 
 from psdiff_jax.models.backbone import BackboneSpec, Path
 from psdiff_jax.models.padding import clear_outside, valid_size
 from psdiff_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD, conv, fold_into, max_pool, normalized
+from psdiff_jax.ops.depthwise import depthwise
 
-Function = Callable[[jax.Array], jax.Array]
+GATE_STRIDE = 16  # of the cells of an image that have a gate of their own
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class OSNetSpec(BackboneSpec):
       stem_width: channels of conv1.
       widths: channels of conv2, conv3 and conv4; conv5 has those of conv4. Inside the blocks there is a quarter.
       depths: blocks in conv2, conv3 and conv4.
-      gate_window: (h, w) in pixels of the image, over which the gates average; None = all of it, for crops.
+      gate_window: (h, w) in pixels of the image, over which gates average, in whole cells of 16 pixels around theirs;
+        None = over everything, for crops.
       last_stride: of conv5's max-pooling; 1 = none, for crops.
       epsilon: BatchNorm's.
       mean, std: per channel, of the 0..255 RGB input.
@@ -82,10 +82,7 @@ SPECS = {
 
 
 class Depthwise(nnx.Conv):
-    """A 3x3 convolution of each channel by itself: [B,H,W,C] -> same.
-
-    As a sum of nine shifted products, which XLA fuses: its grouped convolution takes 5 to 80 times as long on a CPU.
-    """
+    """A 3x3 convolution of each channel by itself: [B,H,W,C] -> same."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.he_normal()
@@ -94,12 +91,8 @@ class Depthwise(nnx.Conv):
         )  # fmt: skip
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, (height, width) = self.kernel[...], x.shape[1:3]
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(jnp.float32)
-        y = jnp.zeros((), jnp.float32) if self.bias is None else self.bias[...]
-        for i, j in product(range(3), repeat=2):
-            y = y + padded[:, i : i + height, j : j + width] * kernel[i, j, 0]
-        return y.astype(jnp.result_type(x, kernel))
+        y = depthwise(x, self.kernel[...][:, :, 0])
+        return y if self.bias is None else y + self.bias[...]
 
 
 class Layer(nnx.Module):
@@ -134,8 +127,8 @@ class Gate(nnx.Module):
         hidden = max(width // 16, 1)
         self.fc1, self.fc2 = conv(width, hidden, 1, bias=True, rngs=rngs), conv(hidden, width, 1, bias=True, rngs=rngs)
 
-    def __call__(self, x: jax.Array, mean: Function) -> jax.Array:
-        return x * nnx.sigmoid(self.fc2(nnx.relu(self.fc1(mean(x)))))
+    def __call__(self, x: jax.Array, grid: "Grid") -> jax.Array:
+        return x * grid.spread(nnx.sigmoid(self.fc2(nnx.relu(self.fc1(grid.means(x))))), x)
 
 
 class Block(nnx.Module):
@@ -151,16 +144,15 @@ class Block(nnx.Module):
         self.conv3 = Layer(conv(width, cout, 1, rngs=rngs), epsilon, relu=False, rngs=rngs)
         self.downsample = Layer(conv(cin, cout, 1, rngs=rngs), epsilon, relu=False, rngs=rngs) if cin != cout else None
 
-    def __call__(self, x: jax.Array, train: bool, clear: Function, mean: Function) -> jax.Array:
-        """`clear` and `mean`: `clear_outside` and `window_mean` of the map's stride."""
+    def __call__(self, x: jax.Array, train: bool, grid: "Grid") -> jax.Array:
         shortcut = x if self.downsample is None else self.downsample(x, train)
-        first = clear(self.conv1(x, train))
+        first = grid.clear(self.conv1(x, train))
         merged = jnp.zeros_like(first)
         for stream in self.streams:
             x = first
             for layer in stream:
-                x = clear(layer(x, train))
-            merged += self.gate(x, mean)
+                x = grid.clear(layer(x, train))
+            merged += self.gate(x, grid)
         return nnx.relu(self.conv3(merged, train) + shortcut)
 
 
@@ -197,36 +189,52 @@ class OSNet(nnx.Module):
         for i, (stage, stride) in enumerate(zip((self.conv2, self.conv3, self.conv4), (4, 8, 16), strict=True)):
             if i:
                 x = halved(self.transitions[i - 1](x, train), image_size, stride // 2)
-            clear = partial(clear_outside, image_size=image_size, stride=stride)
-            average = partial(window_mean, image_size=image_size, stride=stride, window=self.spec.gate_window)
+            grid = Grid(image_size, stride, self.spec.gate_window)
             for block in stage:
-                x = block(x, train, clear, average)
+                x = block(x, train, grid)
             outputs.append(x)
         x = self.conv5(x, train)
         return (*outputs, max_pool(clear_outside(x, image_size, 16)) if self.spec.last_stride == 2 else x)
 
 
-def window_mean(x: jax.Array, image_size: jax.Array | None, stride: int, window: tuple[int, int] | None) -> jax.Array:
-    """Means of a map of the given stride, cleared outside the images, over the valid cells of windows.
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a map: valid sizes of the images [B,2] or None (all), its stride, the window of the gates in pixels.
 
-    window: (h, w) in pixels of the image, around each cell: [B,H,W,C] -> same. None: everything, -> [B,1,1,C].
-
-    The window is a product of intervals, hence one matrix of zeros and ones for the rows and one for the columns. On a
-    CPU that takes a third of `reduce_window`'s time.
+    The window is a product of intervals, hence a matrix of zeros and ones for the rows and one for the columns.
     """
-    dtype = x.dtype
-    for axis, formula in ((1, "gh,bhwc->bgwc"), (2, "gw,bhwc->bhgc")):
-        place = np.arange(x.shape[axis])
-        near = np.ones((1, len(place)), bool)
-        if window is not None:
-            near = abs(place[:, None] - place) <= window[axis - 1] // (2 * stride)
-        inside = np.ones((1, len(place)), bool)
-        if image_size is not None:
-            inside = place < valid_size(image_size, stride)[:, axis - 1, None]
-        counts = jnp.maximum((near & inside[:, None]).sum(-1), 1)  # [B,G]
-        sums = jnp.einsum(formula, near.astype(dtype), x, preferred_element_type=jnp.float32)
-        x = (sums / jnp.expand_dims(counts, (2, 3) if axis == 1 else (1, 3))).astype(dtype)
-    return x
+
+    image_size: jax.Array | None
+    stride: int
+    window: tuple[int, int] | None
+
+    def clear(self, x: jax.Array) -> jax.Array:
+        """Zeros outside the images."""
+        return clear_outside(x, self.image_size, self.stride)
+
+    def means(self, x: jax.Array) -> jax.Array:
+        """Means of a cleared map over the valid cells of each window: [B,H,W,C] -> [B,G,G',C]; without one, G = 1."""
+        dtype = x.dtype
+        for axis, formula in ((1, "gh,bhwc->bgwc"), (2, "gw,bhwc->bhgc")):
+            place = np.arange(x.shape[axis])
+            near = np.ones((1, len(place)), bool)
+            if self.window is not None:
+                gate = place * self.stride // GATE_STRIDE
+                near = abs(np.arange(gate[-1] + 1)[:, None] - gate) <= self.window[axis - 1] // (2 * GATE_STRIDE)
+            inside = np.ones((1, len(place)), bool)
+            if self.image_size is not None:
+                inside = place < valid_size(self.image_size, self.stride)[:, axis - 1, None]
+            counts = jnp.maximum((near & inside[:, None]).sum(-1), 1)  # [B,G]
+            sums = jnp.einsum(formula, near.astype(dtype), x, preferred_element_type=jnp.float32)
+            x = (sums / jnp.expand_dims(counts, (2, 3) if axis == 1 else (1, 3))).astype(dtype)
+        return x
+
+    def spread(self, gates: jax.Array, x: jax.Array) -> jax.Array:
+        """Each cell's gate: [B,G,G',C] -> the shape of `x` [B,H,W,C], or as it is where one gate serves all."""
+        if self.window is None:
+            return gates
+        times = GATE_STRIDE // self.stride
+        return repeat(gates, "b h w c -> b (h i) (w j) c", i=times, j=times)[:, : x.shape[1], : x.shape[2]]
 
 
 def halved(x: jax.Array, image_size: jax.Array | None, stride: int) -> jax.Array:

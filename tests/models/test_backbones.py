@@ -22,7 +22,7 @@ from psdiff_jax.training.step import create_state
 pytestmark = pytest.mark.slow
 
 BOTTLENECK = ResNetSpec((1, 1, 2, 1), (8, 8, 12, 16), bottleneck=True, stem_width=8)
-OSNET = OSNetSpec(8, (16, 24, 32), gate_window=(32, 16))
+OSNET = OSNetSpec(8, (16, 24, 32), gate_window=(32, 31))  # of 48x16 pixels
 NETWORKS = {
     "basic blocks": BACKBONES["tiny"],
     "bottlenecks, stride in the first": dataclasses.replace(BOTTLENECK, stride_in_1x1=True),

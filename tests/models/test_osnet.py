@@ -10,7 +10,7 @@ from flax import nnx
 
 from psdiff_jax.convert.backbone import convert_backbone
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
-from psdiff_jax.models.osnet import Depthwise, OSNetSpec, halved, window_mean
+from psdiff_jax.models.osnet import Grid, OSNetSpec, halved
 from psdiff_jax.models.resnet import max_pool
 
 SMALL = OSNetSpec(8, (16, 24, 32))
@@ -70,19 +70,24 @@ def test_number_of_parameters(name, parameters, published):
     assert round((count + spec.widths[-1] * 512 + 3 * 512) / 1e6, 1) == published
 
 
-@pytest.mark.parametrize("window", [(32, 16), (5000, 16), None])
-def test_gates_average_over_the_valid_cells_of_a_window(window):
+@pytest.mark.parametrize("stride", [4, 8, 16])
+@pytest.mark.parametrize("window", [(64, 32), (5000, 31), None])
+def test_gates_average_over_the_valid_cells_of_a_window(stride, window):
+    """By hand: over the map's valid cells in those 16x16 pixels that are at most half a window away."""
     x = np.random.default_rng(0).normal(size=(2, 9, 12, 3)).astype(np.float32)
-    size = np.int32([[9 * 4, 12 * 4], [5 * 4 - 3, 7 * 4 - 1]])
-    for i, (rows, columns) in enumerate(((9, 12), (5, 7))):
-        x[i, rows:], x[i, :, columns:] = 0, 0
-        for sizes in (size, None) if i == 0 else (size,):
-            means = np.asarray(window_mean(jnp.asarray(x), sizes, 4, window))[i]
-            assert means.shape == ((1, 1, 3) if window is None else (9, 12, 3))
-            for r, c in np.ndindex(means.shape[:2]) if window is None else np.ndindex(rows, columns):
-                h, w = (9000, 9000) if window is None else (window[0] // 8, window[1] // 8)
-                near = x[i, max(r - h, 0) : min(r + h + 1, rows), max(c - w, 0) : min(c + w + 1, columns)]
-                np.testing.assert_allclose(means[r, c], near.mean((0, 1)), rtol=1e-4, atol=1e-6)
+    x[1, 5:], x[1, :, 7:] = 0, 0
+    size = np.int32([[9 * stride, 12 * stride], [5 * stride - 3, 7 * stride - 1]])
+    for sizes, (i, rows, columns) in ((size, (0, 9, 12)), (size, (1, 5, 7)), (None, (0, 9, 12))):
+        grid = Grid(sizes, stride, window)
+        means = grid.means(jnp.asarray(x))
+        gates = np.asarray(jnp.broadcast_to(grid.spread(means, x), x.shape))[i]
+        assert means.shape[1:3] == ((1, 1) if window is None else (-(-9 * stride // 16), -(-12 * stride // 16)))
+        for r, c in np.ndindex(rows, columns):
+            near = np.ones((rows, columns), bool)
+            for axis, (place, length) in enumerate(((r, rows), (c, columns)) if window else ()):
+                away = abs(np.arange(length) * stride // 16 - place * stride // 16) <= window[axis] // 32
+                near &= away[:, None] if axis == 0 else away
+            np.testing.assert_allclose(gates[r, c], x[i, :rows, :columns][near].mean(0), rtol=1e-4, atol=1e-6)
 
 
 def test_average_pooling_at_the_border():
@@ -92,30 +97,6 @@ def test_average_pooling_at_the_border():
     assert got.shape == (1, 4, 4, 2)
     for r, c in np.ndindex(3, 4):
         np.testing.assert_allclose(got[0, r, c], x[0, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].mean((0, 1)), rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_depthwise_convolution(dtype):
-    """As XLA's own, in value, gradient and dtype."""
-    graphdef, state = nnx.split(Depthwise(6, rngs=nnx.Rngs(0)))
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 7, 6)), dtype)
-    state = jax.tree.map(lambda v: v.astype(dtype), state)
-
-    def ours(x, state):
-        return nnx.merge(graphdef, state)(x)
-
-    def plain(x, state):
-        axes = ("NHWC", "HWIO", "NHWC")
-        kernel = state["kernel"][...]
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=axes, feature_group_count=6)
-
-    assert ours(x, state).dtype == dtype
-    tolerance = 1e-5 if dtype == jnp.float32 else 3e-2
-    np.testing.assert_allclose(*(np.float32(f(x, state)) for f in (ours, plain)), atol=tolerance)
-    if dtype == jnp.float32:
-        gradients = [jax.grad(lambda *a, f=f: (f(*a) ** 2).sum(), (0, 1))(x, state) for f in (ours, plain)]
-        for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_trained_and_folded():
