@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from psdiff_jax.config import from_values
 from psdiff_jax.convert.backbone import convert_backbone, load_backbone, main
 from psdiff_jax.convert.files import read_state_dict
 from psdiff_jax.convert.onnx import module_name
@@ -15,6 +16,8 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.osnet import OSNetSpec
 from psdiff_jax.models.weights import flatten_state
+from psdiff_jax.teacher.step import new_state
+from psdiff_jax.training.train import build_model
 
 SPEC = OSNetSpec(8, (16, 24, 32))
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "weights" / "osnet_x0_25_msmt17.onnx"
@@ -146,6 +149,24 @@ def test_onnx_with_and_without_folded_batch_norm(tmp_path):
     folded.pop("conv3.0.conv1.conv.bias")
     with pytest.raises(InputError, match=r"lacks 'conv3\.0\.conv1\.conv\.bias'"):
         convert_backbone(folded, state, "file")
+
+
+def test_a_run_and_a_teacher_begin_with_an_onnx_file(tmp_path):
+    """A detector has windows and a map of stride 32, a teacher neither; both have the file's weights."""
+    arrays = fold(made(BACKBONES["osnet_x0_25"]))
+    write_onnx(tmp_path / "in.onnx", arrays, lambda name: False)
+    kernel = arrays["conv4.1.conv2d.3.conv2.weight"].transpose(2, 3, 1, 0)
+    small = {"dim": 16, "side": 3, "heads": 2, "dynamic_width": 4, "embedding_dim": 8, "time_dim": 16}
+    values = {"model": {"backbone": "osnet_x0_25", "backbone_weights": str(tmp_path / "in.onnx"), **small}}
+    model = build_model(from_values(values), tmp_path)
+    backbone = flatten_state(nnx.state(model.backbone))
+    np.testing.assert_array_equal(backbone["conv4/1/streams/3/3/conv/kernel"], kernel)
+    assert model.backbone.spec.gate_window and model.backbone.spec.last_stride == 2
+    teacher = {"backbone": "osnet_x0_25", "init_from": str(tmp_path / "in.onnx"), "embedding_dim": 8}
+    by_fields = {"teacher": teacher | {"backbone": {"stem_width": 16, "widths": [64, 96, 128]}}}
+    assert from_values(by_fields).teacher.spec() == BACKBONES["osnet_x0_25"].for_reid()
+    state = flatten_state(new_state(from_values({"teacher": teacher}).teacher))
+    np.testing.assert_array_equal(state["backbone/conv4/1/streams/3/3/conv/kernel"], kernel)
 
 
 def test_damaged_onnx_files_are_one_line(tmp_path, monkeypatch):
