@@ -1,11 +1,11 @@
 """The Python interface: a trained run that detects people in images and embeds them.
 
-from psdiff_jax import PersonSearch
+    search = PersonSearch.load("runs/quickstart")
+    people = search.detect(image)                     # everybody in an image
+    query = search.embed(other, (120, 40, 180, 220))  # one person, by a box
+    people.embeddings @ query                         # cosine similarities
 
-search = PersonSearch.load("runs/quickstart")
-people = search.detect(image)                    # everybody in an image
-query = search.embed(photo, (120, 40, 180, 220)) # one person, by a box
-people.embeddings @ query                        # cosine similarities
+`from psdiff_jax import PersonSearch` imports it.
 """
 
 import json
@@ -18,6 +18,7 @@ from psdiff_jax.config import Config, from_values
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.embed import Embedder, People
 from psdiff_jax.inference.predictor import Predictor
+from psdiff_jax.ops.boxes import is_inside
 from psdiff_jax.training.train import load_trained, weights
 
 
@@ -74,10 +75,10 @@ class PersonSearch:
     def embed(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> np.ndarray:
         """Unit embedding [D] of the person in `box` (x1, y1, x2, y2 in pixels) of an image uint8 [H,W,3] RGB."""
         height, width = _checked(image).shape[:2]
-        x1, y1, x2, y2 = np.asarray(box, np.float32).tolist()
-        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
-            raise InputError(f"box {[x1, y1, x2, y2]} does not lie in the image of {width}x{height} pixels; give xyxy")
-        return self._embedder.embed_box(image, np.asarray(box, np.float32), self.steps)
+        xyxy = np.asarray(box, np.float32)
+        if not is_inside(xyxy, height, width):
+            raise InputError(f"box {xyxy.tolist()} does not lie in the image of {width}x{height} pixels; give xyxy")
+        return self._embedder.embed_box(image, xyxy, self.steps)
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ def run(
         modes.evaluate_folder(config, workdir, open_gallery(config), Path(embeddings).expanduser())
         return
     gallery, train_set = open_datasets(config, mode)
-    if mode in ("train_and_evaluate", "evaluate"):
+    if mode == "train_and_evaluate":
         modes.protocols_of(config, gallery)  # one that this dataset cannot serve is refused before hours of training
     if mode.startswith("train"):
         modes.train(config, workdir, train_set or gallery, gallery)

@@ -25,6 +25,7 @@ from psdiff_jax.files import write_atomically
 from psdiff_jax.inference.calibrate import calibrate, calibrated_threshold
 from psdiff_jax.inference.embed import embed_all, image_loader
 from psdiff_jax.inference.ranking import rank
+from psdiff_jax.ops.boxes import is_inside
 from psdiff_jax.progress import progress
 from psdiff_jax.report.naming import gallery_name, steps_name
 from psdiff_jax.report.predictions import prediction_images
@@ -90,12 +91,13 @@ def evaluate(
     dataset: whose gallery is searched; train_set: whose held-out images the search threshold is chosen on. With
     several config.evaluate.seeds the numbers are means; embeddings and figures are those of the first.
     """
+    protocols = protocols_of(config, dataset)  # before anything is loaded: the dataset may not serve one of them
     embedder, step = load_embedder(config, workdir)
     calibration = calibrate(embedder, workdir, train_set)
     settings: dict[str, Any] = {"training_step": step} | ({"calibration": calibration} if calibration else {})
     if config.evaluate.data.is_given:
         settings["trained_on"] = config.data.name
-    shown, evaluations, protocols = {}, [], protocols_of(config, dataset)
+    shown, evaluations = {}, []
     for seed in config.evaluate.seeds or (config.seed,):
         detections = embed_all(embedder.with_seed(seed), dataset)
         if not shown:
@@ -257,7 +259,7 @@ def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.nda
             raise InputError(f"--query: there is no image {path}")
         image = decode_image(path.read_bytes(), str(path))
         height, width = image.shape[:2]
-        if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
+        if not is_inside(box, height, width):
             raise InputError(
                 f"--query: box {box.tolist()} does not lie in {path} of {width}x{height} pixels; give x1,y1,x2,y2"
             )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.errors import InputError
+from psdiff_jax.ops.boxes import is_inside
 
 UNKNOWN = -1  # camera or frame number
 UNLABELLED = -1  # person id
@@ -106,8 +107,7 @@ def image_example(
     if len(boxes) != len(person_ids):
         raise InputError(f"{image_name}: {len(boxes)} boxes but {len(person_ids)} person ids; give one id a box")
     for row, box in enumerate(boxes):
-        x1, y1, x2, y2 = box
-        if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):  # also false for NaN
+        if not is_inside(box, height, width):
             raise InputError(
                 f"{image_name}: box {row + 1} {box.tolist()} (xyxy) does not lie inside its"
                 f" {width} x {height} image; correct or remove it"

@@ -1,13 +1,15 @@
 """What a backbone must offer. A new one is a file with such a class and its registration in `backbones.py`."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
 Path = tuple[Any, ...]  # of a variable inside the backbone, such as ("layer1", 0, "bn1", "scale")
 
 
@@ -31,7 +33,18 @@ class Backbone(Protocol):
 
 @dataclass(frozen=True)
 class BackboneSpec(ABC):
-    """What distinguishes one backbone from another; frozen, as it is a part of a static graph."""
+    """What distinguishes one backbone from another; frozen, as it is a part of a static graph.
+
+    mean, std: per channel, of the 0..255 RGB input.
+    """
+
+    mean: tuple[float, ...] = field(default=IMAGENET_MEAN, kw_only=True)
+    std: tuple[float, ...] = field(default=IMAGENET_STD, kw_only=True)
+
+    def normalize(self, images: jax.Array, dtype: Any) -> jax.Array:
+        """Images float [...,3], 0..255 RGB -> what the network was trained on."""
+        mean, std = (jnp.asarray(v, jnp.float32) for v in (self.mean, self.std))
+        return ((images - mean) / std).astype(dtype)
 
     @property
     @abstractmethod

@@ -22,7 +22,7 @@ from flax import nnx
 
 from psdiff_jax.models.backbone import BackboneSpec, Path
 from psdiff_jax.models.padding import clear_outside, valid_size
-from psdiff_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD, conv, fold_into, max_pool, normalized
+from psdiff_jax.models.resnet import conv, fold_into, max_pool, normalized
 from psdiff_jax.ops.depthwise import depthwise
 
 GATE_STRIDE = 16  # of the cells of an image that have a gate of their own
@@ -40,7 +40,6 @@ class OSNetSpec(BackboneSpec):
         None = over everything, for crops.
       last_stride: of conv5's max-pooling; 1 = none, for crops.
       epsilon: BatchNorm's.
-      mean, std: per channel, of the 0..255 RGB input.
     """
 
     stem_width: int
@@ -49,8 +48,6 @@ class OSNetSpec(BackboneSpec):
     gate_window: tuple[int, int] | None = (256, 128)
     last_stride: int = 2
     epsilon: float = 1e-5
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -182,8 +179,7 @@ class OSNet(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         image_size: jax.Array | None = None,
     ) -> tuple[jax.Array, ...]:
-        mean, std = (jnp.asarray(v, jnp.float32) for v in (self.spec.mean, self.spec.std))
-        x = clear_outside(((images - mean) / std).astype(dtype), image_size)
+        x = clear_outside(self.spec.normalize(images, dtype), image_size)
         x = max_pool(clear_outside(self.conv1(x, train), image_size, 2))  # after a ReLU zero is to it what -inf is
         outputs: list[jax.Array] = []
         for i, (stage, stride) in enumerate(zip((self.conv2, self.conv3, self.conv4), (4, 8, 16), strict=True)):

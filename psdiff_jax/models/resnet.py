@@ -16,9 +16,6 @@ from flax import nnx
 from psdiff_jax.models.backbone import BackboneSpec, Path
 from psdiff_jax.models.padding import clear_outside
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
-
 
 @dataclass(frozen=True)
 class ResNetSpec(BackboneSpec):
@@ -33,7 +30,6 @@ class ResNetSpec(BackboneSpec):
       stride_in_1x1: stride on the first 1x1 (the v1 layout) rather than on the 3x3 (torchvision's).
       last_stride: stride of stage 5; re-ID networks use 1.
       epsilon: BatchNorm's.
-      mean, std: per channel, of the 0..255 RGB input.
     """
 
     depths: tuple[int, ...]
@@ -44,8 +40,6 @@ class ResNetSpec(BackboneSpec):
     stride_in_1x1: bool = False
     last_stride: int = 2
     epsilon: float = 1e-5
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -176,8 +170,7 @@ class ResNet(nnx.Module):
 
     def stem(self, images: jax.Array, train: bool, image_size: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
         """[B,H,W,3] pixels -> [B,H/4,W/4,C]."""
-        mean, std = (jnp.asarray(v, jnp.float32) for v in (self.spec.mean, self.spec.std))
-        x = clear_outside(((images - mean) / std).astype(dtype), image_size)
+        x = clear_outside(self.spec.normalize(images, dtype), image_size)
         x = nnx.relu(normalized(self.bn1, self.conv1(x), train))
         x = clear_outside(x, image_size, 2)  # after a ReLU, zero is to the pooling what -inf is
         if self.spec.stem == "pool":

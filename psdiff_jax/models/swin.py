@@ -18,7 +18,6 @@ from flax import nnx
 
 from psdiff_jax.models.backbone import BackboneSpec, Path
 from psdiff_jax.models.padding import clear_outside, valid_size
-from psdiff_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 
 MASKED = -1e9  # a finite logit: exp gives exactly zero
 INIT = nnx.initializers.truncated_normal(0.02)
@@ -33,7 +32,6 @@ class SwinSpec(BackboneSpec):
       depths: blocks in the stages; heads: attention heads in the stages.
       window: rows (and columns) of an attention window. mlp_ratio: hidden width of the MLP, relative.
       patch: pixels of a side of the first patches. epsilon: LayerNorm's.
-      mean, std: per channel, of the 0..255 RGB input.
     """
 
     embed_dim: int
@@ -43,8 +41,6 @@ class SwinSpec(BackboneSpec):
     mlp_ratio: float = 4.0
     patch: int = 4
     epsilon: float = 1e-5
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -232,8 +228,7 @@ class Swin(nnx.Module):
         image_size: jax.Array | None = None,
     ) -> tuple[jax.Array, ...]:
         del train  # there are no statistics: it is the same network in training
-        mean, std = (jnp.asarray(v, jnp.float32) for v in (self.spec.mean, self.spec.std))
-        x = self.patch_embed(clear_outside(((images - mean) / std).astype(dtype), image_size))
+        x = self.patch_embed(clear_outside(self.spec.normalize(images, dtype), image_size))
         stride, outputs = self.spec.patch, []
         for stage, norm in zip(self.stages, self.norms, strict=True):
             for block in stage.blocks:

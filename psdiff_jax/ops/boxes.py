@@ -64,3 +64,9 @@ def clip(boxes: Array, size: Array) -> Array:
     xp = boxes.__array_namespace__()
     limits = xp.stack([size[..., 1], size[..., 0]] * 2, axis=-1).astype(boxes.dtype)
     return xp.clip(boxes, 0, limits[..., None, :])
+
+
+def is_inside(box: Any, height: float, width: float) -> bool:
+    """Whether an xyxy box [4] has an area and lies in an image of that size; NaN does not."""
+    x1, y1, x2, y2 = box
+    return bool(0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height)

@@ -8,7 +8,6 @@ from flax import nnx
 
 from psdiff_jax.convert.layout import BackboneLayout
 from psdiff_jax.models.backbone import BackboneSpec
-from psdiff_jax.models.resnet import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)
@@ -16,8 +15,6 @@ class ToySpec(BackboneSpec):
     """Four convolutions, each of stride 4 or 2."""
 
     width: int
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def channels(self):

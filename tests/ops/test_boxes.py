@@ -99,3 +99,18 @@ def test_formats_areas_and_clipping_in_float64():
     np.testing.assert_allclose(box_ops.area(ours), sides[..., 0] * sides[..., 1], rtol=1e-5, atol=0.1)
     limits = np.concatenate([size[:, ::-1]] * 2, -1)[:, None]
     np.testing.assert_array_equal(box_ops.clip(ours, size), np.minimum(np.maximum(boxes, 0), limits))
+
+
+@pytest.mark.parametrize(
+    ("box", "inside"),
+    [
+        ((0, 0, 30, 20), True),
+        ((0, 0, 30.5, 20), False),
+        ((-1, 0, 5, 5), False),
+        ((5, 5, 5, 9), False),
+        ((9, 5, 5, 9), False),
+        ((float("nan"), 0, 5, 5), False),
+    ],
+)
+def test_a_box_lies_in_an_image(box, inside):
+    assert box_ops.is_inside(np.float32(box), 20, 30) is inside
