@@ -16,7 +16,7 @@ from psdiff_jax.options import NOT_NEGATIVE, Need, read, tree
 from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.training.options import TrainingConfig
 
-PATHS = ("teacher.file", "teacher.init_from", "model.backbone_weights", "train.init_from")
+PATHS = ("teacher.file", "teacher.init_from", "model.backbone_weights", "model.reid_weights", "train.init_from")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,10 @@ def check_files(config: Config, parts: tuple[str, ...] = ("model", "train", "tea
     """Raises InputError naming the key of weights that training these parts needs and that are not there."""
     teacher, weights = config.teacher, config.model.backbone_weights
     trained = teacher.kind == "trained"
-    needed = {"model": {"model.backbone_weights": weights}, "train": {"train.init_from": config.train.init_from}}
+    needed = {
+        "model": {"model.backbone_weights": weights, "model.reid_weights": config.model.reid_weights},
+        "train": {"train.init_from": config.train.init_from},
+    }
     needed["teacher"] = {"teacher.init_from": teacher.init_from} if trained else {"teacher.file": teacher.file}
     for key, path in [entry for part in parts for entry in needed[part].items()]:
         if key == "model.backbone_weights" and path == "teacher":

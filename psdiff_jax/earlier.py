@@ -13,6 +13,7 @@ RENAMED = {
     "sampler.slots": "sampler.num_proposals",
     "teacher.crops_per_person": "teacher.crops_per_identity",
     "teacher.people": "teacher.identities",
+    "train.backbone_scale": "train.scales.backbone",
 }
 RENAMED_VALUES = {"evaluate.query": {"pin": "gt_box", "match": "detected"}}
 
@@ -22,10 +23,14 @@ def todays_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: dict(group) if isinstance(group, Mapping) else group for name, group in values.items()}
     groups = {name: group for name, group in plain.items() if isinstance(group, dict)}
     for old, new in RENAMED.items():
-        (name, before), (_, after) = old.split("."), new.split(".")
+        (name, before), (_, *inner, after) = old.split("."), new.split(".")
         group = groups.get(name, {})
         if before in group:
-            group[after] = group.pop(before)  # a file that starts from the defaults has both
+            value, into = group.pop(before), group
+            for part in inner:
+                into[part] = dict(into.get(part, {}))
+                into = into[part]
+            into[after] = value  # a file that starts from the defaults has both
     for key, meanings in RENAMED_VALUES.items():
         name, option = key.split(".")
         group = groups.get(name, {})

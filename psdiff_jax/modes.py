@@ -13,7 +13,8 @@ from psdiff_jax import parallel
 from psdiff_jax.api import load_embedder
 from psdiff_jax.config import Config
 from psdiff_jax.data.detections import Detections, load_embeddings, save_embeddings
-from psdiff_jax.data.pipeline import Processes, reading_threads, train_batches
+from psdiff_jax.data.held_out import training_positions
+from psdiff_jax.data.pipeline import Processes, eval_batches, reading_threads, train_batches
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
@@ -35,6 +36,7 @@ from psdiff_jax.report.terminal import format_hits, format_table
 from psdiff_jax.teacher.evaluate import evaluate_teacher as score_teacher
 from psdiff_jax.teacher.kinds import open_targets
 from psdiff_jax.training import train as training
+from psdiff_jax.training.closed_form import start_readout
 from psdiff_jax.training.loop import fit
 from psdiff_jax.training.writer import MetricWriter
 
@@ -65,6 +67,15 @@ def train(config: Config, workdir: Path, dataset: PreparedDataset, gallery: Prep
         batches = train_batches(
             dataset, data, batch_size=config.train.batch_size, seed=config.seed, targets=targets, processes=processes
         )
+        if config.train.closed_form and not training.has_checkpoint(workdir):
+            size = config.evaluate.batch_size
+            kept = training_positions(dataset.annotations("train"), data.held_out)
+            start_readout(
+                model,
+                eval_batches(
+                    dataset, "train", data, batch_size=size, indices=kept, targets=targets, processes=processes
+                ),
+            )
         show = prediction_images(config, config.evaluate, data, gallery, model, writer)
         training.train(config, workdir, model, batches, writer, hooks=[(config.train.image_every, show)])
 

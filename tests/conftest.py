@@ -73,7 +73,7 @@ def tiny():
         graphdef, params, rest = nnx.split(model, is_trained(model), ...)
         return SimpleNamespace(
             options=options,
-            backbone=model.backbone_spec,
+            backbones=model.backbone_specs,
             graphdef=graphdef,
             params=numpy_weights(params),
             rest=numpy_weights(rest),

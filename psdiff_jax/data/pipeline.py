@@ -169,7 +169,7 @@ def eval_batches(
     options: DataOptions,
     *,
     batch_size: int,
-    indices: Sequence[int] | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
     targets: Targets | None = None,
     embedding_dim: int = 0,
     processes: Processes = ALONE,

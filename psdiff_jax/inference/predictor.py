@@ -63,13 +63,16 @@ class Predictor:
         model = merge(self.graphdef, params, rest, folded=True)
         condition = model.features(batch["image"], batch["image_size"])
         keys = jax.vmap(partial(jax.random.fold_in, key))(batch["image_index"])
-        query_box = None
+        query_box = held = None
         if query_boxes is not None:
             box = model.diffusion.encode_boxes(query_boxes[:, None], batch["image_size"])[:, 0]
             query_box = QueryBox(box, jnp.ones(box.shape[0], bool))
+            held = jnp.broadcast_to(
+                jnp.arange(self.sampler.num_proposals) == 0, (box.shape[0], self.sampler.num_proposals)
+            )
 
         def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array, Estimate]:
-            estimate = model.denoise(condition, state, t)[-1]
+            estimate = model.denoise(condition, state, t, held)[-1]
             return *model.clean(condition, estimate), estimate
 
         def predictions(estimate: Estimate) -> Predictions:

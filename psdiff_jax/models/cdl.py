@@ -44,11 +44,15 @@ class CDLOptions:
 
 
 class Prediction(NamedTuple):
-    """What one denoising step says: logits [B,N], box deltas [B,N,4], embeddings [B,N,D] (not normalised)."""
+    """What one denoising step says: logits [B,N], box deltas [B,N,4], embeddings [B,N,D] (not normalised).
+
+    hidden [B,N,2C]: what the embeddings were made from.
+    """
 
     logits: jax.Array
     deltas: jax.Array
     embeddings: jax.Array
+    hidden: jax.Array
 
 
 def linear(cin: int, cout: int, *, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
@@ -205,4 +209,5 @@ class CDL(nnx.Module):
         for layer, layer_norm in zip(self.tower, self.tower_norm, strict=True):
             objects = nnx.relu(layer_norm(layer(objects)))
         logits, deltas = self.score(objects)[..., 0], self.delta(objects)
-        return Prediction(*(v.astype(jnp.float32) for v in (logits, deltas, e0)))
+        logits, deltas, e0 = (v.astype(jnp.float32) for v in (logits, deltas, e0))
+        return Prediction(logits, deltas, e0, hidden)

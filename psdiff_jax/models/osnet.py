@@ -17,11 +17,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import reduce, repeat
+from einops import repeat
 from flax import nnx
 
 from psdiff_jax.models.backbone import BackboneSpec, Path
-from psdiff_jax.models.padding import clear_outside, valid_size
+from psdiff_jax.models.padding import clear_outside, shrunk, valid_size
 from psdiff_jax.models.resnet import conv, fold_into, max_pool, normalized
 from psdiff_jax.ops.depthwise import depthwise
 
@@ -184,7 +184,7 @@ class OSNet(nnx.Module):
         outputs: list[jax.Array] = []
         for i, (stage, stride) in enumerate(zip((self.conv2, self.conv3, self.conv4), (4, 8, 16), strict=True)):
             if i:
-                x = halved(self.transitions[i - 1](x, train), image_size, stride // 2)
+                x = shrunk(self.transitions[i - 1](x, train), image_size, 2, stride // 2)
             grid = Grid(image_size, stride, self.spec.gate_window)
             for block in stage:
                 x = block(x, train, grid)
@@ -231,14 +231,3 @@ class Grid:
             return gates
         times = GATE_STRIDE // self.stride
         return repeat(gates, "b h w c -> b (h i) (w j) c", i=times, j=times)[:, : x.shape[1], : x.shape[2]]
-
-
-def halved(x: jax.Array, image_size: jax.Array | None, stride: int) -> jax.Array:
-    """2x2 average pooling of stride 2 over the valid cells of a map of the given stride: [B,H,W,C] -> [B,H/2,W/2,C]."""
-    odd = [(0, side % 2) for side in x.shape[1:3]]
-    ones = clear_outside(jnp.ones((1, *x.shape[1:3], 1), x.dtype), image_size, stride)
-    cleared = clear_outside(x, image_size, stride)
-    sums, counts = (
-        reduce(jnp.pad(part, ((0, 0), *odd, (0, 0))), "b (h 2) (w 2) c -> b h w c", "sum") for part in (cleared, ones)
-    )
-    return sums / jnp.maximum(counts, 1)

@@ -5,6 +5,7 @@ Legend: B image, H W rows and columns of a map, C channels.
 
 import jax
 import jax.numpy as jnp
+from einops import reduce
 
 
 def valid_size(image_size: jax.Array, stride: int) -> jax.Array:
@@ -20,3 +21,20 @@ def clear_outside(x: jax.Array, image_size: jax.Array | None, stride: int = 1) -
     rows, columns = jnp.arange(x.shape[1]), jnp.arange(x.shape[2])
     inside = (rows[:, None] < size[:, 0, None, None]) & (columns < size[:, 1, None, None])
     return jnp.where(inside[..., None], x, 0)
+
+
+def shrunk(x: jax.Array, image_size: jax.Array | None, times: int, stride: int = 1) -> jax.Array:
+    """Means of blocks of `times` x `times` valid cells of a map of the given stride, [B,H,W,C] -> [B,H/times,..,C].
+
+    At a border that `times` does not divide, the mean is of what lies inside.
+    """
+    if times == 1:
+        return x
+    missing = [(0, -side % times) for side in x.shape[1:3]]
+    ones = clear_outside(jnp.ones((1, *x.shape[1:3], 1), x.dtype), image_size, stride)
+    cleared = clear_outside(x, image_size, stride)
+    sums, counts = (
+        reduce(jnp.pad(part, ((0, 0), *missing, (0, 0))), "b (h s) (w t) c -> b h w c", "sum", s=times, t=times)
+        for part in (cleared, ones)
+    )
+    return sums / jnp.maximum(counts, 1)

@@ -16,19 +16,25 @@ from psdiff_jax.models.backbone import BackboneSpec
 from psdiff_jax.models.backbones import BACKBONES
 from psdiff_jax.models.cdl import CDL, CDLOptions
 from psdiff_jax.models.fpn import FPN, STRIDES
+from psdiff_jax.models.padding import shrunk, valid_size
+from psdiff_jax.models.readout import RowReadout
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.roi_align import roi_align
-from psdiff_jax.options import AT_LEAST_1, POSITIVE, Need
+from psdiff_jax.options import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Need
 
 DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)
 MAX_LOG_SCALE = 4.135  # log(1000 / 16), detectron2's limit on how much one step may enlarge a box
 
 
 class Condition(NamedTuple):
-    """What denoising is conditioned on (Eq. 9): pyramid levels [B,H/s,W/s,C] and image_size [B,2] (h, w) in pixels."""
+    """What denoising is conditioned on (Eq. 9): pyramid levels [B,H/s,W/s,C] and image_size [B,2] (h, w) in pixels.
+
+    maps: what the row read-out reads, of the same strides but a multiple of the pyramid's resolution; () without it.
+    """
 
     pyramid: tuple[jax.Array, ...]
     image_size: jax.Array
+    maps: tuple[jax.Array, ...] = ()
 
 
 class Estimate(NamedTuple):
@@ -47,6 +53,14 @@ class PSDiffOptions(CDLOptions):
     backbone_weights: Annotated[
         str, "file of a pretrained backbone (`psdiff_jax.convert.backbone`); 'teacher' = the teacher's"
     ] = ""
+    downsample: Annotated[int, AT_LEAST_1, "the backbone sees images at this fraction of their resolution: 1 / it"] = 1
+    readout_rows: Annotated[
+        int, NOT_NEGATIVE, "rows of a box whose features are mapped to an embedding that is added (`models.readout`)"
+    ] = 0
+    reid_backbone: Annotated[
+        str, "backbone at full resolution that the row read-out reads; '' = the one above, at its own"
+    ] = ""
+    reid_weights: Annotated[str, "file of its pretrained weights"] = ""
     num_cdl: Annotated[int, AT_LEAST_1, "stacked denoising layers"] = 1
     sampling_ratio: Annotated[int, AT_LEAST_1, "RoIAlign's samples per cell and axis"] = 2
     canonical_size: Annotated[float, POSITIVE, "box size in pixels that RoIAlign reads from level P4"] = 224.0
@@ -55,7 +69,12 @@ class PSDiffOptions(CDLOptions):
 
     def check(self, need: Need) -> None:
         super().check(need)
-        need(self.backbone in BACKBONES, "backbone", f"choose one of {', '.join(BACKBONES)}")
+        names = ", ".join(BACKBONES)
+        need(self.backbone in BACKBONES, "backbone", f"choose one of {names}")
+        need(self.reid_backbone in ("", *BACKBONES), "reid_backbone", f"choose one of {names}, or '' for none")
+        need(
+            bool(self.readout_rows) or not self.reid_backbone, "readout_rows", "must be 1 or more to read reid_backbone"
+        )
 
 
 def apply_deltas(boxes: jax.Array, deltas: jax.Array) -> jax.Array:
@@ -75,7 +94,8 @@ def merge(graphdef: nnx.GraphDef, *states: Any, folded: bool = False) -> "PSDiff
     """
     model: PSDiff = nnx.merge(graphdef, *states)
     if folded:
-        model.backbone_spec.fold(model.backbone)
+        for name, spec in model.backbone_specs.items():
+            spec.fold(getattr(model, name))
     dtype = jnp.dtype(model.options.dtype)
     if dtype == jnp.float32:
         return model
@@ -93,13 +113,21 @@ class PSDiff(nnx.Module):
     def __init__(self, options: PSDiffOptions, diffusion: DiffusionOptions | None = None, *, rngs: nnx.Rngs):
         self.options = options
         self.diffusion = Diffusion(**vars(diffusion or DiffusionOptions()), embedding_dim=options.embedding_dim)
-        self.backbone = self.backbone_spec.make(rngs=rngs)
-        self.fpn = FPN(self.backbone_spec.channels, options.dim, rngs=rngs)
+        specs = self.backbone_specs
+        self.backbone = specs["backbone"].make(rngs=rngs)
+        self.fpn = FPN(specs["backbone"].channels, options.dim, rngs=rngs)
         self.cdl = nnx.List([CDL(options, rngs=rngs) for _ in range(options.num_cdl)])
+        if options.reid_backbone:
+            self.reid_backbone = specs["reid_backbone"].make(rngs=rngs)
+        read = specs.get("reid_backbone", specs["backbone"]).channels
+        rows, width = options.readout_rows, options.embedding_dim
+        self.readout = RowReadout(read, rows, 2 * options.dim, width, rngs=rngs) if rows else None
 
     @property
-    def backbone_spec(self) -> BackboneSpec:
-        return BACKBONES[self.options.backbone]
+    def backbone_specs(self) -> dict[str, BackboneSpec]:
+        """The backbones by the names of their modules."""
+        names = {"backbone": self.options.backbone, "reid_backbone": self.options.reid_backbone}
+        return {module: BACKBONES[name] for module, name in names.items() if name}
 
     def features(self, images: jax.Array, image_size: jax.Array) -> Condition:
         """uint8 RGB [B,H,W,3], valid size [B,2] -> Condition. BatchNorm is frozen.
@@ -107,35 +135,55 @@ class PSDiff(nnx.Module):
         The pyramid depends on neither the extent of the padding nor on what the batch holds there; it is zero there.
         """
         dtype = jnp.dtype(self.options.dtype)
-        stages = self.backbone(images.astype(jnp.float32), image_size=image_size, dtype=dtype)
-        return Condition(self.fpn(stages, image_size), image_size)
+        pixels = images.astype(jnp.float32)
+        times = self.options.downsample
+        small, small_size = shrunk(pixels, image_size, times), valid_size(image_size, times)
+        stages = self.backbone(small, image_size=small_size, dtype=dtype)
+        maps = () if self.readout is None else stages
+        if self.options.reid_backbone:
+            maps = self.reid_backbone(pixels, image_size=image_size, dtype=dtype)
+        return Condition(self.fpn(stages, small_size), image_size, maps)
 
-    def denoise(self, condition: Condition, state: State, t: jax.Array) -> list[Estimate]:
+    def denoise(
+        self, condition: Condition, state: State, t: jax.Array, held: jax.Array | None = None
+    ) -> list[Estimate]:
         """f_theta2 (Eq. 12): noisy state at times t [B] -> one Estimate for each stacked layer, the last is the answer.
 
         Later layers read the boxes and embeddings of the layer before (as constants), so that each is supervised.
+        The row read-out reads the box that a layer predicts, or the given one where `held` [B,N] says that it is exact.
         """
-        options = self.options
-        boxes = self.diffusion.decode_boxes(state.box, condition.image_size)
+        options, size = self.options, condition.image_size
+        boxes = self.diffusion.decode_boxes(state.box, size)
         embedding = state.embedding / self.diffusion.embedding_snr_scale
         estimates = []
         for layer in self.cdl:
             cells = roi_align(
                 condition.pyramid,
                 boxes,
-                strides=STRIDES,
+                strides=tuple(stride * options.downsample for stride in STRIDES),
                 side=options.side,
                 sampling_ratio=options.sampling_ratio,
-                canonical_size=options.canonical_size,
+                canonical_size=options.canonical_size * options.downsample,
                 backend=options.roi_backend,
-                image_size=condition.image_size,
+                image_size=size,
             )
             prediction = layer(rearrange(cells, "b n y x c -> b n (y x) c"), embedding, t)
             moved = apply_deltas(boxes, prediction.deltas)
-            estimates.append(Estimate(moved, prediction.logits, prediction.embeddings))
-            boxes = jax.lax.stop_gradient(box_ops.clip(moved, condition.image_size))
-            embedding = jax.lax.stop_gradient(prediction.embeddings)
+            after = jax.lax.stop_gradient(box_ops.clip(moved, size))
+            embeddings = prediction.embeddings
+            if self.readout is not None:
+                read = after if held is None else jnp.where(held[..., None], boxes, after)
+                embeddings += self.readout(self.read(condition, read), prediction.hidden)
+            estimates.append(Estimate(moved, prediction.logits, embeddings))
+            boxes, embedding = after, jax.lax.stop_gradient(embeddings)
         return estimates
+
+    def read(self, condition: Condition, boxes: jax.Array) -> jax.Array:
+        """What the row read-out maps to embeddings: features [B,N,F] of boxes [B,N,4] in pixels."""
+        assert self.readout is not None
+        factor = 1 if self.options.reid_backbone else self.options.downsample
+        strides = tuple(stride * factor for stride in STRIDES)
+        return self.readout.features(condition.maps, boxes, strides, condition.image_size, self.options.roi_backend)
 
     def clean(self, condition: Condition, estimate: Estimate) -> tuple[State, jax.Array]:
         """An estimate as (clean state, scores [B,N]), which is what samplers work with."""

@@ -1,6 +1,7 @@
 """AdamW with warm-up, the paper's step decay (or cosine), and gradient clipping."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,17 @@ PAPER_DECAY = (70 / 90, 84 / 90)  # section V-A3: divided by 10 at 70K and 84K o
 
 
 @dataclass(frozen=True)
+class Scales:
+    """config.train.scales: learning rates of the modules, relative to `learning_rate`."""
+
+    backbone: Annotated[float, NOT_NEGATIVE, "the backbone's"] = 1.0
+    fpn: Annotated[float, NOT_NEGATIVE, "the feature pyramid's"] = 1.0
+    cdl: Annotated[float, NOT_NEGATIVE, "the denoising layers'"] = 1.0
+    reid_backbone: Annotated[float, NOT_NEGATIVE, "the backbone's that the row read-out reads"] = 1.0
+    readout: Annotated[float, NOT_NEGATIVE, "the row read-out's"] = 1.0
+
+
+@dataclass(frozen=True)
 class OptimizerOptions:
     """Optimizer and schedule (a part of config.train)."""
 
@@ -26,7 +38,7 @@ class OptimizerOptions:
         Literal["step", "cosine", "constant"], "after warm-up: divided by 10 at 70/90 and 84/90 of the steps, or others"
     ] = "step"
     clip_norm: Annotated[float, POSITIVE, "largest global norm of a gradient"] = 1.0
-    backbone_scale: Annotated[float, NOT_NEGATIVE, "learning rate of the backbone, relative"] = 1.0
+    scales: Scales = field(default_factory=Scales)
 
     def check(self, need: Need) -> None:
         need(self.steps == 0 or self.warmup < self.steps, "warmup", f"must be below config.train.steps={self.steps}")
@@ -50,15 +62,21 @@ def warmed_up(schedule: optax.Schedule, warmup: int) -> optax.Schedule:
     return lambda step: schedule(step) * jnp.minimum(1.0, (step + 1) / max(warmup, 1))
 
 
-def make_optimizer(options: OptimizerOptions, backbone: BackboneSpec) -> optax.GradientTransformation:
-    """Clip by global norm, AdamW (no decay on biases and scales), backbone updates scaled by `backbone_scale`."""
+def make_optimizer(options: OptimizerOptions, backbones: Mapping[str, BackboneSpec]) -> optax.GradientTransformation:
+    """Clip by global norm, AdamW (no decay on biases and scales), each module's updates scaled by `options.scales`.
+
+    backbones: by the names of their modules; each knows which of its weights decay.
+    """
+
+    def names_of(path: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(getattr(key, "key", getattr(key, "name", None)) for key in path)
 
     def is_decayed(path: tuple[Any, ...], value: Any) -> bool:
-        names = tuple(getattr(key, "key", getattr(key, "name", None)) for key in path)
-        return value.ndim > 1 and (names[0] != "backbone" or backbone.is_decayed(names[1:]))
+        module, *names = names_of(path)
+        return value.ndim > 1 and (module not in backbones or backbones[module].is_decayed(tuple(names)))
 
     def scale(path: tuple[Any, ...], update: Any) -> Any:
-        return update * options.backbone_scale if getattr(path[0], "key", "") == "backbone" else update
+        return update * getattr(options.scales, str(names_of(path)[0]), 1.0)
 
     each = jax.tree_util.tree_map_with_path
     return optax.chain(

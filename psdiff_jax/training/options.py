@@ -1,7 +1,7 @@
 """Options of training."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from psdiff_jax.diffusion.noise import DiffusionOptions
 from psdiff_jax.diffusion.samplers import SamplerOptions
@@ -11,7 +11,7 @@ from psdiff_jax.training.matcher import MatchOptions
 from psdiff_jax.training.optimizer import OptimizerOptions
 from psdiff_jax.training.states import NoiseOptions
 
-Part = Literal["backbone", "fpn", "cdl"]  # the modules of a PSDiff
+Part = Literal["backbone", "fpn", "cdl", "reid_backbone", "readout"]  # the modules of a PSDiff
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class TrainOptions(OptimizerOptions):
     init_from: Annotated[str, ".npz of a whole PSDiff to start from"] = ""
     init_parts: Annotated[tuple[Part, ...], "modules taken from that file; () = all"] = ()
     frozen: Annotated[tuple[Part, ...], "modules that are not trained"] = ()
+    closed_form: Annotated[bool, "start the row read-out from ridge regression (`training.closed_form`)"] = False
     log_every: Annotated[int, AT_LEAST_1, "steps between two log lines"] = 50
     checkpoint_every: Annotated[int, AT_LEAST_1, "steps between two checkpoints"] = 1_000
     image_every: Annotated[int, NOT_NEGATIVE, "steps between two TensorBoard images of predictions; 0 = none"] = 1_000
@@ -30,7 +31,7 @@ class TrainOptions(OptimizerOptions):
 
     def check(self, need: Need) -> None:
         super().check(need)
-        need(len(set(self.frozen)) < 3, "frozen", "leave a module to train")
+        need(set(self.frozen) != set(get_args(Part)), "frozen", "leave a module to train")
 
 
 @dataclass(frozen=True)

@@ -92,13 +92,14 @@ def make_train_step(
 
 
 def is_trained(model: PSDiff, frozen: Sequence[str] = ()) -> Callable[[tuple[Any, ...], Any], bool]:
-    """A filter (path, value) of the variables that are trained: all parameters but those that the backbone keeps frozen
+    """A filter (path, value) of the variables that are trained: all parameters but those that a backbone keeps frozen
     and those of the modules named in `frozen`."""
 
     def trained(path: tuple[Any, ...], value: Any) -> bool:
         if not isinstance(value, nnx.Param) or path[0] in frozen:
             return False
-        return path[0] != "backbone" or model.backbone_spec.is_trained(path[1:])
+        backbone = model.backbone_specs.get(path[0])
+        return backbone is None or backbone.is_trained(path[1:])
 
     return trained
 

@@ -41,12 +41,14 @@ def build_model(config: TrainingConfig, teacher: Path) -> PSDiff:
         nnx.update(model, load_npz(teacher, nnx.state(model), source="backbone", target="backbone"))
     elif weights:
         nnx.update(model.backbone, load_backbone(Path(weights).expanduser(), nnx.state(model.backbone)).state)
+    if weights := config.model.reid_weights:
+        nnx.update(model.reid_backbone, load_backbone(Path(weights).expanduser(), nnx.state(model.reid_backbone)).state)
     return model
 
 
 def initial_state(config: TrainingConfig, model: PSDiff) -> tuple[nnx.GraphDef, TrainState]:
     """(graphdef, state at step 0)."""
-    optimizer, key = make_optimizer(config.train, model.backbone_spec), jax.random.key(config.seed)
+    optimizer, key = make_optimizer(config.train, model.backbone_specs), jax.random.key(config.seed)
     return create_state(model, optimizer, key, ema=config.train.ema_decay > 0, frozen=config.train.frozen)
 
 
@@ -66,7 +68,7 @@ def train(
     graphdef, state = initial_state(config, model)
     step = make_train_step(
         graphdef,
-        make_optimizer(options, model.backbone_spec),
+        make_optimizer(options, model.backbone_specs),
         config.noise,
         config.matching,
         config.sampler,
@@ -97,6 +99,12 @@ def train(
     if parallel.is_main_process():
         save_npz(workdir / "model.npz", nnx.merge_state(weights(state), state.rest))
     return state
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a training in `workdir` would continue."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.latest_step() is not None
 
 
 def weights(state: TrainState) -> Any:

@@ -159,7 +159,7 @@ def test_a_backbone_of_ones_own_is_one_class_and_one_entry(monkeypatch, make_bat
     small = {"dim": 16, "side": 3, "heads": 2, "dynamic_width": 4, "embedding_dim": 8, "time_dim": 16}
     options = read(PSDiffOptions, {"backbone": "patches", "dtype": "float32", **small})
     model = PSDiff(options, rngs=nnx.Rngs(0))
-    optimizer = make_optimizer(OptimizerOptions(1e-2, weight_decay=0.5, warmup=0), model.backbone_spec)
+    optimizer = make_optimizer(OptimizerOptions(1e-2, weight_decay=0.5, warmup=0), model.backbone_specs)
     graphdef, state = create_state(model, optimizer, jax.random.key(0), ema=False)
     assert "gain" in state.rest["backbone"] and "gain" not in state.params["backbone"]
     nothing = jax.tree.map(jnp.zeros_like, state.params)

@@ -10,7 +10,8 @@ from flax import nnx
 
 from psdiff_jax.convert.backbone import convert_backbone
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
-from psdiff_jax.models.osnet import Grid, OSNetSpec, halved
+from psdiff_jax.models.osnet import Grid, OSNetSpec
+from psdiff_jax.models.padding import shrunk
 from psdiff_jax.models.resnet import max_pool
 
 SMALL = OSNetSpec(8, (16, 24, 32))
@@ -93,7 +94,7 @@ def test_gates_average_over_the_valid_cells_of_a_window(stride, window):
 def test_average_pooling_at_the_border():
     x = np.random.default_rng(0).normal(size=(1, 5, 7, 2)).astype(np.float32)
     batch = np.pad(x, ((0, 0), (0, 3), (0, 1), (0, 0)), constant_values=9)
-    got = np.asarray(halved(jnp.asarray(batch), np.int32([[17, 28]]), 4))
+    got = np.asarray(shrunk(jnp.asarray(batch), np.int32([[17, 28]]), 2, 4))
     assert got.shape == (1, 4, 4, 2)
     for r, c in np.ndindex(3, 4):
         np.testing.assert_allclose(got[0, r, c], x[0, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].mean((0, 1)), rtol=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from psdiff_jax.models.backbones import BACKBONES
-from psdiff_jax.training.optimizer import OptimizerOptions, learning_rate, make_optimizer
+from psdiff_jax.training.optimizer import OptimizerOptions, Scales, learning_rate, make_optimizer
 
 
 def rate(spec, *steps):
@@ -43,7 +43,7 @@ def zeros():
 
 
 def updates(spec, gradients):
-    optimizer = make_optimizer(spec, BACKBONES["swin_toy"])
+    optimizer = make_optimizer(spec, {"backbone": BACKBONES["swin_toy"]})
     return jax.jit(lambda g: optimizer.update(g, optimizer.init(PARAMS), PARAMS)[0])(gradients)
 
 
@@ -59,7 +59,8 @@ def test_only_matrices_decay():
 def test_the_backbone_has_a_rate_of_its_own(scale):
     gradients = {group: {name: jnp.ones_like(v) for name, v in values.items()} for group, values in PARAMS.items()}
     got = updates(
-        OptimizerOptions(1e-2, weight_decay=0.1, warmup=0, schedule="constant", backbone_scale=scale), gradients
+        OptimizerOptions(1e-2, weight_decay=0.1, warmup=0, schedule="constant", scales=Scales(backbone=scale)),
+        gradients,
     )
     # Adam's first step is the sign of the gradient, whatever its size; then decay.
     for group, matrix, vector, factor in (("backbone", "conv", "bias", scale), ("head", "kernel", "scale", 1.0)):
@@ -70,7 +71,8 @@ def test_the_backbone_has_a_rate_of_its_own(scale):
 def test_gradients_are_clipped_as_a_whole():
     """Adam's first moment after a huge gradient is (1 - 0.9) times one of norm clip_norm."""
     optimizer = make_optimizer(
-        OptimizerOptions(1e-2, weight_decay=0.0, clip_norm=0.5, warmup=0, schedule="constant"), BACKBONES["swin_toy"]
+        OptimizerOptions(1e-2, weight_decay=0.0, clip_norm=0.5, warmup=0, schedule="constant"),
+        {"backbone": BACKBONES["swin_toy"]},
     )
     gradients = zeros() | {"head": {"kernel": jnp.full((3, 2), 3e6), "scale": jnp.full(2, 4e6)}}
     state = jax.jit(lambda g: optimizer.update(g, optimizer.init(PARAMS), PARAMS)[1])(gradients)

@@ -32,7 +32,7 @@ GOLDEN = {
 @pytest.fixture(scope="module")
 def training(tiny):
     """(step, function that makes a fresh state): steps give their state's memory away."""
-    optimizer = make_optimizer(OPTIMIZER, tiny.backbone)
+    optimizer = make_optimizer(OPTIMIZER, tiny.backbones)
     step = make_train_step(
         tiny.graphdef,
         optimizer,
@@ -102,7 +102,7 @@ def test_frozen_modules_are_no_parameters(tiny):
     model = nnx.merge(tiny.graphdef, tiny.params, tiny.rest)
     whole = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(nnx.state(model))[0]}
     _, state = create_state(
-        model, make_optimizer(OPTIMIZER, tiny.backbone), jax.random.key(0), ema=True, frozen=("backbone", "fpn")
+        model, make_optimizer(OPTIMIZER, tiny.backbones), jax.random.key(0), ema=True, frozen=("backbone", "fpn")
     )
     split = [
         {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}

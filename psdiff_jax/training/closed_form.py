@@ -1,0 +1,182 @@
+"""The row read-out in closed form: ridge regression from the features of ground-truth boxes to the teacher's targets.
+
+Minimises |Z W - Y|^2 + s |W|^2 over all ground truths with a target, Z their standardised features. Sums are streamed,
+so that only the features of a sample of boxes are kept. The strength s is chosen by cross-validation over identities:
+a map of all folds but one must rank the boxes of that one, people that it has not seen. Ranking, not the error: towards
+new people all maps are far from the targets, and the least error is that of a map which says nothing.
+
+Legend: B image, M ground truth (padded), n box, F feature, D embedding.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from psdiff_jax import parallel
+from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.reid import reid_scores
+from psdiff_jax.models.psdiff import PSDiff, merge
+
+FOLDS = 5
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # per box of the fit
+MOST_KEPT = 4000  # boxes of a fold that are ranked
+
+
+class Fit(NamedTuple):
+    """mean, variance [F] of the features; kernel [F,D] and bias [D] of the map of standardised ones; what was found.
+
+    strength: the chosen one, per box. scores: mAP of the ranking with each of `STRENGTHS`. boxes: how many were fitted.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    kernel: np.ndarray
+    bias: np.ndarray
+    strength: float
+    scores: dict[float, float]
+    boxes: int
+
+
+class Sums:
+    """Count, sum and products of [1, features, targets], in float64."""
+
+    def __init__(self, features: int, targets: int):
+        self.count = 0
+        self.x, self.y = np.zeros(features), np.zeros(targets)
+        self.xx, self.xy = np.zeros((features, features)), np.zeros((features, targets))
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """x [n,F], y [n,D]."""
+        x, y = x.astype(np.float64), y.astype(np.float64)
+        self.count += len(x)
+        self.x += x.sum(0)
+        self.y += y.sum(0)
+        self.xx += x.T @ x
+        self.xy += x.T @ y
+
+    def plus(self, other: "Sums", sign: int = 1) -> "Sums":
+        """The sums of both, or of what is in this one only (sign -1)."""
+        both = Sums(len(self.x), len(self.y))
+        for name, value in vars(self).items():
+            setattr(both, name, value + sign * getattr(other, name))
+        return both
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance of the features [F]."""
+        mean = self.x / self.count
+        return mean, np.maximum(np.diag(self.xx) / self.count - mean**2, 1e-12)
+
+    def solve(self, strengths: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(kernel, bias) of standardised features for each strength; the bias is not penalised."""
+        mean, variance = self.moments()
+        deviation = np.sqrt(variance)
+        centred = self.xx - self.count * np.outer(mean, mean)
+        products = (self.xy - np.outer(mean, self.y)) / deviation[:, None]
+        values, vectors = np.linalg.eigh(centred / np.outer(deviation, deviation))
+        rotated, bias = vectors.T @ products, self.y / self.count
+        return [(vectors @ (rotated / (values[:, None] + s * self.count)), bias) for s in strengths]
+
+
+def fit(boxes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Fit:
+    """Fits (features [n,F], unit targets [n,D], person ids [n]) batch by batch.
+
+    Raises:
+      InputError: a fold has no box: there are too few people.
+    """
+    sums: list[Sums] = []
+    kept: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(FOLDS)]
+    seen = 0
+    for x, y, ids in boxes:
+        sums = sums or [Sums(x.shape[1], y.shape[1]) for _ in range(FOLDS)]
+        # Boxes without an identity are people as well: each is one of its own.
+        fold = np.where(ids < 0, seen + np.arange(len(ids)), ids) % FOLDS
+        seen += len(ids)
+        for k in np.unique(fold):
+            mine = fold == k
+            sums[k].add(x[mine], y[mine])
+            if sum(len(part[1]) for part in kept[k]) < MOST_KEPT:
+                kept[k].append((x[mine], ids[mine]))
+    if not sums or not all(part.count for part in sums):
+        raise InputError(
+            f"config.train.closed_form: needs ground truths of at least {FOLDS} people with a target; turn it off"
+        )
+    total = sums[0]
+    for part in sums[1:]:
+        total = total.plus(part)
+    scores = _cross_validated(total, sums, kept)
+    best = max(scores, key=lambda strength: scores[strength])
+    (kernel, bias), (mean, variance) = total.solve([best])[0], total.moments()
+    mean, variance, kernel, bias = (v.astype(np.float32) for v in (mean, variance, kernel, bias))
+    return Fit(mean, variance, kernel, bias, best, scores, total.count)
+
+
+def _cross_validated(
+    total: Sums, sums: list[Sums], kept: list[list[tuple[np.ndarray, np.ndarray]]]
+) -> dict[float, float]:
+    """Mean over the folds of the mAP with which maps of the other folds rank a fold's boxes, for each strength."""
+    found: dict[float, list[float]] = {strength: [] for strength in STRENGTHS}
+    for part, rows in zip(sums, kept, strict=True):
+        others = total.plus(part, -1)
+        mean, variance = others.moments()
+        x, ids = (np.concatenate(values) for values in zip(*rows, strict=True))
+        named = ids[ids >= 0]
+        queries = np.flatnonzero((ids >= 0) & np.isin(ids, [i for i in np.unique(named) if (named == i).sum() > 1]))
+        if not len(queries):
+            continue
+        z = (x - mean) / np.sqrt(variance)
+        for strength, (kernel, bias) in zip(STRENGTHS, others.solve(STRENGTHS), strict=True):
+            p = z @ kernel + bias
+            p /= np.linalg.norm(p, axis=1, keepdims=True) + 1e-12
+            found[strength].append(float(reid_scores(p, ids, queries=queries)["mAP"]))
+    return {strength: float(np.mean(values)) if values else 0.0 for strength, values in found.items()}
+
+
+def start_readout(model: PSDiff, batches: Iterable[dict[str, np.ndarray]]) -> Fit:
+    """Sets the model's row read-out to the closed form, and what the denoising layers add to it to zero.
+
+    batches: with ground truths, their embeddings (zeros = unknown) and person ids, in any order, without augmentation.
+    Every device and process computes the features of its own images.
+    """
+    readout = model.readout
+    assert readout is not None
+    found = fit(_ground_truths(model, batches))
+    new = {
+        "norm": {"mean": found.mean, "var": found.variance},
+        "linear": {"kernel": found.kernel, "bias": found.bias},
+    }
+    nnx.update(readout, jax.tree.map(jnp.asarray, new))
+    for layer in model.cdl:
+        nnx.update(layer.embedding_head, jax.tree.map(jnp.zeros_like, nnx.state(layer.embedding_head)))
+    scores = ", ".join(f"{strength:g}: {100 * score:.1f}" for strength, score in found.scores.items())
+    print(
+        f"closed form: {found.boxes} boxes; mAP of unseen people by strength {scores}; taken: {found.strength:g}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return found
+
+
+def _ground_truths(
+    model: PSDiff, batches: Iterable[dict[str, np.ndarray]]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(features, targets, person ids) of the ground truths with a target, batch by batch."""
+    graphdef, state = nnx.split(model)
+    mesh = parallel.make_mesh()
+    state = parallel.put_replicated(state, mesh)
+
+    @jax.jit
+    def features(state: nnx.State, image: jax.Array, size: jax.Array, boxes: jax.Array) -> jax.Array:
+        network = merge(graphdef, state)
+        return network.read(network.features(image, size), boxes).astype(jnp.float32)
+
+    for batch in batches:
+        inputs = parallel.put_batch({name: batch[name] for name in ("image", "image_size", "boxes")}, mesh)
+        x = parallel.fetch(features(state, inputs["image"], inputs["image_size"], inputs["boxes"]))
+        whole = parallel.gather_batch({name: batch[name] for name in ("embeddings", "person_ids", "boxes_mask")})
+        known = whole["boxes_mask"] & np.any(whole["embeddings"] != 0, axis=-1)
+        yield x[known], whole["embeddings"][known], whole["person_ids"][known]

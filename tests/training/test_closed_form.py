@@ -1,0 +1,64 @@
+"""The row read-out's closed form against scikit-learn, and that it ranks people it has not seen."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from psdiff_jax.errors import InputError
+from psdiff_jax.training.closed_form import STRENGTHS, Sums, fit
+
+
+def people(count=60, each=6, features=30, dim=8, noise=0.5, seed=0):
+    """Features of boxes whose first 10 columns tell people apart (after a mixing) and whose others do not."""
+    rng = np.random.default_rng(seed)
+    ids = np.repeat(np.arange(count), each)
+    looks, mixing = rng.normal(size=(count, 10))[ids], rng.normal(size=(10, dim))
+    x = np.concatenate([looks + noise * rng.normal(size=looks.shape), rng.normal(size=(len(ids), features - 10))], 1)
+    y = looks @ mixing
+    x = (x * rng.uniform(0.1, 30, features) + rng.normal(size=features)).astype(np.float32)
+    return x, (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32), ids
+
+
+def test_equals_ridge_regression_of_scikit_learn():
+    x, y, ids = people()
+    sums = Sums(x.shape[1], y.shape[1])
+    for part in np.array_split(np.arange(len(x)), 7):
+        sums.add(x[part], y[part])
+    mean, variance = sums.moments()
+    np.testing.assert_allclose(mean, x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(variance, x.var(0), rtol=1e-4)
+    z = (x - mean) / np.sqrt(variance)
+    for strength, (kernel, bias) in zip(STRENGTHS, sums.solve(STRENGTHS), strict=True):
+        reference = Ridge(alpha=strength * len(x)).fit(z, y)
+        np.testing.assert_allclose(z @ kernel + bias, reference.predict(z), atol=1e-6)
+    found = fit((x[part], y[part], ids[part]) for part in np.array_split(np.arange(len(x)), 7))
+    np.testing.assert_allclose(found.kernel, sums.solve([found.strength])[0][0], atol=1e-6)
+    assert found.boxes == len(x) and found.strength == max(found.scores, key=lambda s: found.scores[s])
+
+
+def test_ranks_people_that_it_has_not_seen():
+    x, y, ids = people(count=160, noise=0.15)
+    seen = ids < 100
+    found = fit([(x[seen], y[seen], ids[seen])])
+    p = (x[~seen] - found.mean) / np.sqrt(found.variance) @ found.kernel + found.bias
+
+    def top1(embeddings):
+        e = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+        similarity = e @ e.T - 9 * np.eye(len(e))
+        return np.mean(ids[~seen][similarity.argmax(1)] == ids[~seen])
+
+    assert top1(p) > 0.9 > 0.5 > top1(x[~seen])
+
+
+def test_people_without_identity_are_fitted_and_not_ranked():
+    x, y, ids = people()
+    found = fit([(x, y, np.where(ids % 2, ids, -1))])
+    assert found.boxes == len(x) and max(found.scores.values()) > 0.5
+
+
+def test_too_few_people():
+    x, y, ids = people(count=4)
+    with pytest.raises(InputError, match=r"config\.train\.closed_form: needs ground truths of at least 5 people"):
+        fit([(x, y, ids)])
+    with pytest.raises(InputError, match="closed_form"):
+        fit([])
