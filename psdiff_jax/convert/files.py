@@ -1,4 +1,4 @@
-"""Reading files of weights: .npz, .safetensors, .onnx and PyTorch pickles. Nothing in a file is executed."""
+"""Reading files of weights: .npz, .safetensors, .onnx, .xml and PyTorch pickles. Nothing in a file is executed."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.convert.onnx import read_onnx
+from psdiff_jax.convert.openvino_ir import read_openvino_ir
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.weights import read_npz
 
@@ -32,9 +33,13 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         return _read_safetensors(path)
     if path.suffix == ".onnx":
         return read_onnx(path)
+    if path.suffix == ".xml":
+        return read_openvino_ir(path)
     if path.suffix in (".pth", ".pt", ".bin", ".tar"):
         return _read_pickle(path)
-    raise InputError(f"{path}: weights are .npz, .safetensors, .onnx, .pth, .pt, .bin or .tar; rename it if it is one")
+    raise InputError(
+        f"{path}: weights are .npz, .safetensors, .onnx, .xml, .pth, .pt, .bin or .tar; rename it if it is one"
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -14,6 +14,12 @@ import numpy as np
 from psdiff_jax.errors import InputError
 
 MOST_BLOCKS = 200  # of one stage, in any file
+EPSILON = 1e-5  # BatchNorm's, in every published OSNet and MobileNetV2
+
+
+def folded_norm(ours: str) -> float | None:
+    """The value of one of our tensors where BatchNorm is folded away but for its bias; None where the file has it."""
+    return {"scale": 1.0, "mean": 0.0, "var": 1.0 - EPSILON}.get(ours.rsplit("/", 1)[1])
 
 
 @dataclass(frozen=True)
@@ -100,11 +106,12 @@ class BackboneLayout(Layout):
     """How one library names the tensors of a family of backbones.
 
     family: its name, for messages. key: one of our names that every backbone of the family has and no other; "" = the
-    layout is of all families.
+    layout is of all families. in_detectors: files are whole detectors, of which the backbone is taken.
     """
 
     family: ClassVar[str] = "backbone"
     key: ClassVar[str] = ""
+    in_detectors: ClassVar[bool] = False
     prefixes: ClassVar[tuple[str, ...]] = ("module", "model", "backbone", "encoder")
     noun: ClassVar[str] = "backbone"
     advice: ClassVar[str] = "is it what config.model.backbone names?"

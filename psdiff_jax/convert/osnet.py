@@ -7,11 +7,10 @@ tensors are those of the identity.
 import re
 from dataclasses import dataclass
 
-from psdiff_jax.convert.layout import BackboneLayout, Checkpoint
+from psdiff_jax.convert.layout import BackboneLayout, Checkpoint, folded_norm
 from psdiff_jax.convert.resnet import LEAVES
 
 LEFT_OUT = r"(fc|classifier)\..+|.*\.num_batches_tracked"
-EPSILON = 1e-5  # BatchNorm's, in every published OSNet
 
 
 def torchreid_names(name: str) -> tuple[str]:
@@ -49,7 +48,7 @@ class FoldedOSNetLayout(OSNetLayout):
     """The same where BatchNorm is folded into the convolutions."""
 
     def default(self, ours: str) -> float | None:
-        return {"scale": 1.0, "mean": 0.0, "var": 1.0 - EPSILON}.get(ours.rsplit("/", 1)[1])
+        return folded_norm(ours)
 
 
 _GATE = r"conv2\.0\.gate\.fc1\.weight"

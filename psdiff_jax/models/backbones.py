@@ -5,10 +5,10 @@ from typing import Any, cast
 import jax
 from flax import nnx
 
-from psdiff_jax.models import osnet, resnet, swin
+from psdiff_jax.models import mobilenet, osnet, resnet, swin
 from psdiff_jax.models.backbone import BackboneSpec
 
-BACKBONES: dict[str, BackboneSpec] = {**resnet.SPECS, **swin.SPECS, **osnet.SPECS}
+BACKBONES: dict[str, BackboneSpec] = {**resnet.SPECS, **swin.SPECS, **osnet.SPECS, **mobilenet.SPECS}
 
 
 class OneKey:

@@ -21,9 +21,9 @@ from einops import repeat
 from flax import nnx
 
 from psdiff_jax.models.backbone import BackboneSpec, Path
+from psdiff_jax.models.layers import Depthwise, Layer, fold_layers
 from psdiff_jax.models.padding import clear_outside, shrunk, valid_size
-from psdiff_jax.models.resnet import conv, fold_into, max_pool, normalized
-from psdiff_jax.ops.depthwise import depthwise
+from psdiff_jax.models.resnet import conv, max_pool
 
 GATE_STRIDE = 16  # of the cells of an image that have a gate of their own
 
@@ -64,10 +64,7 @@ class OSNetSpec(BackboneSpec):
         return "bn" not in path
 
     def fold(self, network: "OSNet") -> None:
-        for _, module in nnx.iter_modules(network):
-            if isinstance(module, Layer):
-                fold_into(module.conv, module.bn)
-                module.bn = None
+        fold_layers(network)
 
 
 SPECS = {
@@ -76,34 +73,6 @@ SPECS = {
     "osnet_x0_75": OSNetSpec(48, (192, 288, 384)),
     "osnet_x1_0": OSNetSpec(64, (256, 384, 512)),
 }
-
-
-class Depthwise(nnx.Conv):
-    """A 3x3 convolution of each channel by itself: [B,H,W,C] -> same."""
-
-    def __init__(self, width: int, *, rngs: nnx.Rngs):
-        init = nnx.initializers.he_normal()
-        super().__init__(
-            width, width, (3, 3), feature_group_count=width, use_bias=False, kernel_init=init, rngs=rngs
-        )  # fmt: skip
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = depthwise(x, self.kernel[...][:, :, 0])
-        return y if self.bias is None else y + self.bias[...]
-
-
-class Layer(nnx.Module):
-    """A convolution, BatchNorm (None: it is folded away) and, unless `relu` is False, a ReLU."""
-
-    def __init__(self, convolution: nnx.Conv, epsilon: float, relu: bool = True, *, rngs: nnx.Rngs):
-        self.conv, self.relu = convolution, relu
-        self.bn: nnx.BatchNorm | None = nnx.BatchNorm(
-            convolution.out_features, epsilon=epsilon, momentum=0.9, rngs=rngs
-        )
-
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = normalized(self.bn, self.conv(x), train)
-        return nnx.relu(x) if self.relu else x
 
 
 class LiteLayer(Layer):
@@ -138,8 +107,10 @@ class Block(nnx.Module):
             [nnx.List([LiteLayer(width, epsilon, rngs=rngs) for _ in range(depth)]) for depth in (1, 2, 3, 4)]
         )
         self.gate = Gate(width, rngs=rngs)
-        self.conv3 = Layer(conv(width, cout, 1, rngs=rngs), epsilon, relu=False, rngs=rngs)
-        self.downsample = Layer(conv(cin, cout, 1, rngs=rngs), epsilon, relu=False, rngs=rngs) if cin != cout else None
+        self.conv3 = Layer(conv(width, cout, 1, rngs=rngs), epsilon, activation=None, rngs=rngs)
+        self.downsample = (
+            Layer(conv(cin, cout, 1, rngs=rngs), epsilon, activation=None, rngs=rngs) if cin != cout else None
+        )
 
     def __call__(self, x: jax.Array, train: bool, grid: "Grid") -> jax.Array:
         shortcut = x if self.downsample is None else self.downsample(x, train)

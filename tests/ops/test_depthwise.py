@@ -8,21 +8,23 @@ import pytest
 from psdiff_jax.ops.depthwise import depthwise
 
 
-def grouped(x, kernel):
+def grouped(x, kernel, stride=1):
     axes, kernel = ("NHWC", "HWIO", "NHWC"), kernel[:, :, None]
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=axes, feature_group_count=x.shape[-1]
+        x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=axes, feature_group_count=x.shape[-1]
     )
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 7, 6), (1, 1, 4, 3), (1, 3, 1, 1)])
-def test_equals_a_grouped_convolution(shape):
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 6), (1, 1, 4, 3), (1, 3, 1, 1), (1, 6, 8, 2)])
+def test_equals_a_grouped_convolution(shape, stride):
     rng = np.random.default_rng(0)
-    x, weight = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
-    kernel = jnp.asarray(rng.normal(size=(3, 3, shape[-1])), jnp.float32)
-    np.testing.assert_allclose(jax.jit(depthwise)(x, kernel), grouped(x, kernel), atol=1e-5)
+    x, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in (shape, (3, 3, shape[-1])))
+    expected = grouped(x, kernel, stride)
+    weight = jnp.asarray(rng.normal(size=expected.shape), jnp.float32)
+    np.testing.assert_allclose(jax.jit(depthwise, static_argnums=2)(x, kernel, stride), expected, atol=1e-5)
     gradients = [
-        jax.jit(jax.grad(lambda x, kernel, f=f: (f(x, kernel) * weight).sum(), (0, 1)))(x, kernel)
+        jax.jit(jax.grad(lambda x, kernel, f=f: (f(x, kernel, stride) * weight).sum(), (0, 1)))(x, kernel)
         for f in (depthwise, grouped)
     ]
     for ours, theirs in zip(*gradients, strict=True):
