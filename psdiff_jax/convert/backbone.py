@@ -2,8 +2,9 @@
 
     python -m psdiff_jax.convert.backbone IN OUT.npz [--backbone swin_b]
 
-IN: torchvision's, timm's, Hugging Face's, Microsoft's or torchreid's file (.pth, .bin, .safetensors, .onnx) or an .npz.
-Its layout is recognised from the names (`convert.layouts`). `config.model.backbone_weights` takes both IN and OUT.npz.
+IN: torchvision's, timm's, Hugging Face's, Microsoft's or torchreid's file (.pth, .bin, .safetensors, .onnx), a detector
+of Open Model Zoo (.xml, with its .bin beside it) or an .npz. Its layout is recognised from the names
+(`convert.layouts`). `config.model.backbone_weights` takes both IN and OUT.npz.
 """
 
 import argparse

@@ -12,6 +12,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbone import BackboneSpec
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.fpn import FPN, STRIDES
+from psdiff_jax.models.mobilenet import MobileNetV2Spec
 from psdiff_jax.models.osnet import OSNetSpec
 from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions, merge
 from psdiff_jax.models.resnet import ResNetSpec
@@ -23,10 +24,12 @@ pytestmark = pytest.mark.slow
 
 BOTTLENECK = ResNetSpec((1, 1, 2, 1), (8, 8, 12, 16), bottleneck=True, stem_width=8)
 OSNET = OSNetSpec(8, (16, 24, 32), gate_window=(32, 31))  # of 48x16 pixels
+MOBILENET = MobileNetV2Spec(True, 8, (8, 8, 10, 12, 12, 14, 16), (1, 2, 1, 1, 1, 2, 1))
 NETWORKS = {
     "basic blocks": BACKBONES["tiny"],
     "bottlenecks, stride in the first": dataclasses.replace(BOTTLENECK, stride_in_1x1=True),
     "osnet": OSNET,
+    "mobilenet": MOBILENET,
     "swin": dataclasses.replace(BACKBONES["swin_toy"], depths=(2, 1, 2, 1)),  # shifted in stages of both parities
 }
 
@@ -81,7 +84,7 @@ def test_padding_a_batch_changes_nothing(name):
                 assert not np.any(got[-(-height // stride) :]) and not np.any(got[:, -(-width // stride) :])
 
 
-@pytest.mark.parametrize("spec", [BOTTLENECK, OSNET], ids=["bottlenecks", "osnet"])
+@pytest.mark.parametrize("spec", [BOTTLENECK, OSNET, MOBILENET], ids=["bottlenecks", "osnet", "mobilenet"])
 def test_padding_is_exact_with_folded_batch_norm(spec):
     """Without its norms a convolution has a bias, which makes the padding other than zero in between."""
     graphdef, state = nnx.split(abstract_backbone(spec))
