@@ -20,6 +20,30 @@ def sigmoid_focal(logits: jax.Array, targets: jax.Array, alpha: float = 0.25, ga
     return alpha_t * (1 - p_t) ** gamma * cross_entropy
 
 
+def quality_focal(logits: jax.Array, targets: jax.Array, beta: float = 2.0) -> jax.Array:
+    """Quality focal loss (Li et al. 2020, "Generalized Focal Loss", Eq. 4), elementwise; targets lie in [0, 1]."""
+    cross_entropy = -targets * jax.nn.log_sigmoid(logits) - (1 - targets) * jax.nn.log_sigmoid(-logits)
+    return jnp.abs(targets - jax.nn.sigmoid(logits)) ** beta * cross_entropy
+
+
+def score_loss(
+    logits: jax.Array,
+    boxes: jax.Array,
+    matched: jax.Array,
+    gt: jax.Array,
+    batch: dict[str, jax.Array],
+    spec: MatchOptions,
+) -> jax.Array:
+    """Elementwise [B,N] loss of the scores, by `spec.score`. matched: bool [B,N]; gt: int [B,N]."""
+    if spec.score == "matched":
+        return sigmoid_focal(logits, matched.astype(jnp.float32), spec.alpha, spec.gamma)
+    ious = box_ops.pairwise(box_ops.iou, boxes, batch["boxes"]) * batch["boxes_mask"][:, None]
+    best = ious.max(-1)
+    if spec.score == "matched_iou":
+        best = matched * jnp.take_along_axis(ious, gt[..., None], axis=-1)[..., 0]
+    return quality_focal(logits, jax.lax.stop_gradient(best), spec.gamma)
+
+
 def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions) -> dict[str, jax.Array]:
     """Loss terms of one layer, each weighted as in Eq. 13; their sum is the loss.
 
@@ -55,7 +79,7 @@ def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions
     known = weight * jnp.any(target_embeddings != 0, axis=-1)
     embeddings = jnp.maximum(known.sum(), 1.0) if spec.reid_reduction == "mean" else known.shape[0]
     return {
-        "cls": spec.cls * sigmoid_focal(estimate.logits, weight, spec.alpha, spec.gamma).sum() / count,
+        "cls": spec.cls * score_loss(estimate.logits, frozen.boxes, matched, gt, batch, spec).sum() / count,
         "l1": spec.l1 * (weight * l1).sum() / count,
         "giou": spec.giou * (weight * (1 - giou)).sum() / count,
         "reid": spec.reid * (known * jnp.sqrt(squared + 1e-12)).sum() / embeddings,

@@ -23,6 +23,10 @@ class MatchOptions:
     """config.matching: the matching rule, and the weights of cost and loss (paper Eq. 13)."""
 
     rule: Annotated[Literal["simota", "hungarian"], "SimOTA's dynamic k, or one to one"] = "simota"
+    score: Annotated[
+        Literal["matched", "matched_iou", "iou"],
+        "what a score learns: whether the proposal is matched; its IoU if it is; or its IoU with any ground truth",
+    ] = "matched"
     cls: Annotated[float, NOT_NEGATIVE, "weight of the focal loss"] = 2.0
     l1: Annotated[float, NOT_NEGATIVE, "weight of the L1 loss of boxes"] = 5.0
     giou: Annotated[float, NOT_NEGATIVE, "weight of the GIoU loss"] = 2.0

@@ -28,22 +28,26 @@ def new_model(config: TrainingConfig) -> PSDiff:
 
 
 def build_model(config: TrainingConfig, teacher: Path) -> PSDiff:
-    """A PSDiff with the weights it starts from (config.train.init_from, or config.model.backbone_weights).
+    """A PSDiff with the weights it starts from: those of its backbones, then those of config.train.init_from.
 
     teacher: `.npz` of the trained teacher, for backbone_weights = "teacher".
     """
-    model, weights = new_model(config), config.model.backbone_weights
+    model = new_model(config)
+    if config.model.backbone_weights == "teacher":
+        nnx.update(model, load_npz(teacher, nnx.state(model), source="backbone", target="backbone"))
+    elif config.model.backbone_weights:
+        _load_backbone(model.backbone, config.model.backbone_weights)
+    if config.model.reid_weights:
+        _load_backbone(model.reid_backbone, config.model.reid_weights)
     if config.train.init_from:
         path = Path(config.train.init_from).expanduser()
         for part in config.train.init_parts or ("",):
             nnx.update(model, load_npz(path, nnx.state(model), source=part, target=part))
-    elif weights == "teacher":
-        nnx.update(model, load_npz(teacher, nnx.state(model), source="backbone", target="backbone"))
-    elif weights:
-        nnx.update(model.backbone, load_backbone(Path(weights).expanduser(), nnx.state(model.backbone)).state)
-    if weights := config.model.reid_weights:
-        nnx.update(model.reid_backbone, load_backbone(Path(weights).expanduser(), nnx.state(model.reid_backbone)).state)
     return model
+
+
+def _load_backbone(backbone: Any, weights: str) -> None:
+    nnx.update(backbone, load_backbone(Path(weights).expanduser(), nnx.state(backbone)).state)
 
 
 def initial_state(config: TrainingConfig, model: PSDiff) -> tuple[nnx.GraphDef, TrainState]:
