@@ -114,6 +114,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "varied": {
         "style": "varied", "size": (240, 320), "train_images": 20000, "gallery_images": 400, "queries": 120,
         "train_identities": 1500, "test_identities": 120, "cameras": 20000, "people": (1, 12),
-        "person_height": (0.1, 1.4), "empty": 0.08, "min_visible": 0.3, "quality": (15, 95),
+        "person_height": (0.1, 1.4), "empty": 0.06, "min_visible": 0.3, "quality": (15, 95),
     },
 }  # fmt: skip
