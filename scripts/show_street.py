@@ -2,21 +2,24 @@
 
     python scripts/show_street.py --out /tmp/street --preset tiny --scenes 24
     python scripts/show_street.py --out /tmp/street --preset full --scenes 4 --source people.tar --people 8
+    python scripts/show_street.py --out /tmp/street --preset varied --scenes 30 --source people.tar --drawn-share 0.5 \\
+        --identities 570 120
 
-Writes scenes.png (one column per camera, with boxes if asked for) and people.png (one row per test identity, with its
-crops from the gallery).
+Writes scenes.png (one column per camera, eight at most, with boxes if asked for) and people.png (one row per test
+identity, with its crops from the gallery).
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import pathlib
 
 import cv2
 import numpy as np
 
+from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.datasets.synthetic_street import PRESETS, Scene, Street, StreetOptions
+from psdiff_jax.datasets.synthetic_street.render import encode
 
 
 def main() -> None:
@@ -27,6 +30,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=12, help="test identities in people.png (0: not written)")
     parser.add_argument("--split", choices=("train", "gallery"), default="gallery")
     parser.add_argument("--source", default="drawn", help="'drawn', or a folder or tar of cut-outs")
+    parser.add_argument("--drawn-share", type=float, default=0.0, help="with cut-outs: share of drawn people")
     parser.add_argument("--identities", type=int, nargs=2, metavar=("TRAIN", "TEST"), help="numbers of identities")
     parser.add_argument("--cameras", type=int, help="another number of cameras")
     parser.add_argument("--camera-seed", type=int, default=0)
@@ -35,15 +39,15 @@ def main() -> None:
     parser.add_argument("--zoom", type=int, default=1)
     args = parser.parse_args()
 
-    options = StreetOptions.preset(args.preset, source=args.source, camera_seed=args.camera_seed, seed=args.seed)
+    changes = {key: getattr(args, key) for key in ("source", "drawn_share", "camera_seed", "seed")}
     if args.cameras:
-        options = dataclasses.replace(options, cameras=args.cameras)
+        changes["cameras"] = args.cameras
     if args.identities:
-        options = dataclasses.replace(options, train_identities=args.identities[0], test_identities=args.identities[1])
-    street = Street(options)
+        changes["train_identities"], changes["test_identities"] = args.identities
+    street = Street(StreetOptions.preset(args.preset, **changes))
     args.out.mkdir(parents=True, exist_ok=True)
     scenes = [street.scene(args.split, k) for k in range(min(args.scenes, street.length(args.split)))]
-    _write(args.out / "scenes.png", scene_sheet(scenes, options.cameras, args.boxes), args.zoom)
+    _write(args.out / "scenes.png", scene_sheet(scenes, min(8, street.options.cameras), args.boxes), args.zoom)
     if args.people:
         _write(args.out / "people.png", people_sheet(street, args.people), args.zoom)
 
@@ -52,7 +56,7 @@ def scene_sheet(scenes: list[Scene], columns: int, boxes: bool) -> np.ndarray:
     """uint8 RGB [H, W, 3]: scenes in rows of `columns`."""
     images = []
     for scene in scenes:
-        image = scene.image.copy()
+        image = decode_image(encode(scene)["image"], scene.name).copy()  # as it is stored
         for box, person_id in zip(scene.boxes, scene.person_ids, strict=True) if boxes else ():
             x0, y0, x1, y1 = (int(v) for v in box)
             cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), (60, 220, 60) if person_id >= 0 else (190, 190, 190), 1)

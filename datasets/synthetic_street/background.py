@@ -8,13 +8,13 @@ import math
 import cv2
 import numpy as np
 
-from psdiff_jax.datasets.synthetic_street.camera import Camera
+from psdiff_jax.datasets.synthetic_street.camera import StreetCamera
 from psdiff_jax.datasets.synthetic_street.facades import house_front
 
 FAR = 90.0  # metres; the end of the street
 
 
-def draw_background(camera: Camera, rng: np.random.Generator) -> np.ndarray:
+def draw_background(camera: StreetCamera, rng: np.random.Generator) -> np.ndarray:
     """uint8 [h, w, 3] RGB."""
     size = camera.size
     # Drawn at twice the resolution against aliasing of distant window bars and slabs.
@@ -39,7 +39,7 @@ def draw_background(camera: Camera, rng: np.random.Generator) -> np.ndarray:
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
 
 
-def _distance(camera: Camera, front) -> float:
+def _distance(camera: StreetCamera, front) -> float:
     side, wall, start, end, _ = front
     middle = (start + end) / 2
     t, s = (wall, middle) if side else (middle, wall)
@@ -47,7 +47,7 @@ def _distance(camera: Camera, front) -> float:
     return float(math.hypot(float(x), float(z)))
 
 
-def _house(camera: Camera, front, image: np.ndarray) -> None:
+def _house(camera: StreetCamera, front, image: np.ndarray) -> None:
     """Warps one house front onto the scene; the part behind the camera is cut off first."""
     side, wall, start, end, seed = front
     rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ def _house(camera: Camera, front, image: np.ndarray) -> None:
     under[:] = (under * (1 - share) + warped * share).astype(np.uint8)
 
 
-def _sky(camera: Camera, rng: np.random.Generator) -> np.ndarray:
+def _sky(camera: StreetCamera, rng: np.random.Generator) -> np.ndarray:
     rows, columns = camera.size
     overcast = camera.sun == 0.0
     top = np.array((176, 184, 192) if overcast else (104, 152, 208), np.float32) + rng.normal(0, 8)
@@ -120,7 +120,7 @@ class _Paving:
     crossing: float  # s of the zebra crossing, infinite where there is none
 
 
-def _ground(camera: Camera, rng: np.random.Generator, image: np.ndarray) -> None:
+def _ground(camera: StreetCamera, rng: np.random.Generator, image: np.ndarray) -> None:
     """Colours every pixel below the horizon by the point of the street that it shows."""
     rows, columns = camera.size
     first = max(0, math.ceil(camera.horizon + camera.focal * camera.height / (2 * FAR)))
@@ -149,7 +149,7 @@ def _ground(camera: Camera, rng: np.random.Generator, image: np.ndarray) -> None
         image[top : top + len(row)] = np.clip(tone, 0, 255)
 
 
-def _pave(camera: Camera, paving: _Paving, t: np.ndarray, s: np.ndarray, fine: np.ndarray) -> np.ndarray:
+def _pave(camera: StreetCamera, paving: _Paving, t: np.ndarray, s: np.ndarray, fine: np.ndarray) -> np.ndarray:
     """float32 RGB of the ground at street (t, s), both [h, w]; `fine` [h, 1] is the visibility of fine lines."""
     left, right = camera.kerbs
     road = (t > left) & (t < right)

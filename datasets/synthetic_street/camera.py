@@ -1,4 +1,4 @@
-"""A camera on a street: its position, its projection of the ground to pixels, and its image degradation.
+"""Cameras: position, projection of the ground to pixels, image degradation; and the cameras on the rendered street.
 
 Camera axes in metres: x right, z forward along the ground, y up. A point lies at column cx + f x / z and row
 horizon + f (height - y) / z. Street axes: s along the street, t across it; the camera is at (t, s) = (offset, 0) and
@@ -20,9 +20,9 @@ STATURE = 1.7  # metres; the height of the person that StreetOptions.person_heig
 Lengths = Any  # metres: a number or an array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Camera:
-    """One camera. Lengths in metres, pixels where named so, angles in radians."""
+    """Position and projection of a camera. Lengths in metres, pixels where named so, angles in radians."""
 
     index: int
     size: tuple[int, int]  # h, w
@@ -31,17 +31,14 @@ class Camera:
     horizon: float  # pixel row
     turn: float
     offset: float
-    walls: tuple[float, float]  # t of the house fronts, left and right
-    kerbs: tuple[float, float]  # t of the kerbs
     light: float  # -1 light from the left .. 1 from the right
     sun: float  # strength of cast shadows, 0 overcast
-    gains: tuple[float, float, float]  # per colour channel
-    gamma: float
-    contrast: float
-    saturation: float
-    blur: float  # pixels at a scene height of 160; grows with its root
-    noise: float  # standard deviation in grey levels
     depths: tuple[float, float]  # nearest and farthest depth of a person
+    most: int = 1000  # people who have room before the camera
+    columns: tuple[float, float] = (0.02, 0.98)  # where feet are, shares of the scene's width
+    inside: float = 0.0  # share of a person's rough box that must be in the image
+    hiding: float = 0.5  # share of it that others may cover
+    together: float = 0.25  # share of the people who are placed beside another
 
     @property
     def pitch(self) -> float:
@@ -67,8 +64,34 @@ class Camera:
         """Pixels per metre at depth z."""
         return self.focal / z
 
+    def walkable(self, x: float, z: float) -> bool:
+        """Whether a person can be at camera (x, z)."""
+        raise NotImplementedError
+
     def degrade(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A clean uint8 image as this camera records it: with blur, colour cast, contrast and noise."""
+        """A clean uint8 image as this camera records it."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreetCamera(Camera):
+    """A camera on a street with house fronts on both sides, and its image degradation."""
+
+    walls: tuple[float, float]  # t of the house fronts, left and right
+    kerbs: tuple[float, float]  # t of the kerbs
+    gains: tuple[float, float, float]  # per colour channel
+    gamma: float
+    contrast: float
+    saturation: float
+    blur: float  # pixels at a scene height of 160; grows with its root
+    noise: float  # standard deviation in grey levels
+
+    def walkable(self, x: float, z: float) -> bool:
+        t, _ = self.to_street(x, z)
+        return bool(self.walls[0] + 0.4 < t < self.walls[1] - 0.4)
+
+    def degrade(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """With blur, colour cast, contrast and noise."""
         sigma = self.blur * math.sqrt(self.size[0] / 160) * rng.uniform(0.7, 1.15)
         if sigma > 0.25:
             image = cv2.GaussianBlur(image, (0, 0), sigma)
@@ -93,7 +116,9 @@ def _grain(height: int, width: int) -> np.ndarray:
     return np.clip(grain, 0, 255).astype(np.uint8)
 
 
-def draw_camera(camera_seed: int, index: int, size: tuple[int, int], person_height: tuple[float, float]) -> Camera:
+def draw_camera(
+    camera_seed: int, index: int, size: tuple[int, int], person_height: tuple[float, float]
+) -> StreetCamera:
     """Camera `index` of the set `camera_seed`, placed so that people get the wanted heights (shares of the scene)."""
     rng = np.random.default_rng([camera_seed, 202, index])
     rows, columns = size
@@ -121,7 +146,7 @@ def draw_camera(camera_seed: int, index: int, size: tuple[int, int], person_heig
         offset = -side * half * rng.uniform(0.1, 0.5)
     warmth, tint = rng.normal(0, 0.085), rng.normal(0, 0.035)
     bright = rng.uniform(0.78, 1.12)
-    return Camera(
+    return StreetCamera(
         index=index,
         size=(rows, columns),
         focal=float(focal),

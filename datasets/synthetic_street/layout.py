@@ -12,8 +12,6 @@ from psdiff_jax.datasets.synthetic_street.options import StreetOptions
 from psdiff_jax.datasets.synthetic_street.sources import PeopleSource
 from psdiff_jax.datasets.synthetic_street.sprite import SOLID, Sprite, View
 
-MIN_VISIBLE = 0.4  # share of a figure's pixels that must be visible in the scene; else it is not drawn
-
 
 @dataclasses.dataclass(frozen=True)
 class SceneObject:
@@ -31,13 +29,20 @@ class SceneObject:
     def is_prop(self) -> bool:
         return self.person_id is None
 
-    def box(self, size: tuple[int, int]) -> np.ndarray:
-        """float32 [4] xyxy, clipped to a scene of `size` (h, w)."""
+    def box(self, size: tuple[int, int], whole: bool = True) -> np.ndarray:
+        """float32 [4] xyxy in a scene of `size` (h, w): the extent of the whole figure, clipped to the scene.
+
+        `whole` false: the extent of the figure's part in the scene. It is narrower where what is outside is wider, as
+        the feet of a person whom the lower edge cuts.
+        """
         solid = self.sprite.rgba[..., 3] >= SOLID
+        (x, y), bounds = self.corner, np.array([size[1], size[0], size[1], size[0]], np.float32)
+        if not whole:
+            here, there = overlap(solid.shape, self.corner, size)
+            solid, x, y = solid[here], there[1].start, there[0].start
         rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-        x, y = self.corner
         box = np.array([columns[0] + x, rows[0] + y, columns[-1] + 1 + x, rows[-1] + 1 + y], np.float32)
-        return np.clip(box, 0, np.array([size[1], size[0], size[1], size[0]], np.float32))
+        return np.clip(box, 0, bounds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,20 +64,27 @@ class Placer:
     rng: np.random.Generator
 
     def place(
-        self, role: str, numbers: Sequence[int], strangers: int, props: Sequence[SceneObject], max_hidden: float
+        self,
+        role: str,
+        numbers: Sequence[int],
+        strangers: int,
+        props: Sequence[SceneObject],
+        max_hidden: float,
+        required: bool,
     ) -> list[SceneObject] | None:
-        """One try: the objects from far to near; None if a labelled person has no place or is too hidden.
+        """One try: the objects from far to near; None if a required person has no place or is too hidden.
 
         Args:
           role: of the labelled people `numbers`; strangers: how many unlabelled people to add.
           max_hidden: share of a person's rough box that others may cover.
+          required: labelled people must be in the scene; else they are left out like strangers.
         """
         occupied: list[np.ndarray] = []
         people: list[SceneObject] = []
         for number in [*numbers, *[None] * strangers]:
             place = self._free_place(occupied, props, max_hidden)
             if place is None:
-                if number is not None:
+                if required and number is not None:
                     return None
                 continue
             column, depth, rough = place
@@ -84,10 +96,10 @@ class Placer:
             offset = self.options.train_identities if role == "test" else 0
             person_id = -1 if number is None else number + offset
             people.append(SceneObject(sprite, sprite.corner(column, row), (column, row), depth, person_id))
-        return self._visible([*people, *props])
+        return self._visible([*people, *props], required)
 
-    def _visible(self, objects: list[SceneObject]) -> list[SceneObject] | None:
-        """The objects from far to near without strangers that are hardly visible; None if a labelled person is."""
+    def _visible(self, objects: list[SceneObject], required: bool) -> list[SceneObject] | None:
+        """The objects from far to near without people who are hardly visible; None if a required one is."""
         height, width = self.options.size
         covered = np.zeros((height, width), bool)
         kept = []
@@ -97,8 +109,8 @@ class Placer:
             part = solid[here]
             if thing.person_id is not None:
                 visible = np.count_nonzero(part & ~covered[there]) / max(1, np.count_nonzero(solid))
-                if visible < MIN_VISIBLE:
-                    if thing.person_id >= 0:
+                if visible < self.options.min_visible:
+                    if required and thing.person_id >= 0:
                         return None
                     continue
             covered[there] |= part
@@ -109,27 +121,29 @@ class Placer:
         self, occupied: list[np.ndarray], props: Sequence[SceneObject], max_hidden: float
     ) -> tuple[float, float, np.ndarray] | None:
         """(column, depth, rough box) of a walkable place that hides no person too much; None after many tries."""
-        camera, rng, width = self.camera, self.rng, self.options.size[1]
+        camera, rng, (height, width) = self.camera, self.rng, self.options.size
         nearest, farthest = camera.depths
         for _ in range(40):
             depth = 1 / rng.uniform(1 / farthest, 1 / nearest)
             scale = camera.scale(depth)
             tall = 1.7 * scale
-            if occupied and rng.random() < 0.25:  # beside another person
+            if occupied and rng.random() < camera.together:  # beside another person
                 other = occupied[int(rng.integers(len(occupied)))]
                 column = (other[0] + other[2]) / 2 + rng.choice((-1, 1)) * rng.uniform(0.5, 0.9) * scale
                 depth = float(np.clip(other[4] * rng.uniform(0.93, 1.08), nearest, farthest))
                 scale, tall = camera.scale(depth), 1.7 * camera.scale(depth)
             else:
-                column = rng.uniform(0.02, 0.98) * width
+                column = rng.uniform(*camera.columns) * width
             x = (column - width / 2) / scale
-            t, s = camera.to_street(x, depth)
-            if not camera.walls[0] + 0.4 < t < camera.walls[1] - 0.4:
+            if not camera.walkable(x, depth):
                 continue
+            t, s = camera.to_street(x, depth)
             if any(_blocks(camera, p, float(t), float(s), depth, column) for p in props):
                 continue
             foot = float(camera.pixel(0.0, 0.0, depth)[1])
             rough = np.array([column - 0.13 * tall, foot - tall, column + 0.13 * tall, foot, depth])
+            if _hidden(rough, np.array([0, 0, width, height])) < camera.inside:
+                continue
             hidden = sum(_hidden(rough, other) for other in occupied if other[4] < depth)
             hidden += sum(_hidden_by(rough, p) for p in props if p.depth < depth)
             farther = [other for other in occupied if other[4] >= depth]

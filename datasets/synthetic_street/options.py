@@ -9,6 +9,7 @@ from psdiff_jax.errors import InputError
 
 # Raised with every change of pixels or labels for the same options, so that prepared datasets are built again.
 RENDERER = 1
+STYLES = ("street", "varied")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,12 @@ class StreetOptions:
         labelled: share of the people in a scene with an identity.
         person_height: smallest and largest height of a person 1.7 m tall, as a share of the scene's height.
         source: 'drawn', or the path of a folder or tar of RGBA cut-outs named `<person>_<view>.png` (or .webp).
+        drawn_share: with cut-outs, the share of the identities and of the strangers that are drawn all the same.
+        style: 'street', or 'varied': cameras of all heights and distances in squares, parks, yards and halls, at day
+            and night, sharp and blurred, with people whose appearance varies.
+        empty: share of the scenes without people.
+        min_visible: share of a figure's pixels that must be visible; people of whom less is are left out.
+        quality: lowest and highest quality of the JPEG files.
         seed: draws identities and scenes.
     """
 
@@ -41,6 +48,11 @@ class StreetOptions:
     labelled: float = 0.75
     person_height: tuple[float, float] = (0.28, 0.78)
     source: str = "drawn"
+    drawn_share: float = 0.0
+    style: str = "street"
+    empty: float = 0.0
+    min_visible: float = 0.4
+    quality: tuple[int, int] = (92, 92)
     seed: int = 0
 
     @classmethod
@@ -56,7 +68,7 @@ class StreetOptions:
 
     def __post_init__(self) -> None:
         # Configs and JSON pass lists; tuples keep the object hashable.
-        for key in ("size", "people", "person_height"):
+        for key in ("size", "people", "person_height", "quality"):
             object.__setattr__(self, key, tuple(getattr(self, key)))
         self._check()
 
@@ -71,16 +83,21 @@ class StreetOptions:
         need(1 <= self.people[0] <= self.people[1], f"people={self.people} must be two counts, fewest >= 1 first")
         need(0.0 < self.labelled <= 1.0, f"labelled={self.labelled} must be in (0, 1]")
         low, high = self.person_height
-        need(0.05 <= low <= high <= 1.2, f"person_height={self.person_height} must be two shares within 0.05..1.2")
+        need(0.05 <= low <= high <= 2.0, f"person_height={self.person_height} must be two shares within 0.05..2.0")
         need(self.cameras >= 2, f"cameras={self.cameras}; every test identity is shown by two cameras, so 2 or more")
         for key in ("train_images", "gallery_images", "queries", "train_identities", "test_identities"):
             need(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be negative")
         need(self.queries == 0 or self.test_identities > 0, "queries need test_identities > 0")
-        if self.test_identities:
-            need(
-                self.gallery_images == 0 or self.gallery_images >= self.cameras,
-                f"gallery_images={self.gallery_images} is fewer than cameras={self.cameras}",
-            )
+        need(self.style in STYLES, f"style='{self.style}' is unknown; choose one of {', '.join(STYLES)}")
+        need(0.0 <= self.drawn_share < 1.0, f"drawn_share={self.drawn_share} must be in [0, 1)")
+        need(
+            self.drawn_share == 0 or self.source != "drawn",
+            f"drawn_share={self.drawn_share} mixes drawn people with cut-outs; name these in source (or data.root)",
+        )
+        need(0.0 <= self.empty < 1.0, f"empty={self.empty} must be in [0, 1)")
+        need(0.0 < self.min_visible <= 0.6, f"min_visible={self.min_visible} must be in (0, 0.6]")
+        low, high = self.quality
+        need(1 <= low <= high <= 100, f"quality={self.quality} must be two JPEG qualities within 1..100, lowest first")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -93,5 +110,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "size": (800, 1333), "train_images": 12000, "gallery_images": 4000, "queries": 1000,
         "train_identities": 3000, "test_identities": 1000, "cameras": 12, "people": (3, 12),
         "person_height": (0.14, 0.65),
+    },
+    "varied": {
+        "style": "varied", "size": (240, 320), "train_images": 20000, "gallery_images": 400, "queries": 120,
+        "train_identities": 1500, "test_identities": 120, "cameras": 20000, "people": (1, 12),
+        "person_height": (0.1, 1.4), "empty": 0.06, "min_visible": 0.3, "quality": (15, 95),
     },
 }  # fmt: skip

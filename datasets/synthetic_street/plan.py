@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from psdiff_jax.datasets.synthetic_street.options import StreetOptions
 from psdiff_jax.errors import InputError
 
 
-def plan_gallery(options: StreetOptions) -> tuple[tuple[int, ...], ...]:
-    """Numbers of the test identities in each gallery scene. Raises InputError if there is too little room."""
+def plan_gallery(options: StreetOptions, most: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Numbers of the test identities in each gallery scene, `most` of them at most.
+
+    Raises InputError if there is too little room.
+    """
     scenes, identities, cameras = options.gallery_images, options.test_identities, options.cameras
     if not scenes:
         return ()
     rng = np.random.default_rng([options.seed, 505])
     counts = rng.integers(options.people[0], options.people[1] + 1, scenes)
     room = np.maximum(1, np.minimum(rng.binomial(counts, options.labelled), identities))
+    room = np.minimum(room, most)
     if not identities:
         return tuple(() for _ in range(scenes))
     if room.sum() < 2 * identities:

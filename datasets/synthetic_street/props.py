@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from psdiff_jax.datasets.synthetic_street.camera import Camera
+from psdiff_jax.datasets.synthetic_street.camera import Camera, StreetCamera
 from psdiff_jax.datasets.synthetic_street.cars import LENGTH, WIDTH, draw_car
 from psdiff_jax.datasets.synthetic_street.identity import CLOTH, LEGWEAR
 from psdiff_jax.datasets.synthetic_street.sprite import Brush, Sprite, shade
@@ -33,34 +33,34 @@ class Prop:
     footprint: tuple[float, float, float, float] | None = None
 
 
-def draw_props(camera: Camera, rng: np.random.Generator) -> tuple[Prop, ...]:
+def draw_props(camera: StreetCamera, rng: np.random.Generator) -> tuple[Prop, ...]:
     """The props of a camera's street."""
     props = []
     # (draw, count, share of the scenes, zone, nearest depth as a share of the farthest person's, spread)
     for draw, count, chance, zone, near, spread in (
-        (_tree, 3, 0.9, "kerb", 0.75, 0.2), (_lamp, 2, 1.0, "kerb", 0.5, 0.1),
-        (_pole_sign, 2, 0.8, "kerb", 0.42, 0.06), (_bollard, 3, 0.7, "kerb", 0.4, 0.12),
-        (_bin, 2, 0.5, "pavement", 0.55, 0.3), (_board, 3, 0.3, "pavement", 0.5, 0.4),
-        (_cardboard_man, 3, 0.25, "pavement", 0.45, 0.3), (_dummy, 3, 0.25, "pavement", 0.45, 0.25),
-        (_planter, 2, 0.5, "pavement", 0.6, 0.42),
+        (draw_tree, 3, 0.9, "kerb", 0.75, 0.2), (draw_lamp, 2, 1.0, "kerb", 0.5, 0.1),
+        (draw_pole_sign, 2, 0.8, "kerb", 0.42, 0.06), (draw_bollard, 3, 0.7, "kerb", 0.4, 0.12),
+        (draw_bin, 2, 0.5, "pavement", 0.55, 0.3), (draw_board, 3, 0.3, "pavement", 0.5, 0.4),
+        (draw_cardboard_man, 3, 0.25, "pavement", 0.45, 0.3), (draw_dummy, 3, 0.25, "pavement", 0.45, 0.25),
+        (draw_planter, 2, 0.5, "pavement", 0.6, 0.42),
     ):  # fmt: skip
         for _ in range(count):
             place = _place(camera, zone, near, rng)
             if place is not None:
                 x, z = place
                 sprite = draw(rng, camera.scale(z))
-                foot = _foot(camera, x, z)
+                foot = ground_pixel(camera, x, z)
                 props.append(Prop(sprite, sprite.corner(*foot), foot, float(z), chance, spread))
     return tuple(props + _parked_cars(camera, rng))
 
 
-def _foot(camera: Camera, x: float, z: float) -> tuple[float, float]:
+def ground_pixel(camera: Camera, x: float, z: float) -> tuple[float, float]:
     """Pixel of the ground point (x, z)."""
     column, row = camera.pixel(x, 0.0, z)
     return float(column), float(row)
 
 
-def _place(camera: Camera, zone: str, near: float, rng: np.random.Generator) -> tuple[float, float] | None:
+def _place(camera: StreetCamera, zone: str, near: float, rng: np.random.Generator) -> tuple[float, float] | None:
     """Camera (x, z) of a visible point on the kerb or the pavement; None after many tries."""
     nearest, farthest = camera.depths
     for _ in range(200):
@@ -74,7 +74,7 @@ def _place(camera: Camera, zone: str, near: float, rng: np.random.Generator) -> 
     return None
 
 
-def _parked_cars(camera: Camera, rng: np.random.Generator) -> list[Prop]:
+def _parked_cars(camera: StreetCamera, rng: np.random.Generator) -> list[Prop]:
     """Cars along both kerbs that are entirely in front of the camera and not too near."""
     cars = []
     for kerb, inward in zip(camera.kerbs, (1, -1), strict=True):
@@ -95,7 +95,7 @@ def _parked_cars(camera: Camera, rng: np.random.Generator) -> list[Prop]:
                 continue
             sprite, corner = drawn
             x, z = camera.from_street(t, (footprint[2] + footprint[3]) / 2)
-            foot = _foot(camera, float(x), float(z))
+            foot = ground_pixel(camera, float(x), float(z))
             far = max(float(z) for _, z in corners)
             cars.append(Prop(sprite, corner, foot, far, 0.55, WIDTH / 2, footprint))
     return cars
@@ -107,7 +107,7 @@ def _round_post(brush: Brush, radius: float, low: float, high: float, colour) ->
                   shade(colour, 1.15))  # fmt: skip
 
 
-def _lamp(rng: np.random.Generator, scale: float) -> Sprite:
+def draw_lamp(rng: np.random.Generator, scale: float) -> Sprite:
     brush = Brush(0.7, 0.1, 4.4, scale)
     colour = METAL if rng.random() < 0.5 else (48, 66, 58)
     _round_post(brush, 0.1, 0, 0.6, colour)
@@ -122,7 +122,7 @@ def _lamp(rng: np.random.Generator, scale: float) -> Sprite:
     return brush.sprite()
 
 
-def _pole_sign(rng: np.random.Generator, scale: float) -> Sprite:
+def draw_pole_sign(rng: np.random.Generator, scale: float) -> Sprite:
     """A traffic sign; one in two shows the silhouette of a pedestrian."""
     brush = Brush(0.45, 0.1, 2.9, scale)
     _round_post(brush, 0.04, 0, 2.8, METAL)
@@ -147,7 +147,7 @@ def _pictogram(brush: Brush, x: float, y: float, height: float, colour) -> None:
         brush.capsule((x, y + 0.76 * h), (x + sign * 0.2 * h, y + 0.52 * h), 0.035 * h, 0.025 * h, colour)
 
 
-def _board(rng: np.random.Generator, scale: float) -> Sprite:
+def draw_board(rng: np.random.Generator, scale: float) -> Sprite:
     """An advertising board on the pavement, with a figure on it."""
     brush = Brush(0.6, 0.1, 2.0, scale)
     tall = rng.uniform(1.1, 1.8)
@@ -161,7 +161,7 @@ def _board(rng: np.random.Generator, scale: float) -> Sprite:
     return brush.sprite()
 
 
-def _cardboard_man(rng: np.random.Generator, scale: float) -> Sprite:
+def draw_cardboard_man(rng: np.random.Generator, scale: float) -> Sprite:
     """A life-size flat figure in one or two colours: the shape of a person, but none."""
     brush = Brush(0.6, 0.1, 2.0, scale)
     colour = PAINT[rng.integers(len(PAINT))]
@@ -176,7 +176,7 @@ def _cardboard_man(rng: np.random.Generator, scale: float) -> Sprite:
     return brush.sprite()
 
 
-def _dummy(rng: np.random.Generator, scale: float) -> Sprite:
+def draw_dummy(rng: np.random.Generator, scale: float) -> Sprite:
     """A shop's dummy: a dressed bust on a stand, without head, arms and legs."""
     brush = Brush(0.5, 0.1, 1.8, scale)
     colour = CLOTH[tuple(CLOTH)[rng.integers(len(CLOTH))]]
@@ -192,7 +192,7 @@ def _dummy(rng: np.random.Generator, scale: float) -> Sprite:
     return brush.sprite()
 
 
-def _bollard(rng: np.random.Generator, scale: float) -> Sprite:
+def draw_bollard(rng: np.random.Generator, scale: float) -> Sprite:
     brush = Brush(0.2, 0.1, 1.1, scale)
     colour = (64, 66, 70) if rng.random() < 0.6 else (172, 52, 46)
     _round_post(brush, 0.09, 0, 0.85, colour)
@@ -201,7 +201,7 @@ def _bollard(rng: np.random.Generator, scale: float) -> Sprite:
     return brush.sprite()
 
 
-def _bin(rng: np.random.Generator, scale: float) -> Sprite:
+def draw_bin(rng: np.random.Generator, scale: float) -> Sprite:
     brush = Brush(0.45, 0.1, 1.2, scale)
     colour = ((48, 84, 62), (70, 74, 80), (150, 120, 60))[rng.integers(3)]
     brush.polygon([(-0.26, 0), (0.26, 0), (0.3, 0.9), (-0.3, 0.9)], shade(colour, 0.75))
@@ -211,7 +211,7 @@ def _bin(rng: np.random.Generator, scale: float) -> Sprite:
     return brush.sprite()
 
 
-def _planter(rng: np.random.Generator, scale: float) -> Sprite:
+def draw_planter(rng: np.random.Generator, scale: float) -> Sprite:
     brush = Brush(0.7, 0.1, 1.5, scale)
     brush.polygon([(-0.4, 0), (0.4, 0), (0.45, 0.45), (-0.45, 0.45)], (132, 124, 116))
     brush.polygon([(-0.45, 0.38), (0.45, 0.38), (0.45, 0.47), (-0.45, 0.47)], (160, 152, 142))
@@ -219,7 +219,7 @@ def _planter(rng: np.random.Generator, scale: float) -> Sprite:
     return brush.sprite()
 
 
-def _tree(rng: np.random.Generator, scale: float) -> Sprite:
+def draw_tree(rng: np.random.Generator, scale: float) -> Sprite:
     brush = Brush(2.0, 0.1, 5.2, scale)
     bark = shade((98, 78, 60), rng.uniform(0.8, 1.15))
     _round_post(brush, 0.13, 0, 2.6, bark)

@@ -14,14 +14,12 @@ from psdiff_jax.data.schema import image_example
 from psdiff_jax.datasets.synthetic_street.street import Scene, Street
 from psdiff_jax.progress import progress
 
-QUALITY = 92
-
 
 def encode(scene: Scene) -> dict[str, Any]:
-    """A scene as a record, with the image as JPEG of quality 92."""
+    """A scene as a record, with the image as JPEG."""
     height, width = scene.image.shape[:2]
     bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
-    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    _, jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, scene.quality])
     return image_example(
         image=jpeg.tobytes(),
         image_name=scene.name,

@@ -1,4 +1,4 @@
-"""Sources of people: drawn figures, or cut-outs (images with transparency) made elsewhere.
+"""Sources of people: drawn figures, cut-outs (images with transparency) made elsewhere, or a mixture.
 
 A person is (role, number): role 'train' or 'test' with a number below the options' count, or 'stranger', chosen by the
 random generator.
@@ -13,6 +13,7 @@ import os
 import re
 import tarfile
 import zlib
+from collections.abc import Mapping
 from typing import Protocol
 
 import cv2
@@ -35,18 +36,31 @@ class PeopleSource(Protocol):
 
 
 def people_source(options: StreetOptions) -> PeopleSource:
-    """The source that `options.source` names. Raises InputError if it has too few people."""
-    return DrawnPeople(options) if options.source == "drawn" else CutoutPeople(options)
+    """The source that `options.source` names, or its mixture. Raises InputError if it has too few people."""
+    counts = {"train": options.train_identities, "test": options.test_identities}
+    if options.source == "drawn":
+        return DrawnPeople(options.seed, counts)
+    cutouts = CutoutPeople(options.source, options.seed)
+    drawn = {role: round(options.drawn_share * count) for role, count in counts.items()}
+    for role, count in counts.items():
+        wanted, found = count - drawn[role], len(cutouts.identities[role])
+        if found < wanted:
+            mixture = f" with drawn_share={options.drawn_share} needs {wanted}" if options.drawn_share else ""
+            raise InputError(
+                f"{cutouts.path}: {len(cutouts.files)} people give {found} {role} identities, but "
+                f"{role}_identities={count}{mixture}; lower it, raise drawn_share or add people"
+            )
+    if not options.drawn_share:
+        return cutouts
+    first_drawn = {role: count - drawn[role] for role, count in counts.items()}
+    return MixedPeople(cutouts, DrawnPeople(options.seed, drawn), first_drawn, options.drawn_share)
 
 
 class DrawnPeople:
-    """Figures drawn by code alone."""
+    """Figures drawn by code alone; `counts`: identities of each role."""
 
-    def __init__(self, options: StreetOptions) -> None:
-        self.looks: dict[str, list[Look]] = {
-            "train": draw_identities(options.seed, "train", options.train_identities),
-            "test": draw_identities(options.seed, "test", options.test_identities),
-        }
+    def __init__(self, seed: int, counts: Mapping[str, int]) -> None:
+        self.looks: dict[str, list[Look]] = {role: draw_identities(seed, role, count) for role, count in counts.items()}
 
     def draw(self, role: str, number: int, family: str, view: View, rng: np.random.Generator) -> Sprite:
         look = draw_stranger(rng, self.looks[family]) if role == "stranger" else self.looks[role][number]
@@ -73,8 +87,8 @@ _SHARES = {"train": (0.0, 0.6), "stranger": (0.6, 0.72), "test": (0.72, 1.0)}
 class CutoutPeople:
     """RGBA images `<person>_<view>.png` or `.webp` in a folder or a tar file."""
 
-    def __init__(self, options: StreetOptions) -> None:
-        self.path = os.path.expanduser(options.source)
+    def __init__(self, path: str, seed: int) -> None:
+        self.path = os.path.expanduser(path)
         self.files = _list_cutouts(self.path)
         people = sorted(self.files, key=lambda person: (zlib.crc32(person.encode()), person))
         self.identities = {
@@ -83,14 +97,8 @@ class CutoutPeople:
         }
         # The seed chooses which of a role's people take part, and under which number.
         for role, names in self.identities.items():
-            order = np.random.default_rng([options.seed, 303]).permutation(len(names))
+            order = np.random.default_rng([seed, 303]).permutation(len(names))
             self.identities[role] = [names[k] for k in order]
-        for role, wanted in (("train", options.train_identities), ("test", options.test_identities)):
-            if len(self.identities[role]) < wanted:
-                raise InputError(
-                    f"{self.path}: {len(people)} people give {len(self.identities[role])} {role} identities, "
-                    f"but {role}_identities={wanted}; lower it or add people"
-                )
         if not self.identities["stranger"]:
             raise InputError(f"{self.path}: {len(people)} people are too few to split; add more")
 
@@ -109,6 +117,23 @@ class CutoutPeople:
         feet = resized[-max(1, size[1] // 7) :, :, 3].astype(np.float32).sum(0)
         middle = float((feet * np.arange(size[0])).sum() / max(1.0, feet.sum()))
         return Sprite(_light_up(resized, view.light), (middle, 0.98 * size[1]))
+
+
+class MixedPeople:
+    """Cut-outs and drawn people: of each role the numbers from `first_drawn` on are drawn, the others cut-outs."""
+
+    def __init__(
+        self, cutouts: CutoutPeople, drawn: DrawnPeople, first_drawn: Mapping[str, int], drawn_share: float
+    ) -> None:
+        self.cutouts, self.drawn, self.first_drawn, self.drawn_share = cutouts, drawn, first_drawn, drawn_share
+
+    def draw(self, role: str, number: int, family: str, view: View, rng: np.random.Generator) -> Sprite:
+        if role == "stranger":
+            source: PeopleSource = self.drawn if rng.random() < self.drawn_share else self.cutouts
+            return source.draw(role, number, family, view, rng)
+        if number < self.first_drawn[role]:
+            return self.cutouts.draw(role, number, family, view, rng)
+        return self.drawn.draw(role, number - self.first_drawn[role], family, view, rng)
 
 
 def _light_up(rgba: np.ndarray, light: float) -> np.ndarray:
