@@ -1,5 +1,6 @@
 """The command line: every mistake is one line that names the culprit, before anything is compiled."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -183,15 +184,20 @@ def test_a_renamed_key_is_understood_on_the_command_line_and_in_a_config(old, ne
     argv, replaced = todays_names(["main", f"--config.{old}=7", "--workdir=x"])
     assert argv == ["main", f"--config.{new}=7", "--workdir=x"]
     assert replaced == [(f"config.{old}=7", f"config.{new}=7")]
-    (group, before), (_, after) = old.split("."), new.split(".")
+    (group, before), (*outer, after) = old.split("."), new.split(".")
+
+    def place(values):
+        return functools.reduce(lambda values, name: values[name], outer, values)
+
     values = base.get_config().to_dict()
     assert before not in values[group]
-    value = values[group].pop(after)
+    value = place(values)[after]
     expected = type(value)(value + 1) if not isinstance(value, bool) else not value
-    both = {**values, group: {**values[group], before: expected, after: value}}  # a config file on top of the defaults
-    assert getattr(getattr(from_values(both), group), after) == expected
-    values[group][before] = expected
-    assert getattr(getattr(from_values(values), group), after) == expected
+    values[group][before] = expected  # a config file on top of the defaults has both
+    assert place(tree(from_values(values)))[after] == expected
+    assert place(values)[after] == value  # the values given are left as they are
+    del place(values)[after]
+    assert place(tree(from_values(values)))[after] == expected
 
 
 def test_a_renamed_value_is_understood():

@@ -78,12 +78,19 @@ def _file(options: TeacherOptions, *_: Any, **__: Any) -> Teacher:
     return EmbeddingFile(Path(options.file))
 
 
+def _none(*_: Any, **__: Any) -> Teacher:
+    from psdiff_jax.teacher.absent import NoTeacher
+
+    return NoTeacher()
+
+
 KINDS: dict[str, Kind] = {  # each imports what it needs when it is opened
     "trained": Kind(_trained),
     "network": Kind(_network, "a checkpoint of a re-ID network, or OUT.npz of psdiff_jax.teacher.convert"),
     "onnx": Kind(_onnx, "an .onnx of a re-ID network"),
     "openvino": Kind(_openvino, "the .xml of an OpenVINO IR of a re-ID network"),
     "file": Kind(_file, "an .npz with the embeddings"),
+    "none": Kind(_none),
 }
 
 

@@ -24,7 +24,7 @@ class TeacherOptions(AugmentOptions):
     kind: Annotated[
         str,
         "a name in `teacher.kinds.KINDS`: trained (here, on ground-truth crops), network (a published checkpoint), "
-        "onnx, openvino, or file (of embeddings)",
+        "onnx, openvino, file (of embeddings), or none (boxes alone are learned)",
     ] = "trained"
     file: Annotated[
         str, "checkpoint, .onnx, .xml of an OpenVINO IR, or .npz with image_name, box_xywh, embedding, by kind"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from psdiff_jax.models.psdiff import Estimate
-from psdiff_jax.training.losses import set_loss, sigmoid_focal
+from psdiff_jax.training.losses import quality_focal, set_loss, sigmoid_focal
 from psdiff_jax.training.matcher import MatchOptions, cost_matrix, match
 
 pytestmark = pytest.mark.slow
@@ -88,6 +88,39 @@ def test_every_term_by_hand(scene, loss, rule):
     for value in (gradient.boxes, gradient.embeddings):
         assert not np.any(value[0, [1, 3]]) and np.any(value[0, 0]) and np.any(value[0, 2])
     assert np.all(gradient.logits[0, [1, 3]] > 0) and np.all(gradient.logits[0, [0, 2]] < 0)
+
+
+def test_quality_focal_loss_is_that_of_its_paper_and_least_at_its_target():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    logits, targets = 3 * rng.normal(size=200), rng.uniform(size=200) * rng.integers(0, 2, 200)
+    x, y = torch.tensor(logits, requires_grad=True), torch.tensor(targets)
+    # Li et al. 2020, Eq. 4, by torch's own cross-entropy.
+    want = (y - torch.sigmoid(x)).abs() ** 2 * torch.nn.functional.binary_cross_entropy_with_logits(
+        x, y, reduction="none"
+    )
+    want.sum().backward()
+    got, gradient = jax.vmap(jax.value_and_grad(quality_focal))(jnp.float32(logits), jnp.float32(targets))
+    np.testing.assert_allclose(got, want.detach().numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(gradient, x.grad.numpy(), rtol=1e-3, atol=1e-5)
+    inner = jnp.float32(targets[targets > 0])
+    least = jax.vmap(jax.grad(quality_focal))(jax.scipy.special.logit(inner), inner)
+    np.testing.assert_allclose(least, 0, atol=1e-5)
+
+
+def test_what_a_score_learns(scene):
+    """Proposal 0 has IoU 0.75 with the second ground truth, 2 has 0.8 with the first; 1 then overlaps the first too."""
+    estimate, batch = scene
+    want = {"matched_iou": [0.75, 0, 0.8, 0], "iou": [0.75, 0, 0.8, 0]}
+    moved = estimate._replace(
+        boxes=np.float32([[[120, 10, 160, 70], [50, 40, 70, 60], [20, 20, 70, 80], [0, 0, 10, 10]]])
+    )
+    overlap = 10 * 20 / (40 * 60 + 20 * 20 - 10 * 20)
+    for given, by in ((estimate, want), (moved, {**want, "iou": [0.75, overlap, 0.8, 0]})):
+        for score, targets in by.items():
+            terms = set_loss(given, batch, dataclasses.replace(SPEC, score=score))
+            loss = quality_focal(jnp.asarray(given.logits[0]), jnp.float32(targets)).sum()
+            assert float(terms["cls"]) == pytest.approx(2 * float(loss) / 2, rel=1e-5)
 
 
 def test_terms_are_divided_by_the_matches_of_the_whole_batch(scene, loss):
