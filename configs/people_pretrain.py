@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     config.teacher.kind = "none"
     config.model.backbone_weights = ""
-    config.noise.num_proposals = 64
+    config.matching.score = "iou"
     config.train.update(
         {
             "steps": 6_000,
