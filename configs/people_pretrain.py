@@ -1,11 +1,10 @@
-"""The run that makes weights for real people, on drawn and rendered people in strongly varied places. No identities yet:
-boxes alone are learned.
+"""Weights for real people, from drawn and rendered people in strongly varied places. Boxes alone are learned.
 
     python -m psdiff_jax.main --config configs/people_pretrain.py --config.data.root=people_cc0.tar --workdir runs/people
 
-data.root: cut-outs of rendered people (datasets/synthetic_street/README.md); half of the people are drawn, and without
-it all are. `configs/people_pretrain.py:mobilenet` trains the pyramid and the denoising layer for a frozen MobileNetV2
-that has been trained to detect people; name its file in config.model.backbone_weights.
+data.root: cut-outs of rendered people (datasets/synthetic_street/README.md); the other half of the people is drawn.
+`configs/people_pretrain.py:mobilenet` trains the pyramid and the denoising layer for a frozen MobileNetV2 that has been
+trained to detect people; name its file in config.model.backbone_weights.
 """
 
 from ml_collections import ConfigDict

@@ -31,7 +31,7 @@ class RowReadout(nnx.Module):
         self.rows = rows
         width = rows * sum(channels)
         self.norm = nnx.BatchNorm(width, use_scale=False, use_bias=False, rngs=rngs)
-        self.linear = nnx.Linear(width, embedding_dim, kernel_init=nnx.initializers.normal(1e-3), rngs=rngs)
+        self.linear = nnx.Linear(width, embedding_dim, kernel_init=nnx.initializers.zeros, rngs=rngs)
         zeros, bias = nnx.initializers.zeros, nnx.initializers.constant(GATE_BIAS)
         self.gate = nnx.Linear(hidden, 1, kernel_init=zeros, bias_init=bias, rngs=rngs)
 

@@ -1,13 +1,15 @@
 """The row read-out in closed form: ridge regression from the features of ground-truth boxes to the teacher's targets.
 
-Minimises |Z W - Y|^2 + s |W|^2 over all ground truths with a target, Z their standardised features. Sums are streamed,
-so that only the features of a sample of boxes are kept. The strength s is chosen by cross-validation over identities:
-a map of all folds but one must rank the boxes of that one, people that it has not seen. Ranking, not the error: towards
-new people all maps are far from the targets, and the least error is that of a map which says nothing.
+Minimises |Z W + P - Y|^2 + s |W|^2 over all ground truths with a target: Z are their standardised features, P is what
+the read-out says already, which is zero unless it comes from another run. Sums are streamed, so that only the features
+of a sample of boxes are kept. The strength s is chosen by cross-validation over identities: a map of all folds but one
+must rank the boxes of that one, people that it has not seen. Ranking, not the error: towards new people all maps are
+far from the targets, and the least error is that of a map which says nothing.
 
 Legend: B image, M ground truth (padded), n box, F feature, D embedding.
 """
 
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from psdiff_jax import parallel
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.reid import reid_scores
 from psdiff_jax.models.psdiff import PSDiff, merge
+from psdiff_jax.ops.normalize import unit_rows
 
 FOLDS = 5
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # per box of the fit
@@ -28,9 +31,10 @@ MOST_KEPT = 4000  # boxes of a fold that are ranked
 
 
 class Fit(NamedTuple):
-    """mean, variance [F] of the features; kernel [F,D] and bias [D] of the map of standardised ones; what was found.
+    """A linear map of features and how it was found.
 
-    strength: the chosen one, per box. scores: mAP of the ranking with each of `STRENGTHS`. boxes: how many were fitted.
+    mean, variance [F]: of the features; kernel [F,D], bias [D]: the map of standardised ones. strength: the chosen one,
+    per box. scores: mAP of the ranking with each of `STRENGTHS`. boxes: how many were fitted.
     """
 
     mean: np.ndarray
@@ -40,6 +44,18 @@ class Fit(NamedTuple):
     strength: float
     scores: dict[float, float]
     boxes: int
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Features [n,F] -> [n,D]."""
+        return (x - self.mean) / np.sqrt(self.variance) @ self.kernel + self.bias
+
+    def plus(self, prior: "Fit") -> "Fit":
+        """The sum of two maps, standardised by this one's statistics."""
+        scale = np.sqrt(self.variance / prior.variance)[:, None]
+        shift = (self.mean - prior.mean) / np.sqrt(prior.variance)
+        return self._replace(
+            kernel=self.kernel + scale * prior.kernel, bias=self.bias + prior.bias + shift @ prior.kernel
+        )
 
 
 class Sums:
@@ -71,19 +87,24 @@ class Sums:
         mean = self.x / self.count
         return mean, np.maximum(np.diag(self.xx) / self.count - mean**2, 1e-12)
 
-    def solve(self, strengths: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(kernel, bias) of standardised features for each strength; the bias is not penalised."""
+    def solve(self, strengths: Sequence[float]) -> list[Fit]:
+        """The map for each strength; its bias is not penalised."""
         mean, variance = self.moments()
         deviation = np.sqrt(variance)
         centred = self.xx - self.count * np.outer(mean, mean)
         products = (self.xy - np.outer(mean, self.y)) / deviation[:, None]
         values, vectors = np.linalg.eigh(centred / np.outer(deviation, deviation))
         rotated, bias = vectors.T @ products, self.y / self.count
-        return [(vectors @ (rotated / (values[:, None] + s * self.count)), bias) for s in strengths]
+        return [
+            Fit(mean, variance, vectors @ (rotated / (values[:, None] + s * self.count)), bias, s, {}, self.count)
+            for s in strengths
+        ]
 
 
-def fit(boxes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Fit:
+def fit(boxes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], prior: Fit | None = None) -> Fit:
     """Fits (features [n,F], unit targets [n,D], person ids [n]) batch by batch.
+
+    prior: a map that the fit departs from no further than the boxes tell.
 
     Raises:
       InputError: a fold has no box: there are too few people.
@@ -98,41 +119,34 @@ def fit(boxes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Fit:
         seen += len(ids)
         for k in np.unique(fold):
             mine = fold == k
-            sums[k].add(x[mine], y[mine])
+            sums[k].add(x[mine], y[mine] if prior is None else y[mine] - prior(x[mine]))
             if sum(len(part[1]) for part in kept[k]) < MOST_KEPT:
                 kept[k].append((x[mine], ids[mine]))
     if not sums or not all(part.count for part in sums):
         raise InputError(
             f"config.train.closed_form: needs ground truths of at least {FOLDS} people with a target; turn it off"
         )
-    total = sums[0]
-    for part in sums[1:]:
-        total = total.plus(part)
-    scores = _cross_validated(total, sums, kept)
+    total = functools.reduce(Sums.plus, sums)
+    scores = _cross_validated(total, sums, kept, prior)
     best = max(scores, key=lambda strength: scores[strength])
-    (kernel, bias), (mean, variance) = total.solve([best])[0], total.moments()
-    mean, variance, kernel, bias = (v.astype(np.float32) for v in (mean, variance, kernel, bias))
-    return Fit(mean, variance, kernel, bias, best, scores, total.count)
+    [found] = total.solve([best])
+    return (found if prior is None else found.plus(prior))._replace(scores=scores)
 
 
 def _cross_validated(
-    total: Sums, sums: list[Sums], kept: list[list[tuple[np.ndarray, np.ndarray]]]
+    total: Sums, sums: list[Sums], kept: list[list[tuple[np.ndarray, np.ndarray]]], prior: Fit | None
 ) -> dict[float, float]:
     """Mean over the folds of the mAP with which maps of the other folds rank a fold's boxes, for each strength."""
     found: dict[float, list[float]] = {strength: [] for strength in STRENGTHS}
     for part, rows in zip(sums, kept, strict=True):
-        others = total.plus(part, -1)
-        mean, variance = others.moments()
         x, ids = (np.concatenate(values) for values in zip(*rows, strict=True))
-        named = ids[ids >= 0]
-        queries = np.flatnonzero((ids >= 0) & np.isin(ids, [i for i in np.unique(named) if (named == i).sum() > 1]))
+        people, counts = np.unique(ids[ids >= 0], return_counts=True)
+        queries = np.flatnonzero(np.isin(ids, people[counts > 1]))
         if not len(queries):
             continue
-        z = (x - mean) / np.sqrt(variance)
-        for strength, (kernel, bias) in zip(STRENGTHS, others.solve(STRENGTHS), strict=True):
-            p = z @ kernel + bias
-            p /= np.linalg.norm(p, axis=1, keepdims=True) + 1e-12
-            found[strength].append(float(reid_scores(p, ids, queries=queries)["mAP"]))
+        said = 0.0 if prior is None else prior(x)
+        for each in total.plus(part, -1).solve(STRENGTHS):
+            found[each.strength].append(float(reid_scores(unit_rows(each(x) + said), ids, queries=queries)["mAP"]))
     return {strength: float(np.mean(values)) if values else 0.0 for strength, values in found.items()}
 
 
@@ -144,12 +158,18 @@ def start_readout(model: PSDiff, batches: Iterable[dict[str, np.ndarray]]) -> Fi
     """
     readout = model.readout
     assert readout is not None
-    found = fit(_ground_truths(model, batches))
+    norm, linear = nnx.state(readout.norm), nnx.state(readout.linear)
+    mean, variance, kernel, bias = (
+        np.asarray(each[name][...], np.float64)
+        for each, name in ((norm, "mean"), (norm, "var"), (linear, "kernel"), (linear, "bias"))
+    )
+    prior = Fit(mean, variance + readout.norm.epsilon, kernel, bias, 0.0, {}, 0) if kernel.any() else None
+    found = fit(_ground_truths(model, batches), prior)
     new = {
-        "norm": {"mean": found.mean, "var": found.variance},
+        "norm": {"mean": found.mean, "var": found.variance - readout.norm.epsilon},
         "linear": {"kernel": found.kernel, "bias": found.bias},
     }
-    nnx.update(readout, jax.tree.map(jnp.asarray, new))
+    nnx.update(readout, jax.tree.map(jnp.float32, new))
     for layer in model.cdl:
         nnx.update(layer.embedding_head, jax.tree.map(jnp.zeros_like, nnx.state(layer.embedding_head)))
     scores = ", ".join(f"{strength:g}: {100 * score:.1f}" for strength, score in found.scores.items())
