@@ -2,14 +2,19 @@
 
     python -m psdiff_jax.main --config configs/mot.py:cpu --config.data.root=DIR --workdir runs/mot
 
-DIR holds sequences (`SEQ/img1`, `SEQ/gt/gt.txt`; datasets/mot/README.md says how queries are drawn). `cpu` is the
-shrunk variant for two CPU cores, which begins with the shipped weights; the full variant is for an accelerator.
+DIR holds sequences (`SEQ/img1`, `SEQ/gt/gt.txt`; datasets/mot/README.md says how queries are drawn). The full variant is
+for an accelerator. For two CPU cores:
+
+    cpu     published backbones and a published teacher (configs/real_people.py), in DIR/../weights unless the command
+            names others
+    small   the small model, from the shipped weights alone
 """
 
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.configs.base import variant_error
+from psdiff_jax.configs.real_people import TEACHER, for_real_people
 from psdiff_jax.configs.small import shrink
 
 
@@ -20,7 +25,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluate.update({"protocols": ("whole", "temporal_gap:25"), "search_threshold": 0.3})
     if variant == "cpu":
         config.data.max_boxes = 32
+        config.teacher.update({"kind": "openvino", "file": TEACHER})
+        return for_real_people(config, image_size=(576, 768))
+    if variant == "small":
+        config.data.max_boxes = 32
         return shrink(config, image_size=(288, 384))
     if variant:
-        raise variant_error("mot.py", variant, ("cpu",))
+        raise variant_error("mot.py", variant, ("cpu", "small"))
     return config

@@ -1,8 +1,8 @@
 """Weights for real people, from drawn and rendered people in strongly varied places. Boxes alone are learned.
 
-    python -m psdiff_jax.main --config configs/people_pretrain.py --config.data.root=people_cc0.tar --workdir runs/people
+    python -m psdiff_jax.main --config configs/people_pretrain.py --config.data.root=TAR --workdir runs/people
 
-data.root: cut-outs of rendered people (datasets/synthetic_street/README.md); the other half of the people is drawn.
+TAR: cut-outs of rendered people (datasets/synthetic_street/README.md), half of the people; the others are drawn.
 `configs/people_pretrain.py:mobilenet` trains the pyramid and the denoising layer for a frozen MobileNetV2 that has been
 trained to detect people; name its file in config.model.backbone_weights.
 """

@@ -6,20 +6,25 @@ The full variant is for an accelerator: ResNet-50 from ImageNet weights and an e
 which the command must name (config.model.backbone_weights, config.teacher.file) unless they lie beside DIR as in
 DIR/prw_c6s1/teacher_omz0277.npz and DIR/weights/resnet50_v1_imagenet.npz.
 
-`configs/prw_c6s1.py:cpu` is the shrunk one for two CPU cores: the small model of the quick start, which begins with
-the shipped checkpoint's weights, on frames of 288x360 pixels.
+Variants:
 
-`:distillation` and `:cpu_distillation` are the plain distillation that the paper's Table VI compares with: the same
-network without diffusion, people and their embeddings regressed from random boxes in one step.
+    cpu          two CPU cores, 40 minutes: an Open Model Zoo detector's backbone at half resolution to find people and
+                 OSNet to tell them apart (configs/real_people.py), DIR/../weights/intel/person-detection-0203.xml and
+                 DIR/../weights/osnet_x0_25_msmt17.onnx unless the command names others
+    small        two CPU cores, 10 minutes, nothing but what is shipped: the small model at 288x360 pixels
+    distillation, cpu_distillation, small_distillation
+                 the plain distillation that the paper's Table VI compares with: the same network without diffusion,
+                 people and their embeddings regressed from random boxes in one step
 """
 
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.configs.base import variant_error
+from psdiff_jax.configs.real_people import for_real_people
 from psdiff_jax.configs.small import shrink
 
-VARIANTS = ("", "cpu", "distillation", "cpu_distillation")
+VARIANTS = ("", "cpu", "small", "distillation", "cpu_distillation", "small_distillation")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -39,6 +44,9 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
         raise variant_error("prw_c6s1.py", variant, VARIANTS)
     if variant.startswith("cpu"):
+        for_real_people(config, image_size=(576, 720))
+        config.train.steps = 1_800
+    elif variant.startswith("small"):
         shrink(config, image_size=(288, 360))
     if variant.endswith("distillation"):
         config.noise.one_step = True

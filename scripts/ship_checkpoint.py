@@ -1,7 +1,9 @@
-"""Puts a finished run's weights where the quick start finds them: half precision, with the run's config and log.
+"""Puts a finished run's weights where configs find them: half precision, with the run's config and log.
 
-python -m psdiff_jax.main --config configs/street_pretrain.py --workdir runs/street_pretrain
-python scripts/ship_checkpoint.py --workdir runs/street_pretrain
+    python scripts/ship_checkpoint.py --workdir runs/street_pretrain
+    python scripts/ship_checkpoint.py --workdir runs/people --name people --parts fpn,cdl
+
+The second leaves out the backbone, which is somebody else's.
 """
 
 import json
@@ -10,12 +12,14 @@ from pathlib import Path
 
 from absl import app, flags
 
-from psdiff_jax.config import from_values
+from psdiff_jax.config import PATHS, from_values
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.weights import read_npz, save_npz
 from psdiff_jax.options import tree
 
 WORKDIR = flags.DEFINE_string("workdir", None, "the finished run", required=True)
+NAME = flags.DEFINE_string("name", "street", "what the files' names begin with")
+PARTS = flags.DEFINE_list("parts", [], "modules of the model that are shipped; default: all")
 OUT = flags.DEFINE_string("out", "configs/pretrained", "where the files go")
 
 
@@ -24,17 +28,26 @@ def main(_: list[str]) -> None:
     if not (workdir / "config.json").is_file():
         raise InputError(f"{workdir / 'config.json'} is missing: --workdir is not a run's folder")
     config = from_values(json.loads((workdir / "config.json").read_text()))
-    teacher = config.teacher_folder(workdir) / "teacher.npz"
-    for file in (workdir / "model.npz", teacher, workdir / "metrics.jsonl"):
+    model, teacher = workdir / "model.npz", config.teacher_folder(workdir) / "teacher.npz"
+    shipped = {model: "psdiff"} | ({teacher: "teacher"} if config.teacher.kind == "trained" else {})
+    for file in (*shipped, workdir / "metrics.jsonl"):
         if not file.is_file():
             raise InputError(f"{file} is missing: let the run finish first")
     out.mkdir(parents=True, exist_ok=True)
-    for file, shipped in ((workdir / "model.npz", "street_psdiff.npz"), (teacher, "street_teacher.npz")):
-        save_npz(out / shipped, read_npz(file), half=True)
+    for file, kind in shipped.items():
+        arrays = read_npz(file)
+        known = {name.split("/")[0] for name in arrays}
+        if file == model and not set(PARTS.value) <= known:
+            raise InputError(f"--parts={','.join(PARTS.value)}: the model has {', '.join(sorted(known))}")
+        if file == model and PARTS.value:
+            arrays = {name: array for name, array in arrays.items() if name.split("/")[0] in PARTS.value}
+        save_npz(out / f"{NAME.value}_{kind}.npz", arrays, half=True)
     said = tree(config)
     del said["data"]["prepared_dir"], said["teacher"]["folder"]  # folders of this machine
-    (out / "street_config.json").write_text(json.dumps(said, indent=2) + "\n")
-    shutil.copy(workdir / "metrics.jsonl", out / "street_metrics.jsonl")
+    for group, key in (("data", "root"), *(path.split(".") for path in PATHS)):
+        said[group][key] = Path(said[group][key]).name
+    (out / f"{NAME.value}_config.json").write_text(json.dumps(said, indent=2) + "\n")
+    shutil.copy(workdir / "metrics.jsonl", out / f"{NAME.value}_metrics.jsonl")
     total = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {total / 2**20:.1f} MiB")
 

@@ -69,7 +69,8 @@ def cost_matrix(
 ) -> tuple[jax.Array, jax.Array]:
     """Cost [N,M] and IoU [N,M] of every pair; padded ground truths cost FORBIDDEN and have IoU 0.
 
-    boxes, gt_boxes: xyxy pixels; image_size: [2] (h, w); embeddings as predicted; gt_embeddings unit norm.
+    boxes, gt_boxes: xyxy pixels; image_size: [2] (h, w); embeddings as predicted; gt_embeddings unit norm,
+    or zero where none is known: of such pairs the embedding costs nothing.
     """
     wh = jnp.concatenate([image_size[::-1]] * 2).astype(jnp.float32)
     ious = box_ops.pairwise(box_ops.iou, boxes, gt_boxes) * mask
@@ -77,7 +78,7 @@ def cost_matrix(
     cost += spec.l1 * jnp.abs(boxes[:, None] / wh - gt_boxes[None] / wh).sum(-1)
     cost -= spec.giou * box_ops.pairwise(box_ops.giou, boxes, gt_boxes)
     squared = jnp.sum((embeddings[:, None] - gt_embeddings[None]) ** 2, axis=-1)
-    cost += spec.reid * jnp.sqrt(squared + 1e-12)
+    cost += spec.reid * jnp.sqrt(squared + 1e-12) * jnp.any(gt_embeddings != 0, axis=-1)
 
     centre = box_ops.to_cxcywh(boxes)[:, None, :2]
     gt = box_ops.to_cxcywh(gt_boxes)[None]

@@ -1,0 +1,41 @@
+"""What the variants for two CPU cores have to find real people with. Not an experiment.
+
+Two extractors, neither trained further: at half resolution the MobileNetV2 of a person detector, whose maps become the
+pyramid in which people are found; at full resolution an OSNet trained for re-ID, from whose maps the row read-out tells
+them apart. Both are files that are not shipped: config.model.backbone_weights and config.model.reid_weights name them.
+"""
+
+from ml_collections import ConfigDict
+
+from psdiff_jax.configs.small import PRETRAINED, shrink
+
+DETECTOR = "{root}/../weights/intel/person-detection-0203.xml"  # Open Model Zoo
+TEACHER = "{root}/../weights/intel/person-reidentification-retail-0277.xml"
+REID = "{root}/../weights/osnet_x0_25_msmt17.onnx"
+
+
+def for_real_people(config: ConfigDict, image_size: tuple[int, int]) -> ConfigDict:
+    """The small model on two published backbones, from the shipped pyramid and denoising layer for the first of them."""
+    shrink(config, image_size)
+    config.model.update(
+        {
+            "backbone": "mobilenet_v2_omz",
+            "backbone_weights": DETECTOR,
+            "downsample": 2,
+            "reid_backbone": "osnet_x0_25",
+            "reid_weights": REID,
+            "readout_rows": 4,
+        }
+    )
+    config.matching.score = "iou"
+    config.train.update(
+        {
+            "init_from": str(PRETRAINED / "people_psdiff.npz"),
+            "init_parts": ("fpn", "cdl"),
+            "frozen": ("backbone", "reid_backbone"),
+            "closed_form": True,
+        }
+    )
+    config.train.scales.readout = 0.02  # the closed form is soon undone otherwise
+    config.evaluate.search_threshold = 0.6  # of an expected IoU
+    return config
