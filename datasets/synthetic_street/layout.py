@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from psdiff_jax.datasets.common.person_images import SOLID
 from psdiff_jax.datasets.synthetic_street.camera import Camera
 from psdiff_jax.datasets.synthetic_street.options import StreetOptions
 from psdiff_jax.datasets.synthetic_street.sources import PeopleSource
-from psdiff_jax.datasets.synthetic_street.sprite import SOLID, Sprite, View
+from psdiff_jax.datasets.synthetic_street.sprite import Sprite, View
 
 
 @dataclasses.dataclass(frozen=True)

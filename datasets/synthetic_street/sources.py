@@ -7,11 +7,9 @@ random generator.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import os
 import re
-import tarfile
 import zlib
 from collections.abc import Mapping
 from typing import Protocol
@@ -19,11 +17,19 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from psdiff_jax.datasets.common.person_images import (
+    PersonImage,
+    digest,
+    find_person_images,
+    in_hash_order,
+    read_bytes,
+    trimmed_cutout,
+)
 from psdiff_jax.datasets.synthetic_street.figure import draw_figure
 from psdiff_jax.datasets.synthetic_street.identity import Look, draw_identities, draw_stranger
 from psdiff_jax.datasets.synthetic_street.options import StreetOptions
 from psdiff_jax.datasets.synthetic_street.skeleton import Pose
-from psdiff_jax.datasets.synthetic_street.sprite import SOLID, Sprite, View
+from psdiff_jax.datasets.synthetic_street.sprite import Sprite, View
 from psdiff_jax.errors import InputError
 
 
@@ -72,11 +78,7 @@ def source_digest(source: str) -> str:
     if source == "drawn":
         return ""
     path = os.path.expanduser(source)
-    digest = hashlib.sha256()
-    for person, views in sorted(_list_cutouts(path).items()):
-        for view in views:
-            digest.update(person.encode() + os.path.basename(view[0]).encode() + _read_bytes(path, view))
-    return digest.hexdigest()
+    return digest(path, _find_cutouts(path))
 
 
 _NAME = re.compile(r"(?:^|.*/)(?P<person>[^/]+)_(?P<view>[^/_]+)\.(?:png|webp)$", re.IGNORECASE)
@@ -89,8 +91,8 @@ class CutoutPeople:
 
     def __init__(self, path: str, seed: int) -> None:
         self.path = os.path.expanduser(path)
-        self.files = _list_cutouts(self.path)
-        people = sorted(self.files, key=lambda person: (zlib.crc32(person.encode()), person))
+        self.files = _find_cutouts(self.path)
+        people = in_hash_order(self.files)
         self.identities = {
             role: people[math.ceil(low * len(people)) : math.ceil(high * len(people))]
             for role, (low, high) in _SHARES.items()
@@ -146,50 +148,13 @@ def _light_up(rgba: np.ndarray, light: float) -> np.ndarray:
     return np.clip(soft, 0, 255).astype(np.uint8)
 
 
-def _list_cutouts(path: str) -> dict[str, list[tuple[str, int, int]]]:
-    """person -> (file name, offset, length) of each view; offset -1 for files in a folder. Raises InputError."""
-    entries: list[tuple[str, int, int]] = []
-    if os.path.isdir(path):
-        entries = [(name, -1, 0) for name in sorted(os.listdir(path))]
-    elif os.path.isfile(path):
-        try:
-            with tarfile.open(path, "r:") as archive:
-                entries = [(m.name, m.offset_data, m.size) for m in archive if m.isfile()]
-        except tarfile.TarError as error:
-            raise InputError(f"{path}: not an uncompressed tar file of cut-outs ({error})") from error
-    else:
-        raise InputError(f"{path}: no such folder or tar file of cut-outs; set source to 'drawn' or to one that exists")
-    people: dict[str, list[tuple[str, int, int]]] = {}
-    for entry in sorted(entries):
-        match = _NAME.match(entry[0])
-        if match:
-            people.setdefault(match["person"], []).append(entry)
-    if not people:
-        raise InputError(f"{path}: holds no cut-outs named <person>_<view>.png or <person>_<view>.webp")
-    return people
+def _find_cutouts(path: str) -> dict[str, list[PersonImage]]:
+    """The views of each person. Raises InputError."""
+    return find_person_images(path, _NAME, "cut-outs named <person>_<view>.png or <person>_<view>.webp").people
 
 
 @functools.lru_cache(maxsize=512)
-def _read_cutout(path: str, entry: tuple[str, int, int]) -> np.ndarray:
+def _read_cutout(path: str, view: PersonImage) -> np.ndarray:
     """The figure cropped to its extent: uint8 [h, w, 4], RGB multiplied by alpha."""
-    name = entry[0]
-    data = np.frombuffer(_read_bytes(path, entry), np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if image is None or image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8:
-        raise InputError(f"{path}: {name} is not an 8-bit RGBA image")
-    solid = image[..., 3] >= SOLID
-    if not solid.any():
-        raise InputError(f"{path}: {name} is fully transparent")
-    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-    image = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    rgba = image[..., (2, 1, 0, 3)].astype(np.uint16)
-    rgba[..., :3] = rgba[..., :3] * rgba[..., 3:] // 255
-    return rgba.astype(np.uint8)
-
-
-def _read_bytes(path: str, entry: tuple[str, int, int]) -> bytes:
-    name, offset, length = entry
-    with open(path if offset >= 0 else os.path.join(path, name), "rb") as file:
-        if offset >= 0:
-            file.seek(offset)
-        return file.read(length if offset >= 0 else -1)
+    data = np.frombuffer(read_bytes(path, view), np.uint8)
+    return trimmed_cutout(cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None, f"{path}: {view.name}")

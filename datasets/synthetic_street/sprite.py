@@ -9,9 +9,6 @@ import math
 import cv2
 import numpy as np
 
-# A pixel belongs to a figure, and to its box, if its alpha is at least this (of 255).
-SOLID = 96
-
 
 @dataclasses.dataclass(frozen=True)
 class Sprite:

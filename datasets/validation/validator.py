@@ -107,7 +107,7 @@ def validate(
       decode: also decode every image, with progress on stderr.
 
     Raises:
-      InputError: there is no such dataset or option, nothing to read, or the dataset is not read from a folder.
+      InputError: there is no such dataset or option, nothing to read, or the dataset is rendered.
     """
     begin = time.perf_counter()
     dataset = _read(name, {**(options or {}), **({"root": root} if root else {})})
@@ -120,7 +120,7 @@ def _read(name: str, options: dict[str, Any]) -> RawDataset:
     from psdiff_jax.datasets.common.builder import FolderBuilder  # after `builder_class_of`, which silences TFDS's log
 
     if not (isinstance(builder_class, type) and issubclass(builder_class, FolderBuilder)):
-        raise InputError(f"dataset {name} is rendered, not read from a folder: there is nothing to validate")
+        raise InputError(f"dataset {name} is rendered when it is prepared: there is nothing to validate")
     if not options.get("root"):
         raise InputError(f"dataset {name} is read from a folder: name it with --root")
     check_options(name, builder_class, options)

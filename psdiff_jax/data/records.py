@@ -66,6 +66,7 @@ __all__ = [  # this module is where the rest of the program finds all of them
 ]
 
 BUILDERS = {
+    "crop_sheets": "psdiff_jax.datasets.crop_sheets.builder:CropSheets",
     "cuhk_sysu": "psdiff_jax.datasets.cuhk_sysu.builder:CuhkSysu",
     "custom": "psdiff_jax.datasets.custom.builder:Custom",
     "mot": "psdiff_jax.datasets.mot.builder:Mot",

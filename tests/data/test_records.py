@@ -180,8 +180,8 @@ def test_a_query_outside_the_gallery_is_named(config):
     [
         (
             {"name": "prv"},
-            "config.data.name: there is no dataset 'prv'; choose one of cuhk_sysu, custom, mot, prw, synthetic_street,"
-            " or name a module:Class",
+            "config.data.name: there is no dataset 'prv'; choose one of crop_sheets, cuhk_sysu, custom, mot, prw,"
+            " synthetic_street, or name a module:Class",
         ),
         (
             {"name": "no_such_module:X"},

@@ -1,0 +1,1 @@
+"""Sheets of person crops: a re-ID dataset as images with boxes and identities."""
