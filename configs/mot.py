@@ -2,8 +2,8 @@
 
     python -m psdiff_jax.main --config configs/mot.py:cpu --config.data.root=DIR --workdir runs/mot
 
-DIR holds sequences (`SEQ/img1`, `SEQ/gt/gt.txt`; datasets/mot/README.md says how queries are drawn). The full variant is
-for an accelerator. For two CPU cores:
+DIR holds sequences (`SEQ/img1`, `SEQ/gt/gt.txt`; datasets/mot/README.md says how queries are drawn). The full variant
+is for an accelerator. For two CPU cores:
 
     cpu     published backbones and a published teacher (configs/real_people.py), in DIR/../weights unless the command
             names others

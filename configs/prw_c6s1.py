@@ -45,7 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
         raise variant_error("prw_c6s1.py", variant, VARIANTS)
     if variant.startswith("cpu"):
         for_real_people(config, image_size=(576, 720))
-        config.train.steps = 1_800
+        config.train.steps = 2_100
     elif variant.startswith("small"):
         shrink(config, image_size=(288, 360))
     if variant.endswith("distillation"):

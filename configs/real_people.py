@@ -15,7 +15,7 @@ REID = "{root}/../weights/osnet_x0_25_msmt17.onnx"
 
 
 def for_real_people(config: ConfigDict, image_size: tuple[int, int]) -> ConfigDict:
-    """The small model on two published backbones, from the shipped pyramid and denoising layer for the first of them."""
+    """The small model on two published backbones; pyramid and denoising layer are shipped for the first of them."""
     shrink(config, image_size)
     config.model.update(
         {

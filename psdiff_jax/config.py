@@ -16,7 +16,14 @@ from psdiff_jax.options import NOT_NEGATIVE, Need, read, tree
 from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.training.options import TrainingConfig
 
-PATHS = ("teacher.file", "teacher.init_from", "model.backbone_weights", "model.reid_weights", "train.init_from")
+PATHS = (
+    "teacher.file",
+    "teacher.init_from",
+    "model.backbone_weights",
+    "model.reid_weights",
+    "train.init_from",
+    "train.readout_from",
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,9 @@ class Config(TrainingConfig):
                 f"config.noise.num_proposals={proposals}: must be at least config.data.max_boxes={most}, or some "
                 "ground truths are left out"
             )
+        for key in ("closed_form", "readout_from"):
+            if getattr(self.train, key) and not self.model.readout_rows:
+                raise InputError(f"config.train.{key}: the model has no row read-out; set config.model.readout_rows")
         if max(self.evaluate.steps) > self.diffusion.timesteps:
             raise InputError(
                 f"config.evaluate.steps={self.evaluate.steps}: must not be more than config.diffusion.timesteps="
@@ -102,7 +112,7 @@ def check_files(config: Config, parts: tuple[str, ...] = ("model", "train", "tea
     trained = teacher.kind == "trained"
     needed = {
         "model": {"model.backbone_weights": weights, "model.reid_weights": config.model.reid_weights},
-        "train": {"train.init_from": config.train.init_from},
+        "train": {"train.init_from": config.train.init_from, "train.readout_from": config.train.readout_from},
     }
     needed["teacher"] = {"teacher.init_from": teacher.init_from} if trained else {"teacher.file": teacher.file}
     for key, path in [entry for part in parts for entry in needed[part].items()]:

@@ -57,7 +57,8 @@ def count_parameters(model: PSDiff) -> dict[str, int]:
     """Parameters of each module; running statistics are none."""
     return {
         name: sum(int(np.prod(v.shape)) for v in jax.tree.leaves(nnx.state(getattr(model, name), nnx.Param)))
-        for name in ("backbone", "fpn", "cdl")
+        for name in ("backbone", "fpn", "cdl", "reid_backbone", "readout")
+        if getattr(model, name, None) is not None
     }
 
 

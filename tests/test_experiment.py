@@ -311,6 +311,36 @@ def test_shipping_a_checkpoint_halves_it_and_names_no_folder(finished, tmp_path)
     assert str(workdir.parent) not in (tmp_path / "street_config.json").read_text()
 
 
+def test_shipping_some_modules_alone(finished, tmp_path):
+    _, workdir = finished
+    options = ("ship_checkpoint.py", "--workdir", str(workdir), "--out", str(tmp_path), "--name", "parts", "--parts")
+    assert run_script(*options, "fpn,cdl").returncode == 0
+    assert {name.split("/")[0] for name in read_npz(tmp_path / "parts_psdiff.npz")} == {"fpn", "cdl"}
+    assert "--parts=head: the model has backbone, cdl, fpn" in run_script(*options, "head").stderr
+
+
+def test_a_readout_that_starts_in_closed_form(finished, tmp_path):
+    """Zero steps leave the closed form; another run departs from it, trains the rest and finds people with it."""
+    config, workdir = finished
+    config = config.copy_and_resolve_references()
+    config.teacher.folder = str(workdir / "teacher")
+    config.model.update({"readout_rows": 2, "reid_backbone": "tiny", "downsample": 2})
+    config.train.update({"closed_form": True, "steps": 0, "frozen": ("backbone", "reid_backbone")})
+    experiment.run(config, tmp_path / "first", "train")
+    first = read_npz(tmp_path / "first" / "model.npz")
+    assert first["readout/linear/kernel"].any() and not first["cdl/0/embedding_head/kernel"].any()
+    config.train.update({"steps": 2, "readout_from": str(tmp_path / "first" / "model.npz"), "closed_form": False})
+    config.train.scales.readout = 0.0
+    experiment.run(config, tmp_path / "second", "train_and_evaluate")
+    second = read_npz(tmp_path / "second" / "model.npz")
+    changed = {name.split("/")[0] for name in second if not np.array_equal(first[name], second[name])}
+    assert changed == {"fpn", "cdl"}
+    assert (tmp_path / "second" / "evaluation.json").is_file()
+    config.model.update({"readout_rows": 0, "reid_backbone": ""})
+    with pytest.raises(InputError, match=r"config\.train\.readout_from: the model has no row read-out"):
+        experiment.run(config, tmp_path / "third", "train")
+
+
 def test_diagnosis_has_a_row_for_each_time(finished, tmp_path):
     config, workdir = finished
     described = tmp_path / "described.py"

@@ -153,7 +153,7 @@ class PSDiff(nnx.Module):
         The row read-out reads the box that a layer predicts, or the given one where `held` [B,N] says that it is exact.
         """
         options, size = self.options, condition.image_size
-        boxes = self.diffusion.decode_boxes(state.box, size)
+        given = boxes = self.diffusion.decode_boxes(state.box, size)
         embedding = state.embedding / self.diffusion.embedding_snr_scale
         estimates = []
         for layer in self.cdl:
@@ -172,7 +172,7 @@ class PSDiff(nnx.Module):
             after = jax.lax.stop_gradient(box_ops.clip(moved, size))
             embeddings = prediction.embeddings
             if self.readout is not None:
-                read = after if held is None else jnp.where(held[..., None], boxes, after)
+                read = after if held is None else jnp.where(held[..., None], given, after)
                 embeddings += self.readout(self.read(condition, read), prediction.hidden)
             estimates.append(Estimate(moved, prediction.logits, embeddings))
             boxes, embedding = after, jax.lax.stop_gradient(embeddings)

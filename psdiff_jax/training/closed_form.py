@@ -164,7 +164,7 @@ def start_readout(model: PSDiff, batches: Iterable[dict[str, np.ndarray]]) -> Fi
         for each, name in ((norm, "mean"), (norm, "var"), (linear, "kernel"), (linear, "bias"))
     )
     prior = Fit(mean, variance + readout.norm.epsilon, kernel, bias, 0.0, {}, 0) if kernel.any() else None
-    found = fit(_ground_truths(model, batches), prior)
+    found = fit(_known(box_features(model, batches)), prior)
     new = {
         "norm": {"mean": found.mean, "var": found.variance - readout.norm.epsilon},
         "linear": {"kernel": found.kernel, "bias": found.bias},
@@ -181,22 +181,31 @@ def start_readout(model: PSDiff, batches: Iterable[dict[str, np.ndarray]]) -> Fi
     return found
 
 
-def _ground_truths(
+def box_features(
     model: PSDiff, batches: Iterable[dict[str, np.ndarray]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(features, targets, person ids) of the ground truths with a target, batch by batch."""
+    """(features [n,F], targets [n,D], person ids [n]) of the ground truths of every batch, image by image."""
     graphdef, state = nnx.split(model)
     mesh = parallel.make_mesh()
     state = parallel.put_replicated(state, mesh)
 
     @jax.jit
     def features(state: nnx.State, image: jax.Array, size: jax.Array, boxes: jax.Array) -> jax.Array:
-        network = merge(graphdef, state)
+        network = merge(graphdef, state, folded=True)
         return network.read(network.features(image, size), boxes).astype(jnp.float32)
 
     for batch in batches:
         inputs = parallel.put_batch({name: batch[name] for name in ("image", "image_size", "boxes")}, mesh)
         x = parallel.fetch(features(state, inputs["image"], inputs["image_size"], inputs["boxes"]))
         whole = parallel.gather_batch({name: batch[name] for name in ("embeddings", "person_ids", "boxes_mask")})
-        known = whole["boxes_mask"] & np.any(whole["embeddings"] != 0, axis=-1)
-        yield x[known], whole["embeddings"][known], whole["person_ids"][known]
+        real = whole["boxes_mask"]
+        yield x[real], whole["embeddings"][real], whole["person_ids"][real]
+
+
+def _known(
+    boxes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Those with a target."""
+    for x, y, ids in boxes:
+        known = np.any(y != 0, axis=-1)
+        yield x[known], y[known], ids[known]

@@ -47,7 +47,7 @@ class OptimizerOptions:
 def learning_rate(options: OptimizerOptions) -> optax.Schedule:
     """Learning rate as a function of the step."""
     peak, steps = options.learning_rate, options.steps
-    if options.schedule == "cosine":
+    if options.schedule == "cosine" and steps:  # a run of no steps keeps what it starts from
         return optax.warmup_cosine_decay_schedule(0.0, peak, options.warmup, steps, 0.01 * peak)
     return warmed_up(step_decay(peak, steps, PAPER_DECAY if options.schedule == "step" else ()), options.warmup)
 

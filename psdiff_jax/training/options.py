@@ -22,6 +22,7 @@ class TrainOptions(OptimizerOptions):
     ema_decay: Annotated[float, FRACTION, "decay of the moving average of the weights; 0 = none"] = 0.0
     init_from: Annotated[str, ".npz of a whole PSDiff to start from"] = ""
     init_parts: Annotated[tuple[Part, ...], "modules taken from that file; () = all"] = ()
+    readout_from: Annotated[str, ".npz of a run whose row read-out is taken; '' = none"] = ""
     frozen: Annotated[tuple[Part, ...], "modules that are not trained"] = ()
     closed_form: Annotated[bool, "start the row read-out from ridge regression (`training.closed_form`)"] = False
     log_every: Annotated[int, AT_LEAST_1, "steps between two log lines"] = 50

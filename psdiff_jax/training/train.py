@@ -28,21 +28,25 @@ def new_model(config: TrainingConfig) -> PSDiff:
 
 
 def build_model(config: TrainingConfig, teacher: Path) -> PSDiff:
-    """A PSDiff with the weights it starts from: those of its backbones, then those of config.train.init_from.
+    """A PSDiff with the weights it starts from: those of its backbones, config.train.init_from and readout_from.
 
     teacher: `.npz` of the trained teacher, for backbone_weights = "teacher".
     """
-    model = new_model(config)
-    if config.model.backbone_weights == "teacher":
-        nnx.update(model, load_npz(teacher, nnx.state(model), source="backbone", target="backbone"))
-    elif config.model.backbone_weights:
-        _load_backbone(model.backbone, config.model.backbone_weights)
-    if config.model.reid_weights:
-        _load_backbone(model.reid_backbone, config.model.reid_weights)
-    if config.train.init_from:
-        path = Path(config.train.init_from).expanduser()
-        for part in config.train.init_parts or ("",):
+    model, options = new_model(config), config.train
+    if not options.init_from or options.init_parts:  # a whole model brings its backbones
+        if config.model.backbone_weights == "teacher":
+            nnx.update(model, load_npz(teacher, nnx.state(model), source="backbone", target="backbone"))
+        elif config.model.backbone_weights:
+            _load_backbone(model.backbone, config.model.backbone_weights)
+        if config.model.reid_weights:
+            _load_backbone(model.reid_backbone, config.model.reid_weights)
+    if options.init_from:
+        path = Path(options.init_from).expanduser()
+        for part in options.init_parts or ("",):
             nnx.update(model, load_npz(path, nnx.state(model), source=part, target=part))
+    if options.readout_from:
+        path = Path(options.readout_from).expanduser()
+        nnx.update(model, load_npz(path, nnx.state(model), source="readout", target="readout"))
     return model
 
 

@@ -202,6 +202,20 @@ def test_costs_pair_by_pair(rule):
     np.testing.assert_allclose(iou, want_iou, atol=1e-5)
 
 
+def test_an_unknown_embedding_costs_nothing():
+    """However long the prediction is: without a teacher nothing bounds it."""
+    logits, boxes, embeddings, gt_boxes, gt_embeddings, mask, size = random_scene()
+    gt_embeddings[1] = 0
+
+    def cost(scale, reid):
+        arrays = (np.float32(v) for v in (logits, boxes, scale * embeddings, gt_boxes, gt_embeddings))
+        return np.asarray(cost_matrix(*arrays, mask, size, MatchOptions(reid=reid))[0])
+
+    np.testing.assert_array_equal(cost(1, 5.0)[:, 1], cost(100, 5.0)[:, 1])
+    np.testing.assert_array_equal(cost(1, 5.0)[:, 1], cost(1, 0.0)[:, 1])
+    assert (cost(1, 5.0)[:, 0] > cost(1, 0.0)[:, 0]).all()
+
+
 def test_extreme_scores_cost_something_finite():
     cost = focal_cost(jnp.float32([-200, 200, 0]), 0.25, 2.0)
     assert jnp.isfinite(cost).all() and cost[1] < cost[2] < cost[0]

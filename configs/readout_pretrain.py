@@ -1,0 +1,27 @@
+"""The row read-out alone, in closed form from crops of people laid out on sheets: where few people have a target, other
+people's crops tell it what to look at. Nothing else is trained.
+
+    python -m psdiff_jax.main --config configs/readout_pretrain.py --mode train --config.data.root=CROPS \\
+        --config.model.reid_weights=OSNET --config.teacher.file=TEACHER --workdir runs/readout
+
+CROPS: a folder or tar of crops (datasets/crop_sheets/README.md). OSNET: osnet_x0_25_msmt17.onnx. TEACHER:
+person-reidentification-retail-0277.xml. A run on scenes departs from it with config.train.readout_from =
+runs/readout/model.npz.
+"""
+
+from ml_collections import ConfigDict
+
+from psdiff_jax.configs.base import get_config as base
+from psdiff_jax.configs.real_people import for_real_people
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.data.update({"name": "crop_sheets", "max_boxes": 112})
+    config.teacher.kind = "openvino"
+    for_real_people(config, image_size=(576, 720))
+    config.data.cache = False
+    config.model.update({"backbone": "small", "backbone_weights": "", "reid_weights": ""})
+    config.train.update({"steps": 0, "init_from": "", "init_parts": ()})
+    config.noise.num_proposals = 112
+    return config

@@ -1,0 +1,87 @@
+"""What the row read-out of a config is worth before anything is trained: person search at the ground-truth boxes.
+
+    python scripts/probe_readout.py --config configs/prw_c6s1.py:cpu --config.data.root=DATA/prw_c6s1 \\
+        [--config.model.reid_backbone=... --config.model.readout_rows=...]
+
+The read-out is set in closed form on the training images and then ranks the gallery's ground truths by its embeddings
+alone: with perfect boxes, and without what denoising adds. Nothing is written but the teacher's targets, in --workdir.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from psdiff_jax.config import Config, check_files, from_values
+from psdiff_jax.data.held_out import training_positions
+from psdiff_jax.data.pipeline import eval_batches, reading_threads
+from psdiff_jax.data.records import PreparedDataset, open_dataset
+from psdiff_jax.errors import InputError
+from psdiff_jax.models.psdiff import PSDiff
+from psdiff_jax.modes import protocols_of
+from psdiff_jax.ops.normalize import unit_rows
+from psdiff_jax.teacher.crops import row_starts
+from psdiff_jax.teacher.evaluate import SPLITS, score_targets
+from psdiff_jax.teacher.kinds import open_targets
+from psdiff_jax.teacher.targets import Targets
+from psdiff_jax.training.closed_form import box_features, start_readout
+from psdiff_jax.training.train import build_model
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "the config", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", "runs/probe", "where the teacher's targets are kept")
+
+
+def main(_: list[str]) -> None:
+    config = from_values(CONFIG.value)
+    if not config.model.readout_rows:
+        raise InputError("config.model.readout_rows=0: there is nothing to probe; give 1 or more")
+    check_files(config)
+    dataset, folder = open_dataset(config.data), config.teacher_folder(Path(WORKDIR.value))
+    targets = open_targets(
+        config.teacher,
+        dataset,
+        folder,
+        embedding_dim=config.model.embedding_dim,
+        seed=config.seed,
+        workers=reading_threads(config.data),
+    )
+    model = build_model(config, folder / "teacher.npz")
+    kept = training_positions(dataset.annotations("train"), config.data.held_out)
+    start_readout(model, batches_of(config, dataset, "train", indices=kept, targets=targets))
+    rows = {split: embeddings(model, batches_of(config, dataset, split)) for split in SPLITS}
+    starts = {split: row_starts(dataset.annotations(split)) for split in SPLITS}
+    found = score_targets({"read-out": Targets(rows, starts, "row read-out")}, dataset, protocols_of(config, dataset))
+    for protocol, sizes in found["search"].items():
+        for size, by in sizes.items():
+            scores = ", ".join(f"{name} {100 * by['read-out'][name]:.1f}" for name in ("mAP", "top-1"))
+            print(f"{protocol}, gallery {size}: {scores}")
+
+
+def batches_of(config: Config, dataset: PreparedDataset, split: str, **given) -> Iterable[dict[str, np.ndarray]]:
+    return eval_batches(
+        dataset,
+        split,
+        config.data,
+        batch_size=config.evaluate.batch_size,
+        embedding_dim=config.model.embedding_dim,
+        **given,
+    )
+
+
+def embeddings(model: PSDiff, batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
+    """Unit embeddings [K,D] of the ground truths of a split, as far as the read-out goes."""
+    assert model.readout is not None
+    nothing = np.zeros((1, 2 * model.options.dim), np.float32)
+    read = [np.asarray(model.readout(jnp.asarray(x)[None], nothing))[0] for x, _, _ in box_features(model, batches)]
+    return unit_rows(np.concatenate(read))
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main)
+    except InputError as error:
+        sys.exit(f"error: {error}")
