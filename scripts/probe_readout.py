@@ -75,7 +75,7 @@ def batches_of(config: Config, dataset: PreparedDataset, split: str, **given) ->
 def embeddings(model: PSDiff, batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
     """Unit embeddings [K,D] of the ground truths of a split, as far as the read-out goes."""
     assert model.readout is not None
-    nothing = np.zeros((1, 2 * model.options.dim), np.float32)
+    nothing = jnp.zeros((1, 2 * model.options.dim))
     read = [np.asarray(model.readout(jnp.asarray(x)[None], nothing))[0] for x, _, _ in box_features(model, batches)]
     return unit_rows(np.concatenate(read))
 
