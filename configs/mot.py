@@ -17,12 +17,16 @@ from psdiff_jax.configs.base import variant_error
 from psdiff_jax.configs.real_people import TEACHER, for_real_people
 from psdiff_jax.configs.small import shrink
 
+VARIANTS = ("", "cpu", "small")
+
 
 def get_config(variant: str = "") -> ConfigDict:
     config = base()
     config.data.update({"name": "mot", "max_boxes": 128, "builder": {"queries_per_track": 5}})
     config.data.augment.update({"scale_jitter": (0.8, 1.25), "color": 0.2})
     config.evaluate.update({"protocols": ("whole", "temporal_gap:25"), "search_threshold": 0.3})
+    if variant not in VARIANTS:
+        raise variant_error("mot.py", variant, VARIANTS)
     if variant == "cpu":
         config.data.max_boxes = 32
         config.teacher.update({"kind": "openvino", "file": TEACHER})
@@ -30,6 +34,4 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "small":
         config.data.max_boxes = 32
         return shrink(config, image_size=(288, 384))
-    if variant:
-        raise variant_error("mot.py", variant, ("cpu", "small"))
     return config

@@ -159,19 +159,29 @@ def test_weights_of_a_teacher_brought_along_start_no_backbone_but_do_not_keep_it
 
 
 def test_every_config_file_is_valid():
-    from psdiff_jax.configs import cuhk_sysu, custom, mot, prw, prw_c6s1, quickstart
+    from psdiff_jax.configs import cuhk_sysu, custom, mot, people_pretrain, prw, prw_c6s1, quickstart, readout_pretrain
 
     for config in (base.get_config(), street_pretrain.get_config(), cuhk_sysu.get_config(), prw.get_config()):
         from_values(config)
     for config in (quickstart.get_config(), quickstart.get_config("smoke")):
         check_files(from_values(config))  # the shipped weights are there
+    for config in (people_pretrain.get_config(), people_pretrain.get_config("mobilenet")):
+        check_files(from_values(config))
+    with pytest.raises(InputError, match=r"config\.teacher\.file=''"):
+        from_values(readout_pretrain.get_config())
     for file in (prw_c6s1, mot, custom):
         for variant in getattr(file, "VARIANTS", ("", "cpu")):
             config = file.get_config(variant)
             config.data.root = "somewhere"
             options = from_values(config)
-            assert options.teacher.file == ("somewhere/teacher_omz0277.npz" if file is prw_c6s1 else "")
-            assert not variant.startswith("cpu") or Path(options.train.init_from).is_file()
+            file_of_teacher = {prw_c6s1: "somewhere/teacher_omz0277.npz"}.get(file, "")
+            if file is mot and variant == "cpu":
+                file_of_teacher = "somewhere/../weights/intel/person-reidentification-retail-0277.xml"
+            assert options.teacher.file == file_of_teacher
+            assert not variant.startswith(("cpu", "small")) or Path(options.train.init_from).is_file()
+            if file is not custom and variant.startswith("cpu"):
+                with pytest.raises(InputError, match=r"config\.model\.backbone_weights='somewhere/\.\./weights"):
+                    check_files(options)
 
 
 def test_the_defaults_are_those_of_the_dataclasses():
