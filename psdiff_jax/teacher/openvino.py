@@ -24,6 +24,9 @@ DTYPES = {"f32": np.float32, "f16": np.float16, "u8": np.uint8}
 # Several batches at once, a thread or a few for each: the fastest on a CPU. Left to itself, OpenVINO computes in
 # bfloat16 on CPUs that can, and an embedding would depend on the machine.
 COMPILE = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
+# Compiled networks live as long as the process: collected as garbage, several of them end it with a segmentation fault
+# at the next signal (openvino 2026.4).
+_OPEN: list[Any] = []
 OPEN_BATCH = 8  # larger ones are no faster
 # What the model converter writes into an IR whose input is as OpenCV reads images, with the scaling inside.
 REVERSED = ["conversion_parameters", "reverse_input_channels"]
@@ -98,6 +101,7 @@ def _start(path: Path, model: Any, shape: tuple[int, ...]) -> Run:
         raise InputError(f"{path}: cannot be run on crops of shape {shape} ({reason(error)})") from error
 
     # Threads of ours instead of openvino.AsyncInferQueue: its callbacks deadlock when the network is garbage-collected.
+    _OPEN.append(compiled)
     streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 
     def infer(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
