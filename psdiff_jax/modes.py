@@ -26,6 +26,7 @@ from psdiff_jax.files import write_atomically
 from psdiff_jax.inference.calibrate import calibrate, calibrated_threshold
 from psdiff_jax.inference.embed import embed_all, image_loader
 from psdiff_jax.inference.ranking import rank
+from psdiff_jax.models.psdiff import PSDiff
 from psdiff_jax.ops.boxes import is_inside
 from psdiff_jax.progress import progress
 from psdiff_jax.report.naming import gallery_name, steps_name
@@ -35,6 +36,7 @@ from psdiff_jax.report.run_page import write_report
 from psdiff_jax.report.terminal import format_hits, format_table
 from psdiff_jax.teacher.evaluate import evaluate_teacher as score_teacher
 from psdiff_jax.teacher.kinds import open_targets
+from psdiff_jax.teacher.targets import Targets
 from psdiff_jax.training import train as training
 from psdiff_jax.training.closed_form import start_readout
 from psdiff_jax.training.loop import fit
@@ -68,16 +70,23 @@ def train(config: Config, workdir: Path, dataset: PreparedDataset, gallery: Prep
             dataset, data, batch_size=config.train.batch_size, seed=config.seed, targets=targets, processes=processes
         )
         if config.train.closed_form and not training.has_checkpoint(workdir):
-            size = config.evaluate.batch_size
-            kept = training_positions(dataset.annotations("train"), data.held_out)
-            start_readout(
-                model,
-                eval_batches(
-                    dataset, "train", data, batch_size=size, indices=kept, targets=targets, processes=processes
-                ),
-            )
+            closed_form(config, dataset, model, targets)
         show = prediction_images(config, config.evaluate, data, gallery, model, writer)
         training.train(config, workdir, model, batches, writer, hooks=[(config.train.image_every, show)])
+
+
+def closed_form(config: Config, dataset: PreparedDataset, model: PSDiff, targets: Targets) -> None:
+    """Sets the row read-out of `model` to its closed form on the training images."""
+    batches = eval_batches(
+        dataset,
+        "train",
+        config.data,
+        batch_size=config.evaluate.batch_size,
+        indices=training_positions(dataset.annotations("train"), config.data.held_out),
+        targets=targets,
+        processes=Processes(*parallel.place()),
+    )
+    start_readout(model, batches)
 
 
 def embed(config: Config, workdir: Path, dataset: PreparedDataset) -> None:

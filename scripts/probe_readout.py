@@ -8,7 +8,6 @@ alone: with perfect boxes, and without what denoising adds. Nothing is written b
 """
 
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -17,18 +16,17 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from psdiff_jax.config import Config, check_files, from_values
-from psdiff_jax.data.held_out import training_positions
 from psdiff_jax.data.pipeline import eval_batches, reading_threads
 from psdiff_jax.data.records import PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.psdiff import PSDiff
-from psdiff_jax.modes import protocols_of
+from psdiff_jax.modes import closed_form, protocols_of
 from psdiff_jax.ops.normalize import unit_rows
 from psdiff_jax.teacher.crops import row_starts
 from psdiff_jax.teacher.evaluate import SPLITS, score_targets
 from psdiff_jax.teacher.kinds import open_targets
 from psdiff_jax.teacher.targets import Targets
-from psdiff_jax.training.closed_form import box_features, start_readout
+from psdiff_jax.training.closed_form import box_features
 from psdiff_jax.training.train import build_model
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the config", lock_config=True)
@@ -50,9 +48,8 @@ def main(_: list[str]) -> None:
         workers=reading_threads(config.data),
     )
     model = build_model(config, folder / "teacher.npz")
-    kept = training_positions(dataset.annotations("train"), config.data.held_out)
-    start_readout(model, batches_of(config, dataset, "train", indices=kept, targets=targets))
-    rows = {split: embeddings(model, batches_of(config, dataset, split)) for split in SPLITS}
+    closed_form(config, dataset, model, targets)
+    rows = {split: embeddings(config, dataset, model, split) for split in SPLITS}
     starts = {split: row_starts(dataset.annotations(split)) for split in SPLITS}
     found = score_targets({"read-out": Targets(rows, starts, "row read-out")}, dataset, protocols_of(config, dataset))
     for protocol, sizes in found["search"].items():
@@ -61,20 +58,11 @@ def main(_: list[str]) -> None:
             print(f"{protocol}, gallery {size}: {scores}")
 
 
-def batches_of(config: Config, dataset: PreparedDataset, split: str, **given) -> Iterable[dict[str, np.ndarray]]:
-    return eval_batches(
-        dataset,
-        split,
-        config.data,
-        batch_size=config.evaluate.batch_size,
-        embedding_dim=config.model.embedding_dim,
-        **given,
-    )
-
-
-def embeddings(model: PSDiff, batches: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
+def embeddings(config: Config, dataset: PreparedDataset, model: PSDiff, split: str) -> np.ndarray:
     """Unit embeddings [K,D] of the ground truths of a split, as far as the read-out goes."""
     assert model.readout is not None
+    size, dim = config.evaluate.batch_size, config.model.embedding_dim
+    batches = eval_batches(dataset, split, config.data, batch_size=size, embedding_dim=dim)
     nothing = jnp.zeros((1, 2 * model.options.dim))
     read = [np.asarray(model.readout(jnp.asarray(x)[None], nothing))[0] for x, _, _ in box_features(model, batches)]
     return unit_rows(np.concatenate(read))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, reduce
+from einops import reduce
 from flax import nnx
 
 from psdiff_jax.models.resnet import normalized
@@ -55,7 +55,7 @@ class RowReadout(nnx.Module):
                 backend=backend,
                 image_size=image_size,
             )
-            parts.append(rearrange(reduce(cells, "b n r s c -> b n r c", "mean"), "b n r c -> b n (r c)"))
+            parts.append(reduce(cells, "b n r s c -> b n (r c)", "mean"))
         return jnp.concatenate(parts, axis=-1)
 
     def __call__(self, features: jax.Array, hidden: jax.Array) -> jax.Array:

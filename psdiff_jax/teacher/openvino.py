@@ -100,8 +100,8 @@ def _start(path: Path, model: Any, shape: tuple[int, ...]) -> Run:
     except Exception as error:  # see _read
         raise InputError(f"{path}: cannot be run on crops of shape {shape} ({reason(error)})") from error
 
-    # Threads of ours instead of openvino.AsyncInferQueue: its callbacks deadlock when the network is garbage-collected.
     _OPEN.append(compiled)
+    # Threads of ours instead of openvino.AsyncInferQueue: its callbacks deadlock when the network is garbage-collected.
     streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 
     def infer(batches: Sequence[np.ndarray]) -> list[np.ndarray]:

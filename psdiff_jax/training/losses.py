@@ -26,22 +26,14 @@ def quality_focal(logits: jax.Array, targets: jax.Array, beta: float = 2.0) -> j
     return jnp.abs(targets - jax.nn.sigmoid(logits)) ** beta * cross_entropy
 
 
-def score_loss(
-    logits: jax.Array,
-    boxes: jax.Array,
-    matched: jax.Array,
-    gt: jax.Array,
-    batch: dict[str, jax.Array],
-    spec: MatchOptions,
-) -> jax.Array:
-    """Elementwise [B,N] loss of the scores, by `spec.score`. matched: bool [B,N]; gt: int [B,N]."""
+def score_loss(logits: jax.Array, matched: jax.Array, gt: jax.Array, ious: jax.Array, spec: MatchOptions) -> jax.Array:
+    """Elementwise [B,N] loss of the scores, by `spec.score`. matched: bool [B,N]; gt: int [B,N]; ious: [B,N,M]."""
     if spec.score == "matched":
         return sigmoid_focal(logits, matched.astype(jnp.float32), spec.alpha, spec.gamma)
-    ious = box_ops.pairwise(box_ops.iou, boxes, batch["boxes"]) * batch["boxes_mask"][:, None]
     best = ious.max(-1)
     if spec.score == "matched_iou":
         best = matched * jnp.take_along_axis(ious, gt[..., None], axis=-1)[..., 0]
-    return quality_focal(logits, jax.lax.stop_gradient(best), spec.gamma)
+    return quality_focal(logits, best, spec.gamma)
 
 
 def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions) -> dict[str, jax.Array]:
@@ -55,10 +47,10 @@ def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions
 
     def one(logits, boxes, embeddings, gt_boxes, gt_embeddings, mask, image_size):
         cost, ious = cost_matrix(logits, boxes, embeddings, gt_boxes, gt_embeddings, mask, image_size, spec)
-        return match(cost, ious, mask, spec)
+        return match(cost, ious, mask, spec), ious
 
     frozen = jax.lax.stop_gradient(estimate)
-    matched, gt = jax.vmap(one)(
+    (matched, gt), ious = jax.vmap(one)(
         frozen.logits,
         frozen.boxes,
         frozen.embeddings,
@@ -79,7 +71,7 @@ def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions
     known = weight * jnp.any(target_embeddings != 0, axis=-1)
     embeddings = jnp.maximum(known.sum(), 1.0) if spec.reid_reduction == "mean" else known.shape[0]
     return {
-        "cls": spec.cls * score_loss(estimate.logits, frozen.boxes, matched, gt, batch, spec).sum() / count,
+        "cls": spec.cls * score_loss(estimate.logits, matched, gt, ious, spec).sum() / count,
         "l1": spec.l1 * (weight * l1).sum() / count,
         "giou": spec.giou * (weight * (1 - giou)).sum() / count,
         "reid": spec.reid * (known * jnp.sqrt(squared + 1e-12)).sum() / embeddings,
