@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from psdiff_jax.models import cdl
-from psdiff_jax.models.cdl import CDL, CDLOptions
+from psdiff_jax.models.cdl import CDL, CDLOptions, Prediction
 
 pytestmark = pytest.mark.slow
 
@@ -81,10 +81,12 @@ def inputs(seed=0):
 
 
 def weights(logits=1.0, deltas=1.0, embeddings=1.0):
+    """A random weight of every output; what the embeddings are made from counts with them."""
     rng = np.random.default_rng(9)
-    shapes = ((IMAGES, PROPOSALS), (IMAGES, PROPOSALS, 4), (IMAGES, PROPOSALS, SPEC.embedding_dim))
-    return tuple(
-        np.float32(on * rng.normal(size=shape)) for on, shape in zip((logits, deltas, embeddings), shapes, strict=True)
+    switches = Prediction(logits, deltas, embeddings, hidden=embeddings)
+    widths = Prediction((), (4,), (SPEC.embedding_dim,), (2 * SPEC.dim,))
+    return Prediction(
+        *(np.float32(on * rng.normal(size=(IMAGES, PROPOSALS, *w))) for on, w in zip(switches, widths, strict=True))
     )
 
 
