@@ -1,12 +1,12 @@
-"""The row read-out alone, in closed form from crops of people laid out on sheets: where few people have a target, other
-people's crops tell it what to look at. Nothing else is trained.
+"""The row read-out and the backbone that it reads, from crops of people laid out on sheets: where few people have a
+target, other people's crops tell it what to look at. It starts in closed form; nothing else is trained.
 
     python -m psdiff_jax.main --config configs/readout_pretrain.py --mode train --config.data.root=CROPS \\
         --config.model.reid_weights=OSNET --config.teacher.file=TEACHER --workdir runs/readout
 
 CROPS: a folder or tar of crops (datasets/crop_sheets/README.md). OSNET: osnet_x0_25_msmt17.onnx. TEACHER:
 person-reidentification-retail-0277.xml. A run on scenes departs from it with config.train.readout_from =
-runs/readout/model.npz.
+runs/readout/model.npz. `--config.train.steps=0` leaves the backbone as it is.
 """
 
 from ml_collections import ConfigDict
@@ -20,8 +20,21 @@ def get_config() -> ConfigDict:
     config.data.update({"name": "crop_sheets", "max_boxes": 112})
     config.teacher.kind = "openvino"
     for_real_people(config, image_size=(576, 720))
-    config.data.cache = False
+    config.data.augment.update({"scale_jitter": (0.8, 1.25), "color": 0.2})
     config.model.update({"backbone": "small", "backbone_weights": "", "reid_weights": ""})
-    config.train.update({"steps": 0, "init_from": "", "init_parts": ()})
+    config.train.update(
+        {
+            "objective": "readout",
+            "steps": 1_400,
+            "batch_size": 2,
+            "learning_rate": 5e-4,
+            "ema_decay": 0.99,
+            "init_from": "",
+            "init_parts": (),
+            "frozen": ("backbone", "fpn", "cdl"),
+            "image_every": 0,
+        }
+    )
+    config.train.scales.readout = 1.0
     config.noise.num_proposals = 112
     return config

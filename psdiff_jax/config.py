@@ -62,8 +62,13 @@ class Config(TrainingConfig):
                 f"config.noise.num_proposals={proposals}: must be at least config.data.max_boxes={most}, or some "
                 "ground truths are left out"
             )
-        for key in ("closed_form", "readout_from"):
-            if getattr(self.train, key) and not self.model.readout_rows:
+        needs_readout = {
+            "closed_form": self.train.closed_form,
+            "readout_from": self.train.readout_from,
+            "objective": self.train.objective == "readout",
+        }
+        for key, asked in needs_readout.items():
+            if asked and not self.model.readout_rows:
                 raise InputError(f"config.train.{key}: the model has no row read-out; set config.model.readout_rows")
         if max(self.evaluate.steps) > self.diffusion.timesteps:
             raise InputError(

@@ -319,6 +319,11 @@ def test_shipping_some_modules_alone(finished, tmp_path):
     assert "--parts=head: the model has backbone, cdl, fpn" in run_script(*options, "head").stderr
 
 
+def parts_changed(before, after):
+    """The modules whose weights differ between two files."""
+    return {name.split("/")[0] for name in after if not np.allclose(before[name], after[name], rtol=1e-5)}
+
+
 def test_a_readout_that_starts_in_closed_form(finished, tmp_path):
     """Zero steps leave the closed form; another run departs from it, trains the rest and finds people with it."""
     config, workdir = finished
@@ -329,12 +334,15 @@ def test_a_readout_that_starts_in_closed_form(finished, tmp_path):
     experiment.run(config, tmp_path / "first", "train")
     first = read_npz(tmp_path / "first" / "model.npz")
     assert first["readout/linear/kernel"].any() and not first["cdl/0/embedding_head/kernel"].any()
+    alone = config.copy_and_resolve_references()
+    alone.train.update({"objective": "readout", "steps": 2, "frozen": ("backbone", "fpn", "cdl")})
+    experiment.run(alone, tmp_path / "alone", "train")
+    assert parts_changed(first, read_npz(tmp_path / "alone" / "model.npz")) == {"reid_backbone", "readout"}
     config.train.update({"steps": 2, "readout_from": str(tmp_path / "first" / "model.npz"), "closed_form": False})
     config.train.scales.readout = 0.0
     experiment.run(config, tmp_path / "second", "train_and_evaluate")
     second = read_npz(tmp_path / "second" / "model.npz")
-    changed = {name.split("/")[0] for name in second if not np.allclose(first[name], second[name], rtol=1e-5)}
-    assert changed == {"fpn", "cdl"}
+    assert parts_changed(first, second) == {"fpn", "cdl"}
     assert (tmp_path / "second" / "evaluation.json").is_file()
     config.model.update({"readout_rows": 0, "reid_backbone": ""})
     with pytest.raises(InputError, match=r"config\.train\.readout_from: the model has no row read-out"):

@@ -58,11 +58,12 @@ class RowReadout(nnx.Module):
             parts.append(reduce(cells, "b n r s c -> b n (r c)", "mean"))
         return jnp.concatenate(parts, axis=-1)
 
-    def __call__(self, features: jax.Array, hidden: jax.Array) -> jax.Array:
-        """Features [B,N,F] and the layer's hidden vectors [B,N,C] -> embeddings [B,N,D] no longer than 1.
-
-        Unbounded, the map of what lies in a noise box would dominate the loss. The gate lets the layer distrust it.
-        """
+    def embed(self, features: jax.Array) -> jax.Array:
+        """Features [B,N,F] -> embeddings [B,N,D] no longer than 1: unbounded, noise boxes would dominate the loss."""
         read = self.linear(normalized(self.norm, features, False)).astype(jnp.float32)
         length = jnp.sqrt(jnp.sum(read**2, axis=-1, keepdims=True) + 1e-12)
-        return nnx.sigmoid(self.gate(hidden).astype(jnp.float32)) * read / jnp.maximum(length, 1.0)
+        return read / jnp.maximum(length, 1.0)
+
+    def __call__(self, features: jax.Array, hidden: jax.Array) -> jax.Array:
+        """`embed`, gated by the layer's hidden vectors [B,N,C]: it learns to distrust what lies in a poor box."""
+        return nnx.sigmoid(self.gate(hidden).astype(jnp.float32)) * self.embed(features)

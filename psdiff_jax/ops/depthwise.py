@@ -63,7 +63,9 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, stride: int) -> jax.Arra
     below = (bands * rows - height) * stride + stride
     gradient = jnp.pad(gradient, ((0, 0), (0, bands * rows - height), (0, 0), (0, 0)))
     padded = jnp.pad(x, ((0, 0), (1, 1 + below), (1, 1), (0, 0)))
-    ones = jnp.ones((1, batch * rows), jnp.float32)
+    # Images of one device are summed in the loop, those of different ones after it: not one exchange for each band.
+    devices = jax.device_count() if batch % jax.device_count() == 0 else 1
+    ones = jnp.ones((devices, 1, batch // devices * rows), jnp.float32)
 
     def add(band: jax.Array, sums: jax.Array) -> jax.Array:
         read = jax.lax.dynamic_slice_in_dim(padded, band * rows * stride, (rows - 1) * stride + 3, axis=1)
@@ -71,14 +73,15 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, stride: int) -> jax.Arra
         products = (
             rearrange(
                 read[:, i : i + rows * stride : stride, j : j + width * stride : stride] * part,
-                "b h w c -> (b h) (w c)",
+                "(n b) h w c -> n (b h) (w c)",
+                n=devices,
             )
             for i, j in product(range(3), repeat=2)
         )
-        return sums + jnp.concatenate([jnp.dot(ones, each, precision="highest") for each in products])
+        return sums + jnp.concatenate([jnp.matmul(ones, each, precision="highest") for each in products], axis=1)
 
-    sums = jax.lax.fori_loop(0, bands, add, jnp.zeros((9, width * channels), jnp.float32))
-    return reduce(sums, "t (w c) -> t c", "sum", c=channels)
+    sums = jax.lax.fori_loop(0, bands, add, jnp.zeros((devices, 9, width * channels), jnp.float32))
+    return reduce(sums, "n t (w c) -> t c", "sum", c=channels)
 
 
 def _spread(gradient: jax.Array, stride: int, shape: tuple[int, ...]) -> jax.Array:

@@ -76,3 +76,10 @@ def set_loss(estimate: Estimate, batch: dict[str, jax.Array], spec: MatchOptions
         "giou": spec.giou * (weight * (1 - giou)).sum() / count,
         "reid": spec.reid * (known * jnp.sqrt(squared + 1e-12)).sum() / embeddings,
     }
+
+
+def embedding_loss(embeddings: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    """Eq. 14 for embeddings [B,M,D] of the ground truths themselves: mean distance to those that are known."""
+    squared = jnp.sum((embeddings - batch["embeddings"]) ** 2, axis=-1)
+    known = batch["boxes_mask"] & jnp.any(batch["embeddings"] != 0, axis=-1)
+    return jnp.sum(known * jnp.sqrt(squared + 1e-12)) / jnp.maximum(known.sum(), 1)

@@ -22,8 +22,13 @@ class TrainOptions(OptimizerOptions):
     ema_decay: Annotated[float, FRACTION, "decay of the moving average of the weights; 0 = none"] = 0.0
     init_from: Annotated[str, ".npz of a whole PSDiff to start from"] = ""
     init_parts: Annotated[tuple[Part, ...], "modules taken from that file; () = all"] = ()
-    readout_from: Annotated[str, ".npz of a run whose row read-out is taken; '' = none"] = ""
+    readout_from: Annotated[
+        str, ".npz of a run whose row read-out is taken, with the backbone that it reads; '' = none"
+    ] = ""
     frozen: Annotated[tuple[Part, ...], "modules that are not trained"] = ()
+    objective: Annotated[
+        Literal["denoising", "readout"], "what is learned: PSDiff, or its row read-out alone, at the ground-truth boxes"
+    ] = "denoising"
     closed_form: Annotated[bool, "start the row read-out from ridge regression (`training.closed_form`)"] = False
     log_every: Annotated[int, AT_LEAST_1, "steps between two log lines"] = 50
     checkpoint_every: Annotated[int, AT_LEAST_1, "steps between two checkpoints"] = 1_000

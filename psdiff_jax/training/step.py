@@ -12,9 +12,12 @@ from flax import nnx
 from psdiff_jax.diffusion.noise import State
 from psdiff_jax.diffusion.samplers import SamplerOptions
 from psdiff_jax.models.psdiff import PSDiff, merge
-from psdiff_jax.training.losses import set_loss
+from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.training.losses import embedding_loss, set_loss
 from psdiff_jax.training.matcher import MatchOptions
 from psdiff_jax.training.states import NoiseOptions, training_states
+
+BOX_JITTER = 0.04  # standard deviation of the edges of a box, as a share of its width and height
 
 
 class TrainState(NamedTuple):
@@ -56,6 +59,23 @@ def loss_fn(
     return total, layers[-1]
 
 
+def readout_loss(
+    params: Any, rest: Any, graphdef: nnx.GraphDef, key: jax.Array, batch: dict[str, jax.Array], *_: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The row read-out alone (`models.readout`): its embeddings of the ground truths, whose boxes are a little off, as
+    predicted ones are."""
+    model = merge(graphdef, params, rest)
+    boxes, size = batch["boxes"], batch["image_size"]
+    extent = jnp.tile(boxes[..., 2:] - boxes[..., :2], 2)
+    boxes = box_ops.clip(boxes + BOX_JITTER * extent * jax.random.normal(key, boxes.shape), size)
+    embeddings = model.readout.embed(model.read(model.features(batch["image"], size), boxes))
+    loss = embedding_loss(embeddings, batch)
+    return loss, {"reid": loss}
+
+
+OBJECTIVES = {"denoising": loss_fn, "readout": readout_loss}
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
@@ -64,16 +84,18 @@ def make_train_step(
     sampler: SamplerOptions,
     ema_decay: float = 0.0,
     schedule: optax.Schedule | None = None,
+    objective: str = "denoising",
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step: (state, batch) -> (state, metrics). The batch's leading axis may be sharded.
 
-    `schedule` is the optimizer's learning rate, reported as a metric.
+    `schedule` is the optimizer's learning rate, reported as a metric. `objective` names one of `OBJECTIVES`.
     """
+    objective_fn = OBJECTIVES[objective]
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        (total, terms), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+        (total, terms), gradients = jax.value_and_grad(objective_fn, has_aux=True)(
             state.params, state.rest, graphdef, key, batch, noise, matching, sampler
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

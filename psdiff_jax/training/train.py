@@ -46,7 +46,8 @@ def build_model(config: TrainingConfig, teacher: Path) -> PSDiff:
             nnx.update(model, load_npz(path, nnx.state(model), source=part, target=part))
     if options.readout_from:
         path = Path(options.readout_from).expanduser()
-        nnx.update(model, load_npz(path, nnx.state(model), source="readout", target="readout"))
+        for part in ("readout", "reid_backbone") if config.model.reid_backbone else ("readout",):
+            nnx.update(model, load_npz(path, nnx.state(model), source=part, target=part))
     return model
 
 
@@ -82,6 +83,7 @@ def train(
         config.sampler,
         options.ema_decay,
         learning_rate(options),
+        options.objective,
     )
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(

@@ -1,10 +1,13 @@
 """The depthwise convolution against XLA's grouped one: values, gradients and dtypes."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from psdiff_jax import parallel
 from psdiff_jax.ops.depthwise import depthwise
 
 
@@ -42,3 +45,21 @@ def test_bfloat16_sums_in_float32():
     _, pull = jax.vjp(grouped, x.astype(jnp.float32), kernel.astype(jnp.float32))
     for ours, theirs in zip(gradients, pull(got.astype(jnp.float32)), strict=True):
         np.testing.assert_allclose(ours.astype(jnp.float32), theirs, rtol=2**-8, atol=1e-3)
+
+
+def test_images_spread_over_devices_are_summed_once():
+    """An exchange inside the loop over bands would come once a band, and two of them can wait for each other."""
+    mesh = parallel.make_mesh()
+    assert mesh.size > 1
+    spread, whole = parallel.batch_sharding(mesh), parallel.replicated(mesh)
+    gradient = jax.jit(jax.grad(lambda kernel, x: (depthwise(x, kernel) ** 2).sum()), in_shardings=(whole, spread))
+    rng = np.random.default_rng(0)
+    kernel, x = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((3, 3, 4), (2 * mesh.size, 12, 5, 4)))
+    program = gradient.lower(kernel, x).compile().as_text()
+    computation, exchanges = "", []
+    for line in program.splitlines():
+        computation = line if re.match(r"(ENTRY )?%[\w.-]+ \(", line) else computation
+        exchanges += [computation] * bool(re.search(r" (all-reduce|all-gather|all-to-all)\(", line))
+    assert [each.startswith("ENTRY") for each in exchanges] == [True]
+    alone = jax.grad(lambda kernel: (grouped(x, kernel) ** 2).sum())(kernel)
+    np.testing.assert_allclose(gradient(kernel, x), alone, rtol=1e-4, atol=1e-4)
