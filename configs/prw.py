@@ -4,8 +4,8 @@
         --config.model.backbone_weights=RESNET50
 
 DIR holds `frames/`, `annotations/`, ... (datasets/prw/README.md). `configs/prw.py:paper` is the paper's setting to the
-letter (docs/paper.md). For an accelerator; not run yet, for want of one and of the whole dataset (`configs/prw_c6s1.py`
-is one camera of it).
+letter (docs/paper.md), `configs/prw.py:rows` adds the row read-out, its closed-form start and scores that are IoUs. For
+an accelerator; not run yet, for want of one and of the whole dataset (`configs/prw_c6s1.py` is one camera of it).
 """
 
 from ml_collections import ConfigDict

@@ -248,5 +248,5 @@ def test_the_papers_setting_is_one_config_whatever_the_dataset():
         options = from_values(file.get_config("paper"))
         own = replace(options.evaluate, protocols=paper.evaluate.protocols, reranking=paper.evaluate.reranking)
         assert replace(options, data=replace(options.data, name=""), evaluate=own) == paper
-        with pytest.raises(ValueError, match="has no variant 'papr'; choose default, paper, wide"):
+        with pytest.raises(ValueError, match="has no variant 'papr'; choose default, paper, wide, rows"):
             file.get_config("papr")

@@ -104,7 +104,7 @@ def test_presets():
     assert paper.model == replace(default.model, cascade="paper", head_init="xavier")
     wider = {"dynamic_width": 64, "pool": "flatten", "proposal_attention": True}
     assert wide == replace(default, model=replace(default.model, **wider))
-    with pytest.raises(ValueError, match=r"configs/base.py has no variant 'wild'; choose default, paper, wide"):
+    with pytest.raises(ValueError, match=r"configs/base.py has no variant 'wild'; choose default, paper, wide, rows"):
         base.get_config("wild")
 
 
