@@ -1,16 +1,24 @@
-"""Trains config.model.backbone to make the maps of a published backbone on the images of config.data.
+"""Trains config.model.backbone to make the maps of a published network on the images of config.data.
 
-    python scripts/imitate_backbone.py --config configs/people_pretrain.py:mobilenet --config.data.root=TAR \\
-        --imitated person-detection-0203.xml --workdir runs/imitated --config.train.steps=4000
+    python scripts/imitate_backbone.py --config configs/people_pretrain.py --config.data.root=TAR \\
+        --imitated person-detection-0203.xml --workdir runs/finds
+    python scripts/imitate_backbone.py --config configs/people_pretrain.py --config.data.root=TAR \\
+        --imitated person-reidentification-retail-0277.xml --maps 752,939,1123,1126 \\
+        --config.model.backbone=osnet_x0_25 --workdir runs/tells_apart
 
-Leaves `workdir/backbone.npz`, which config.model.backbone_weights takes. It is resumed where it stopped; no weight of
-the published file is in the result (`psdiff_jax.training.imitation`).
+The first reads the file as a backbone (--like); with --maps it is an OpenVINO IR of any kind, whose nodes of these
+names put out four maps, of strides 4 to 32 or of 4, 8, 16 and 16. Leaves `workdir/backbone.npz`, which
+config.model.backbone_weights and reid_weights take. It is resumed where it stopped; no weight of the published file is
+in the result (`psdiff_jax.training.imitation`).
 """
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from absl import app, flags, logging
 from flax import nnx
 from ml_collections import config_flags
@@ -18,49 +26,73 @@ from ml_collections import config_flags
 from psdiff_jax import parallel
 from psdiff_jax.config import from_values
 from psdiff_jax.convert.backbone import load_backbone
-from psdiff_jax.data.pipeline import train_batches
+from psdiff_jax.data.pipeline import BatchIterator, train_batches
 from psdiff_jax.data.records import open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.weights import save_npz
+from psdiff_jax.teacher.openvino import load_maps
 from psdiff_jax.training.checkpoint import Checkpoints
-from psdiff_jax.training.imitation import check_same_maps, create_state, make_step
+from psdiff_jax.training.imitation import Imitator, blend, create_state, make_step
 from psdiff_jax.training.loop import fit
 from psdiff_jax.training.optimizer import learning_rate, make_optimizer
 from psdiff_jax.training.writer import MetricWriter
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "the config", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, metrics and backbone.npz go", required=True)
-IMITATED = flags.DEFINE_string("imitated", None, "file of the published backbone", required=True)
-LIKE = flags.DEFINE_string("like", "mobilenet_v2_omz", "what that backbone is: a name in models.backbones.BACKBONES")
+IMITATED = flags.DEFINE_string("imitated", None, "file of the published network", required=True)
+LIKE = flags.DEFINE_string("like", "mobilenet_v2_omz", "what backbone that is: a name in models.backbones.BACKBONES")
+MAPS = flags.DEFINE_list("maps", [], "instead of --like: names of the nodes of an IR that put out the four maps")
+
+Maps = Callable[[np.ndarray], Sequence[Any]]  # images uint8 [B,H,W,3] RGB -> four maps [B,H/s,W/s,C]
+
+
+class Lessons:
+    """Training batches of blended images with the maps to be made of them; positioned as the batches are."""
+
+    def __init__(self, batches: BatchIterator, maps: Maps, seed: int):
+        self._batches, self._maps, self._seed = batches, maps, seed
+        self.get_state, self.set_state, self.close = batches.get_state, batches.set_state, batches.close
+
+    def __next__(self) -> dict[str, Any]:
+        step = self._batches.get_state()["step"]
+        images = blend(next(self._batches)["image"], np.random.default_rng((self._seed, step)))
+        return {"image": images, "maps": tuple(np.asarray(each) for each in self._maps(images))}
+
+
+def published_maps(image_size: tuple[int, int]) -> Maps:
+    """What --imitated, --like and --maps name."""
+    if MAPS.value:
+        return load_maps(IMITATED.value, MAPS.value, image_size)
+    if LIKE.value not in BACKBONES:
+        raise InputError(f"--like {LIKE.value}: choose one of {', '.join(BACKBONES)}")
+    backbone = abstract_backbone(BACKBONES[LIKE.value])
+    nnx.update(backbone, load_backbone(IMITATED.value, nnx.state(backbone)).state)
+    graphdef, state = nnx.split(backbone)
+    return jax.jit(lambda images: nnx.merge(graphdef, state)(images.astype(np.float32)))
 
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     config, workdir = from_values(CONFIG.value), Path(WORKDIR.value).expanduser()
     options, spec = config.train, BACKBONES[config.model.backbone]
-    if LIKE.value not in BACKBONES:
-        raise InputError(f"--like {LIKE.value}: choose one of {', '.join(BACKBONES)}")
-    check_same_maps(spec, BACKBONES[LIKE.value])
     parallel.setup_cpu_devices(config.cpu_devices, options.batch_size)
-    mesh = parallel.make_mesh()
+    mesh, dim = parallel.make_mesh(), config.model.embedding_dim
     batches = train_batches(
-        open_dataset(config.data),
-        config.data,
-        batch_size=options.batch_size,
-        seed=config.seed,
-        embedding_dim=config.model.embedding_dim,
+        open_dataset(config.data), config.data, batch_size=options.batch_size, seed=config.seed, embedding_dim=dim
     )
-    imitated = abstract_backbone(BACKBONES[LIKE.value])
-    nnx.update(imitated, load_backbone(IMITATED.value, nnx.state(imitated)).state)
+    maps = published_maps(config.data.image_size)
+    widths = [each.shape[-1] for each in maps(np.zeros((1, *config.data.image_size, 3), np.uint8))]
+    if len(widths) != len(spec.channels):
+        raise InputError(f"--maps: {len(widths)} maps; a backbone has {len(spec.channels)}, name as many")
+    imitator = Imitator(spec, widths, rngs=nnx.Rngs(jax.random.key(config.seed, impl="rbg")))
     optimizer = make_optimizer(options, {})
-    learner = spec.make(rngs=nnx.Rngs(jax.random.key(config.seed, impl="rbg")))
-    graphdef, state = create_state(learner, optimizer, jax.random.key(config.seed))
+    graphdef, state = create_state(imitator, optimizer)
     with MetricWriter(workdir) as writer, Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
         state = fit(
-            make_step(graphdef, imitated, optimizer, learning_rate(options), mesh),
+            make_step(graphdef, optimizer, learning_rate(options), mesh),
             state,
-            batches,
+            Lessons(batches, maps, config.seed),
             steps=options.steps,
             writer=writer,
             checkpoints=checkpoints,
@@ -68,7 +100,8 @@ def main(_: list[str]) -> None:
             checkpoint_every=options.checkpoint_every,
             mesh=mesh,
         )
-    save_npz(workdir / "backbone.npz", nnx.merge_state(state.params, state.stats))
+    trained = nnx.merge_state(state.params, state.stats)
+    save_npz(workdir / "backbone.npz", trained["backbone"])
     print(f"written: {workdir / 'backbone.npz'}")
 
 

@@ -8,7 +8,7 @@ Needs `openvino`, which nothing else here does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,39 @@ def load_openvino(
     return as_teacher(file, crop_size, preprocessing, interpolation)
 
 
+def load_maps(
+    path: str | Path, names: Sequence[str], image_size: tuple[int, int]
+) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """What some nodes of a network put out for whole images: uint8 [B,H,W,3] RGB -> float32 [B,h,w,C] each.
+
+    The network is cut off behind them, so that layers made for one size of crop do not matter. Its input is BGR, 0..255
+    (`load_openvino` tells of others).
+
+    Raises:
+      InputError: also for a node that is not there, or does not put out a map.
+    """
+    path = Path(path)
+    model = _read(path)
+    import openvino
+
+    nodes = {node.get_friendly_name(): node for node in model.get_ops()}
+    missing = [name for name in names if name not in nodes]
+    if missing:
+        raise InputError(f"{path}: has no node {missing[0]!r}; look its names up in the .xml")
+    cut = openvino.Model([nodes[name].output(0) for name in names], model.get_parameters())
+    run = _compiled(path, cut, (1, 3, *image_size))
+    for name, port in zip(names, cut.outputs, strict=True):
+        if len(port.partial_shape) != 4:
+            raise InputError(f"{path}: node {name!r} does not put out a map")
+
+    def maps(images: np.ndarray) -> list[np.ndarray]:
+        bgr = images[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32)
+        found = run(list(bgr[:, None]))
+        return [np.concatenate(each).transpose(0, 2, 3, 1) for each in zip(*found, strict=True)]
+
+    return maps
+
+
 def _read(path: Path) -> Any:
     """The `openvino.Model` in a file."""
     weights = path.with_suffix(".bin")
@@ -90,11 +123,17 @@ def _port(node: Any) -> Port:
 
 
 def _start(path: Path, model: Any, shape: tuple[int, ...]) -> Run:
-    """Compiles the network for batches of one shape."""
+    """Compiles a network of one output for batches of one shape."""
+    run = _compiled(path, model, shape)
+    return lambda batches: [output for [output] in run(batches)]
+
+
+def _compiled(path: Path, model: Any, shape: tuple[int, ...]) -> Callable[[Sequence[np.ndarray]], list[Any]]:
+    """A function from batches of one shape to all outputs of each."""
     import openvino
 
     try:
-        if model.is_dynamic():
+        if model.is_dynamic() or tuple(model.input(0).shape) != shape:
             model.reshape(list(shape))
         compiled = openvino.Core().compile_model(model, "CPU", COMPILE)
     except Exception as error:  # see _read
@@ -104,11 +143,11 @@ def _start(path: Path, model: Any, shape: tuple[int, ...]) -> Run:
     # Threads of ours instead of openvino.AsyncInferQueue: its callbacks deadlock when the network is garbage-collected.
     streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
 
-    def infer(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def infer(batches: Sequence[np.ndarray]) -> list[Any]:
         request = compiled.create_infer_request()
-        return [request.infer({0: x})[0] for x in batches]
+        return [list(request.infer({0: x}).values()) for x in batches]
 
-    def run(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(batches: Sequence[np.ndarray]) -> list[Any]:
         with ThreadPoolExecutor(streams) as pool:
             shares = list(pool.map(infer, (batches[i::streams] for i in range(streams))))
         return [shares[i % streams][i // streams] for i in range(len(batches))]

@@ -16,7 +16,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.teacher.crop_teacher import network_targets
 from psdiff_jax.teacher.crops import crop_boxes
 from psdiff_jax.teacher.exported import PREPROCESSING
-from psdiff_jax.teacher.openvino import load_openvino
+from psdiff_jax.teacher.openvino import load_maps, load_openvino
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 INTEL, SEQUENCE = SHARED / "weights" / "intel" / "person-reidentification-retail-0277.xml", SHARED / "prw_c6s1"
@@ -53,10 +53,14 @@ def by_numpy(crops, preprocessing="imagenet", kernel=KERNEL):
         x = (x - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     if preprocessing == "raw_bgr":
         x = x[..., ::-1]
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (1, 2))
-    x = np.einsum("bijchw,ochw->bijo", windows[:, ::2, ::2], kernel.astype(np.float64))
-    x = np.maximum(x, 0).mean((1, 2))
+    x = maps_by_numpy(x, kernel).mean((1, 2))
     return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def maps_by_numpy(x, kernel=KERNEL):
+    """The maps before it pools, of what goes in."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (1, 2))
+    return np.maximum(np.einsum("bijchw,ochw->bijo", windows[:, ::2, ::2], kernel.astype(np.float64)), 0)
 
 
 @pytest.mark.parametrize(
@@ -237,3 +241,13 @@ def test_a_real_network_gives_the_targets_that_were_made_with_it():
 
     assert cosines(teacher.interpolation).min() > 0.999
     assert cosines("bicubic").mean() < 0.997
+
+
+def test_maps_of_whole_images(tmp_path):
+    path = write(tmp_path / "net.xml")
+    [relu] = [node for node in openvino.Core().read_model(path).get_ops() if node.get_type_name() == "Relu"]
+    images = np.random.default_rng(2).integers(0, 256, (3, 32, 40, 3), np.uint8)
+    [maps] = load_maps(path, [relu.get_friendly_name()], (32, 40))(images)
+    np.testing.assert_allclose(maps, maps_by_numpy(images[..., ::-1].astype(float)), rtol=1e-4, atol=1e-2)
+    with pytest.raises(InputError, match=r"net\.xml: has no node 'none'; look its names up"):
+        load_maps(path, ["none"], (32, 40))
