@@ -76,13 +76,14 @@ def train(config: Config, workdir: Path, dataset: PreparedDataset, gallery: Prep
 
 
 def closed_form(config: Config, dataset: PreparedDataset, model: PSDiff, targets: Targets) -> None:
-    """Sets the row read-out of `model` to its closed form on the training images."""
+    """Sets the row read-out of `model` to its closed form on training images, taken at random."""
+    positions = training_positions(dataset.annotations("train"), config.data.held_out)
     batches = eval_batches(
         dataset,
         "train",
         config.data,
         batch_size=config.evaluate.batch_size,
-        indices=training_positions(dataset.annotations("train"), config.data.held_out),
+        indices=np.random.default_rng(config.seed).permutation(positions),
         targets=targets,
         processes=Processes(*parallel.place()),
     )

@@ -81,18 +81,18 @@ def main(_: list[str]) -> None:
     batches = train_batches(
         open_dataset(config.data), config.data, batch_size=options.batch_size, seed=config.seed, embedding_dim=dim
     )
-    maps = published_maps(config.data.image_size)
-    widths = [each.shape[-1] for each in maps(np.zeros((1, *config.data.image_size, 3), np.uint8))]
-    if len(widths) != len(spec.channels):
-        raise InputError(f"--maps: {len(widths)} maps; a backbone has {len(spec.channels)}, name as many")
-    imitator = Imitator(spec, widths, rngs=nnx.Rngs(jax.random.key(config.seed, impl="rbg")))
+    lessons = Lessons(batches, published_maps(config.data.image_size), config.seed)
+    sample = next(lessons)["maps"]
+    if len(sample) != len(spec.channels):
+        raise InputError(f"--maps: {len(sample)} maps; a backbone has {len(spec.channels)}, name as many")
+    imitator = Imitator(spec, sample, rngs=nnx.Rngs(jax.random.key(config.seed, impl="rbg")))
     optimizer = make_optimizer(options, {})
     graphdef, state = create_state(imitator, optimizer)
     with MetricWriter(workdir) as writer, Checkpoints(workdir / "checkpoints", keep=2) as checkpoints:
         state = fit(
             make_step(graphdef, optimizer, learning_rate(options), mesh),
             state,
-            Lessons(batches, maps, config.seed),
+            lessons,
             steps=options.steps,
             writer=writer,
             checkpoints=checkpoints,

@@ -30,21 +30,27 @@ DEAD = 0.01  # of the mean variance: what a channel counts with that does not va
 
 
 class Imitator(nnx.Module):
-    """A new backbone and the layers that compare its maps with maps of `widths` channels."""
+    """A new backbone and the layers that compare its maps with others, of which `sample` [B,H/s,W/s,C] are some.
 
-    def __init__(self, spec: BackboneSpec, widths: Sequence[int], *, rngs: nnx.Rngs):
+    What a layer puts out is scaled to the mean and the deviation of each channel in the sample.
+    """
+
+    def __init__(self, spec: BackboneSpec, sample: Sequence[np.ndarray], *, rngs: nnx.Rngs):
         self.backbone = spec.make(rngs=rngs)
-        pairs = list(zip(spec.channels, widths, strict=True))
-        self.adapt = (
-            nnx.List([nnx.Linear(own, other, rngs=rngs) for own, other in pairs])
-            if any(own != other for own, other in pairs)
-            else None
-        )
+        widths = [each.shape[-1] for each in sample]
+        adapts = list(spec.channels) != widths
+        pairs = zip(spec.channels, widths, strict=True)
+        self.adapt = nnx.List([nnx.Linear(*pair, rngs=rngs) for pair in pairs]) if adapts else None
+        moments = [(each.mean((0, 1, 2)), each.std((0, 1, 2))) for each in sample] if adapts else []
+        self.moments = nnx.List([nnx.BatchStat(jnp.asarray(each)) for each in moments])
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, ...]:
         """Images [B,H,W,3] -> what is compared: maps [B,H/s,W/s,C]."""
         maps = self.backbone(images.astype(jnp.float32), train=True)
-        return maps if self.adapt is None else tuple(layer(x) for layer, x in zip(self.adapt, maps, strict=True))
+        if self.adapt is None:
+            return maps
+        adapted = zip(self.adapt, self.moments, maps, strict=True)
+        return tuple(moments[0] + moments[1] * layer(x) for layer, moments, x in adapted)
 
 
 class ImitationState(NamedTuple):
