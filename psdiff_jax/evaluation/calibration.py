@@ -123,10 +123,6 @@ class _Searches:
         kept = self.kept
         for q, similarity_K in similarities(self._embeddings, kept.embeddings, "calibration", self._progress):
             own, matches = self._own_Q[q], self._matches[int(self._person_ids[q])]
-            elsewhere = matches.images != own
-            if elsewhere.any():
-                yield (
-                    q,
-                    np.where(kept.image != own, similarity_K, OUTSIDE),
-                    dataclasses.replace(matches, images=matches.images[elsewhere]),
-                )
+            matches = dataclasses.replace(matches, images=matches.images[matches.images != own])
+            if len(matches.images):
+                yield q, np.where(kept.image != own, similarity_K, OUTSIDE), matches
