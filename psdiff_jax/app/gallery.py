@@ -33,20 +33,23 @@ class Gallery:
         self._is_video = np.asarray([file.kind == "video" for file in index.files], bool)
         self._pixels = functools.lru_cache(FRAMES_KEPT)(self._read)
 
+    @property
+    def folders(self) -> list[str]:
+        """The first components of the paths: folders, or cameras; `TOP_FOLDER` for files that are in none."""
+        return sorted(set(self._folder_of_file))
+
     def summary(self) -> dict[str, Any]:
-        """Counts, and the first components of the paths: folders, or cameras."""
+        """Counts, and the folders."""
         videos = int(self._is_video.sum())
         return {
             "people": int((self._index.live & (self._index.scores >= self._threshold)).sum()),
             "images": len(self._is_video) - videos,
             "videos": videos,
-            "folders": sorted(set(self._folder_of_file)),
+            "folders": self.folders,
         }
 
     def hits(self, embedding: np.ndarray, filters: Filters) -> list[dict[str, Any]]:
         """The hits that pass the filters, best first, as plain values with an `id`; ranks are among them."""
-        if filters.folder is not None and filters.folder not in self._folder_of_file:
-            raise InputError(f"There is no folder {filters.folder} in the index; choose one of the list")
         is_timed = filters.after is not None or filters.before is not None
         within = np.asarray([filters.folder in (None, folder) for folder in self._folder_of_file], bool)
         within &= self._is_video | (not is_timed)

@@ -6,7 +6,6 @@ import hmac
 import ipaddress
 import secrets
 import socket
-from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,8 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from psdiff_jax.app.sessions import new_id
 
-LOCAL = ("127.0.0.1", "::1", "localhost")
+ANY = ("0.0.0.0", "::")  # every address of this machine
 READS = ("GET", "HEAD")
+UPLOADS = "/api/images"  # which limits what it reads itself
+MAX_BODY = 2**16  # bytes of any other request
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -36,16 +37,17 @@ class Gate:
     At an address of this machine everybody gets one; at any other only who gives the token, which is printed at start.
     """
 
-    def __init__(self, host: str = LOCAL[0], port: int = 8000):
-        self.host, self.port = host, port
-        self.token = None if host in LOCAL else secrets.token_urlsafe(24)
+    def __init__(self, host: str, port: int):
+        self.host, self.port = host.lower(), port
+        self.token = None if _is_this_machine(host) else secrets.token_urlsafe(24)
         self.cookie = f"psdiff_{port}"  # cookies do not tell ports apart
         self._key = secrets.token_bytes(32)
 
     @property
     def address(self) -> str:
         """The address to open. A token is in the fragment, which browsers send to nobody and the page sends itself."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = socket.gethostname() if self.host in ANY else self.host
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}/{f'#token={self.token}' if self.token else ''}"
 
     def accepts(self, token: str) -> bool:
@@ -65,14 +67,15 @@ class Gate:
         """Whether a Host header is an address, this machine's name or --host: a foreign name that was pointed at this
         machine (DNS rebinding) is none of them."""
         name = urlsplit(f"//{host}").hostname or ""
-        return name in (self.host.lower(), "localhost", socket.gethostname().lower()) or _is_address(name)
+        return name in (self.host, "localhost", socket.gethostname().lower()) or _is_address(name)
 
     def _sign(self, session: str) -> str:
         return hmac.new(self._key, session.encode(), "sha256").hexdigest()
 
 
 class Guard:
-    """ASGI middleware: refuses foreign hosts, and writes that come from another origin; sets the security headers."""
+    """ASGI middleware: refuses foreign hosts, writes that come from another origin, and long requests; sets the
+    security headers."""
 
     def __init__(self, app: ASGIApp, gate: Gate):
         self.app, self.gate = app, gate
@@ -89,8 +92,11 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        refusal = self._refusal(scope["method"], scope["scheme"], Headers(scope=scope))
-        answer = JSONResponse({"error": refusal}, 403) if refusal else self.app
+        headers = Headers(scope=scope)
+        status, refusal = 403, self._refusal(scope["method"], scope["scheme"], headers)
+        if not refusal and scope["path"] != UPLOADS and _is_long(headers):
+            status, refusal = 413, f"A request of this kind has {MAX_BODY // 1024} kB at most"
+        answer = JSONResponse({"error": refusal}, status) if refusal else self.app
         await answer(scope, receive, send_guarded)
 
     def _refusal(self, method: str, scheme: str, headers: Headers) -> str | None:
@@ -102,6 +108,10 @@ class Guard:
         return None
 
 
+def _is_this_machine(host: str) -> bool:
+    return host.lower() == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -110,5 +120,10 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _printable(text: Iterable[str]) -> str:
+def _is_long(headers: Headers) -> bool:
+    length = headers.get("content-length", "0")
+    return "transfer-encoding" in headers or not length.isdigit() or int(length) > MAX_BODY
+
+
+def _printable(text: str) -> str:
     return "".join(c for c in text if c.isprintable())[:80] or "empty"

@@ -1,9 +1,7 @@
-"""The routes. Reading changes nothing; every write answers with the session's whole state, which the page then draws."""
+"""The routes. Reading changes nothing; every write answers with the state of the session, which the page draws."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,57 +15,15 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from psdiff_jax.api import PersonSearch
 from psdiff_jax.app import exports, uploads
-from psdiff_jax.app.gallery import Gallery
-from psdiff_jax.app.indexing import Indexing
-from psdiff_jax.app.security import Gate, Guard
-from psdiff_jax.app.sessions import Box, Example, Filters, Judgement, QueryImage, Session, Sessions, new_id
+from psdiff_jax.app.desk import MOST_HITS, Desk
+from psdiff_jax.app.security import UPLOADS, Gate, Guard
+from psdiff_jax.app.sessions import Box, Example, Filters, Judgement, QueryImage, Session, new_id
 from psdiff_jax.errors import InputError
 
 HERE = Path(__file__).parent
-MOST_HITS = 480
+LONGEST = {"small": 400, "large": 1600}  # pixels of a frame
 KEPT = "private, max-age=86400"  # pictures: their address changes with the index
-
-
-@dataclasses.dataclass
-class Desk:
-    """What the routes work with. indexing: what is searched, and how far its making is. calibration: from the run."""
-
-    search: PersonSearch
-    indexing: Indexing
-    gate: Gate
-    calibration: Mapping[str, Sequence[float]] | None = None
-    sessions: Sessions = dataclasses.field(default_factory=Sessions)
-
-    def state(self, session: Session) -> dict[str, Any]:
-        """All that the page draws."""
-        gallery, query = self.indexing.gallery, session.query
-        hits = self.hits(session)
-        said = {each.hit: each.is_them for each in query.judgements}
-        return {
-            "gallery": gallery.summary() if gallery else None,
-            "indexing": self.indexing.progress(),
-            "calibration": self.calibration,
-            "images": [_image(image) for image in session.images.values()],
-            "examples": [{"image": example.image, "box": example.box} for example in query.examples],
-            "judged": len(query.judgements),
-            "can_undo": session.can_undo,
-            "filters": dataclasses.asdict(session.filters),
-            "hits": [hit | {"is_them": said.get(hit["id"])} for hit in hits],
-            "more": len(hits) == session.filters.top < MOST_HITS,
-        }
-
-    def hits(self, session: Session) -> list[dict[str, Any]]:
-        """The hits of a session's query, best first; none before a person has been chosen."""
-        gallery = self.indexing.gallery
-        return gallery.hits(session.query.vector(), session.filters) if gallery and session.query.examples else []
-
-    def gallery(self) -> Gallery:
-        """HTTP 404 while there is none."""
-        if self.indexing.gallery is None:
-            raise HTTPException(404, "There is no index yet; wait until it stands")
-        return self.indexing.gallery
 
 
 def create_app(desk: Desk) -> FastAPI:
@@ -80,7 +36,7 @@ def create_app(desk: Desk) -> FastAPI:
     for name, function in ROUTES:
         method, path = name.split()
         app.add_api_route(path, function, methods=[method], response_model=None)
-    for kind in (AnyHTTPException, InputError, RequestValidationError):
+    for kind in (AnyHTTPException, InputError, RequestValidationError, Exception):
         app.add_exception_handler(kind, _one_line)
     return app
 
@@ -156,6 +112,7 @@ async def add_image(request: Request, desk: Here, session: Mine, name: str = "")
         pixels = uploads.decode(data, name)
         people = desk.search.detect(pixels)
         order = np.argsort(people.boxes[:, 0], kind="stable")  # from left to right, as the keyboard goes
+        order = order[people.scores[order] >= desk.search.threshold]
         height, width = pixels.shape[:2]
         session.add(QueryImage(new_id(), name, uploads.encode(pixels), (height, width), *(p[order] for p in people)))
         return desk.state(session)
@@ -191,7 +148,7 @@ def choose(choice: Choice, desk: Here, session: Mine) -> dict[str, Any]:
 def judge(verdict: Verdict, desk: Here, session: Mine) -> dict[str, Any]:
     if not session.query.examples:
         raise InputError("Choose a person first; then say which hits are them")
-    embedding = desk.gallery().embedding(verdict.hit)
+    embedding = desk.gallery.embedding(verdict.hit)
     judgement = None if verdict.is_them is None else Judgement(verdict.hit, verdict.is_them, embedding)
     session.change(lambda query: query.judged(judgement, verdict.hit))
     return desk.state(session)
@@ -208,29 +165,31 @@ def clear(desk: Here, session: Mine) -> dict[str, Any]:
 
 
 def filters(wanted: Wanted, desk: Here, session: Mine) -> dict[str, Any]:
+    if wanted.folder is not None and wanted.folder not in desk.gallery.folders:
+        raise InputError(f"There is no folder {wanted.folder} in the index; choose one of the list")
     session.filters = Filters(**wanted.model_dump())
     return desk.state(session)
 
 
 def crop(hit: str, desk: Here, _: Mine) -> Response:
-    return _picture(_crop(desk, hit))
+    return _picture(uploads.encode(desk.gallery.crop(hit)))
 
 
 def frame(hit: str, size: Literal["small", "large"], desk: Here, _: Mine) -> Response:
-    return _picture(uploads.encode(desk.gallery().frame(hit, {"small": 400, "large": 1600}[size]), 85))
+    return _picture(uploads.encode(desk.gallery.frame(hit, LONGEST[size])))
 
 
 def media(hit: str, desk: Here, _: Mine) -> FileResponse:
     """The image or video a hit is in; a video's player asks for byte ranges."""
-    return FileResponse(desk.gallery().file(hit), headers={"Cache-Control": KEPT})
+    return FileResponse(desk.gallery.file(hit), headers={"Cache-Control": KEPT})
 
 
 def export(kind: Literal["csv", "json", "zip"], desk: Here, session: Mine) -> Response:
-    hits = desk.state(session)["hits"]
+    hits = desk.hits(session)
     content, media_type = {
         "csv": lambda: (exports.as_csv(hits), "text/csv"),
         "json": lambda: (exports.as_json(hits), "application/json"),
-        "zip": lambda: (exports.as_zip(hits, lambda hit: _crop(desk, hit)), "application/zip"),
+        "zip": lambda: (exports.as_zip(hits, lambda hit: uploads.encode(desk.gallery.crop(hit))), "application/zip"),
     }[kind]()
     disposition = f'attachment; filename="hits.{kind}"'
     return Response(content, media_type=media_type, headers={"Content-Disposition": disposition})
@@ -241,7 +200,7 @@ ROUTES = (
     ("GET /sign-in", sign_in),
     ("POST /sign-in", signed_in),
     ("GET /api/state", state),
-    ("POST /api/images", add_image),
+    (f"POST {UPLOADS}", add_image),
     ("GET /api/images/{image}", image),
     ("DELETE /api/images/{image}", remove_image),
     ("POST /api/choose", choose),
@@ -261,23 +220,8 @@ def _with_cookie(response: Response, gate: Gate) -> Response:
     return response
 
 
-def _crop(desk: Desk, hit: str) -> bytes:
-    return uploads.encode(desk.gallery().crop(hit), 88)
-
-
 def _picture(jpeg: bytes) -> Response:
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": KEPT})
-
-
-def _image(image: QueryImage) -> dict[str, Any]:
-    people = zip(image.boxes.tolist(), image.scores.tolist(), strict=True)
-    return {
-        "id": image.id,
-        "name": image.name,
-        "height": image.size[0],
-        "width": image.size[1],
-        "people": [{"box": box, "score": score} for box, score in people],
-    }
 
 
 async def _one_line(_: Request, error: Exception) -> JSONResponse:
@@ -288,4 +232,7 @@ async def _one_line(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": f"{where or 'the request'}: {first['msg']}"}, 422)
     if isinstance(error, AnyHTTPException):
         return JSONResponse({"error": str(error.detail)}, error.status_code)
-    return JSONResponse({"error": str(error)}, getattr(error, "status", 400))
+    if isinstance(error, InputError):
+        return JSONResponse({"error": str(error)}, getattr(error, "status", 400))
+    line = "The program has failed; the terminal where this page was started shows why"
+    return JSONResponse({"error": line}, 500)  # the traceback is printed there

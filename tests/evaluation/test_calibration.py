@@ -33,7 +33,7 @@ def test_by_hand(make):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_precision_counts_every_detection_once(make, plain, seed):
-    """Against counting the pairs one by one: true is the most similar one of an image's detections that reach the IoU."""
+    """Against counting the pairs one by one: true is the most similar candidate of an image."""
     case = make.random_case(seed, images=20, identities=5)
     gallery, names = case.gallery, case.annotations.image_names
     true, every = np.zeros(len(SIMILARITIES)), np.zeros(len(SIMILARITIES))

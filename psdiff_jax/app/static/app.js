@@ -54,6 +54,12 @@ async function request(method, path, body) {
   $("#results").removeAttribute("aria-busy");
 }
 
+// On a narrow page the results are below the image.
+async function choose(chosen) {
+  await send("POST", "/api/choose", chosen);
+  if (matchMedia("(max-width: 56rem)").matches && $("#error").hidden) $("#results").scrollIntoView();
+}
+
 // ---- images ----
 
 async function upload(files) {
@@ -89,7 +95,7 @@ function drawImage(image) {
       "aria-label": `Person ${i + 1} of ${people.length}`,
       "aria-pressed": String(isChosen(person)),
       "data-key": `${id}/${i}`,
-      click: () => send("POST", "/api/choose", { image: id, person: i }),
+      click: () => choose({ image: id, person: i }),
     });
     stage.append(place(box, person.box, image));
   });
@@ -123,7 +129,7 @@ function draftBox(image, stage) {
     if (box[2] - box[0] < 4 || box[3] - box[1] < 4) return fail("Draw a larger box around the person.");
     veil.remove();
     fail(null);
-    send("POST", "/api/choose", { image: image.id, box });
+    choose({ image: image.id, box });
   };
   veil.addEventListener("pointerdown", (event) => {
     event.preventDefault();
@@ -277,6 +283,7 @@ function draw(next) {
   $("#advice").hidden = !examples.length;
   $("#history").hidden = !images.length;
   $("#undo").disabled = !state.can_undo;
+  $("#export").hidden = !hits.length;
   $("#filters").hidden = !gallery || !examples.length;
   if (gallery) drawFilters(gallery, filters);
   for (const id of cards.keys()) if (!hits.some((hit) => hit.id === id)) cards.delete(id);
