@@ -72,7 +72,8 @@ class Query:
         The weights are those of Manning, Raghavan and Schütze, Introduction to Information Retrieval (2008), section
         9.1.1, after Rocchio (1971).
         """
-        origin = _unit(np.mean([example.embedding for example in self.examples], axis=0))
+        examples = [example.embedding for example in self.examples]
+        origin = _unit(np.mean(examples, axis=0), otherwise=examples[0])
         refined = EXAMPLES * origin
         for is_them, weight in ((True, CONFIRMED), (False, -REJECTED)):
             judged = [each.embedding for each in self.judgements if each.is_them == is_them]
@@ -192,9 +193,7 @@ def new_id() -> str:
     return secrets.token_urlsafe(12)
 
 
-def _unit(vector: np.ndarray, otherwise: np.ndarray | None = None) -> np.ndarray:
-    """The vector at length 1; one of length 0 is replaced by `otherwise`."""
+def _unit(vector: np.ndarray, otherwise: np.ndarray) -> np.ndarray:
+    """The vector at length 1, float32; one of length 0 is replaced by `otherwise`."""
     norm = float(np.linalg.norm(vector))
-    if norm < 1e-6:
-        return np.asarray(vector if otherwise is None else otherwise, np.float32)
-    return np.asarray(vector / norm, np.float32)
+    return np.asarray(vector / norm if norm > 1e-6 else otherwise, np.float32)

@@ -11,6 +11,7 @@ from psdiff_jax.app.gallery import Gallery
 from psdiff_jax.app.indexing import Indexing
 from psdiff_jax.app.security import Gate
 from psdiff_jax.app.server import create_app
+
 from . import standin
 
 RED, BLUE, GREEN, YELLOW = range(4)

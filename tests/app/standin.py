@@ -6,7 +6,6 @@ The index is a real one, made by `update_index`.
 from __future__ import annotations
 
 import io
-
 from pathlib import Path
 
 import numpy as np

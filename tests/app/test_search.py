@@ -11,7 +11,7 @@ from PIL import Image
 
 from psdiff_jax.app.sessions import MAX_IMAGES
 
-from .conftest import BLUE, GREEN, RED, YELLOW, found
+from .conftest import BLUE, GREEN, RED, YELLOW
 from .standin import png
 
 REDS = {"north/1.jpg", "south/1.jpg", "south/a b.jpg", "film/walk.webm"}
