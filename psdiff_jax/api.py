@@ -104,9 +104,10 @@ class PersonSearch:
     def of_run(cls, config: Config, workdir: Path, steps: int | None = None) -> "PersonSearch":
         """The newest checkpoint of `workdir`; without one its model.npz, or else config.train.init_from."""
         steps = steps or config.exported_steps
-        exported = workdir / "model.npz"
-        if exported.is_file() and not has_checkpoint(workdir):
-            embedder = _embedder(config, *load_weights(config, exported))
+        given = config.train.init_from if not (config.train.init_parts or config.train.readout_from) else ""
+        whole = [path for path in (workdir / "model.npz", Path(given).expanduser()) if path.is_file()]
+        if whole and not has_checkpoint(workdir):
+            embedder = _embedder(config, *load_weights(config, whole[0]))
         else:
             embedder, _ = load_embedder(config, workdir)
         chosen = calibrated_threshold(workdir, steps) if config.data.held_out and config.evaluate.calibrate else None

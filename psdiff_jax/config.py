@@ -26,6 +26,8 @@ PATHS = (
     "train.readout_from",
 )
 
+FOLDER = "folder"  # config.data.name of a folder without annotations
+
 
 @dataclass(frozen=True)
 class Config(TrainingConfig):
@@ -47,6 +49,11 @@ class Config(TrainingConfig):
         same = other.name in ("", own.name)
         root = other.root or (own.root if same else "")
         return replace(own, name=other.name or own.name, root=root, builder=other.builder)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether a folder of images and videos is searched, and no annotated dataset."""
+        return self.evaluation_data.name == FOLDER
 
     @property
     def exported_steps(self) -> int:

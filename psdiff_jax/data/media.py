@@ -174,6 +174,7 @@ def _open_video(path: Path) -> Iterator[Any]:
     """The PyAV container; what PyAV raises inside the block becomes an InputError."""
     try:
         import av
+        from av.error import FFmpegError
     except ImportError as error:
         raise InputError(f"{path}: videos need PyAV; pip install 'psdiff-jax[video]'") from error
     try:
@@ -182,7 +183,7 @@ def _open_video(path: Path) -> Iterator[Any]:
             if not container.streams.video:
                 raise InputError(f"{path}: a video file without pictures")
             yield container
-    except (av.error.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         raise InputError(f"{path}: broken video ({_one_line(error)})") from error
 
 

@@ -129,8 +129,8 @@ def unfinished(media: Sequence[Media], shards: Sequence[Shard]) -> list[tuple[Me
     ends: dict[str | None, list[float | None]] = defaultdict(list)
     for file in (file for shard in shards for file in shard.files):
         ends[file.path].append(file.until)
-    todo = [(each, ends.get(each.path, [])) for each in media]
-    return [(each, max(found, default=None)) for each, found in todo if None not in found]
+    todo = [each for each in media if None not in ends[each.path]]
+    return [(each, max((end for end in ends[each.path] if end is not None), default=None)) for each in todo]
 
 
 def _stored(shards: Sequence[Shard]) -> set[_Stored]:

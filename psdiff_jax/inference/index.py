@@ -17,6 +17,7 @@ import numpy as np
 
 from psdiff_jax.data.detections import NORM_TOLERANCE
 from psdiff_jax.errors import InputError
+from psdiff_jax.inference.parquet import write_parquet
 from psdiff_jax.inference.ranking import Hit
 from psdiff_jax.inference.shards import MediaFile, Settings, Shard, read_settings, read_shards
 
@@ -118,6 +119,10 @@ class Index:
         x1, y1, x2, y2 = (float(v) for v in self.boxes[row])
         time = float(self.time[row]) if file.kind == "video" else None
         return Hit(rank, str(file.path), (x1, y1, x2, y2), float(self.scores[row]), similarity, row, time)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Writes the live rows as a Parquet file (`inference.parquet` lists its columns); needs pyarrow."""
+        write_parquet(self, Path(path).expanduser())
 
     def _check(self, queries_QD: np.ndarray) -> None:
         width = self.settings.embedding_dim

@@ -124,7 +124,8 @@ def load_weights(config: TrainingConfig, path: Path) -> tuple[nnx.GraphDef, Any,
     """(graphdef, parameters, the rest) of a model whose weights are all in the `.npz` at `path`; InputError if not."""
     model = nnx.eval_shape(lambda: new_model(config))
     nnx.update(model, load_npz(path, nnx.state(model)))
-    return nnx.split(model, is_trained(model), ...)
+    graphdef, params, rest = nnx.split(model, is_trained(model), ...)
+    return graphdef, params, rest
 
 
 def load_trained(config: TrainingConfig, workdir: Path, teacher: Path) -> tuple[nnx.GraphDef, TrainState]:
