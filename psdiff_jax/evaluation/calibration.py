@@ -74,7 +74,7 @@ def precision_by_similarity(
     true_S, all_S = np.zeros(len(SIMILARITIES), np.int64), np.zeros(len(SIMILARITIES), np.int64)
     for _, similarity_K, matches in _Searches(gallery, query, annotations, queries, threshold):
         for counts_S, values in ((all_S, similarity_K), (true_S, similarity_K[true_positives(similarity_K, matches)])):
-            counts_S += len(values) - np.sort(values).searchsorted(np.float32(SIMILARITIES))
+            counts_S += len(values) - np.sort(values).searchsorted(np.asarray(SIMILARITIES, np.float32))
     return tuple(t / n if n else None for t, n in zip(true_S.tolist(), all_S.tolist(), strict=True))
 
 
