@@ -9,7 +9,7 @@ let queue = Promise.resolve();
 let timer = null;
 let drawnImages = "";
 
-const make = (tag, properties, text = "") => Object.assign(document.createElement(tag), { textContent: text }, properties);
+const make = (tag, values, text = "") => Object.assign(document.createElement(tag), { textContent: text }, values);
 const copy = (template) => $(template).content.firstElementChild.cloneNode(true);
 const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 const say = (text) => ($("#status").textContent = text);

@@ -18,6 +18,7 @@ export function draftBox(image, stage, done) {
   const draft = document.createElement("div");
   Object.assign(draft, { className: "draft", tabIndex: 0, role: "application", ariaLabel: help });
   let box = [0.4 * width, 0.25 * height, 0.6 * width, 0.85 * height];
+  const focused = document.activeElement;
   let from = null;
   const show = (next) => place(draft, (box = next), image);
   const at = (event) => {
@@ -34,6 +35,7 @@ export function draftBox(image, stage, done) {
     event.preventDefault();
     veil.setPointerCapture(event.pointerId);
     from = at(event);
+    show([...from, ...from]);
   });
   veil.addEventListener("pointermove", (event) => {
     if (!from) return;
@@ -50,7 +52,7 @@ export function draftBox(image, stage, done) {
     const [dx, dy] = arrows[event.key] ?? [0, 0];
     const [x1, y1, x2, y2] = box;
     if (event.key === "Enter") search();
-    else if (event.key === "Escape") veil.remove();
+    else if (event.key === "Escape") (veil.remove(), focused.focus());
     else if (!(event.key in arrows)) return;
     else if (event.shiftKey) {
       const [right, bottom] = [Math.max(x2 + dx, x1 + step), Math.max(y2 + dy, y1 + step)];
