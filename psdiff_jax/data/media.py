@@ -91,7 +91,7 @@ def find_media(folder: str | Path, unreadable: dict[str, str] | None = None) -> 
             try:
                 mode = path.stat().st_mode
             except OSError as error:
-                if kind:
+                if kind or entry.is_symlink():  # which may lead to a folder
                     problems[relative] = f"cannot be read ({error.strerror})"
                 continue
             if stat.S_ISDIR(mode):
