@@ -91,13 +91,16 @@ def find_media(folder: str | Path, unreadable: dict[str, str] | None = None) -> 
             try:
                 mode = path.stat().st_mode
             except OSError as error:
-                if kind:
+                if kind or entry.is_symlink():  # which may lead to a folder
                     problems[relative] = f"cannot be read ({error.strerror})"
                 continue
             if stat.S_ISDIR(mode):
                 (linked if entry.is_symlink() else folders).append(path)
             elif kind and stat.S_ISREG(mode):
-                found.append(Media(relative, kind))
+                if _is_utf8(relative):
+                    found.append(Media(relative, kind))
+                else:
+                    problems[os.fsencode(relative).decode(errors="replace")] = "its name is not UTF-8; rename it"
     return sorted(found)
 
 
@@ -213,6 +216,14 @@ def _pixels(frame: Any, name: str) -> np.ndarray:
 def _check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
         raise InputError(f"{name}: {width} x {height} pixels, more than {MAX_PIXELS / 1e6:.0f} million")
+
+
+def _is_utf8(path: str) -> bool:
+    """Whether text files and databases can hold the name."""
+    try:
+        return bool(path.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _not_an_image(name: str, data: bytes) -> str:

@@ -15,7 +15,6 @@ Arrays never change. files.json is replaced as a whole where a file was moved, o
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ import numpy as np
 
 from psdiff_jax.data.media import Kind
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import write_atomically
+from psdiff_jax.files import write_atomically, writing
 
 FORMAT = 1
 SETTINGS, SHARDS, FILES = "index.json", "shards", "files.json"
@@ -131,7 +130,8 @@ class Shard:
     def save_files(self) -> None:
         """Replaces files.json by `files`; a shard without files is deleted."""
         if any(file.path is not None for file in self.files):
-            write_atomically(self.folder / FILES, _as_json(self.files))
+            with writing(self.folder):
+                write_atomically(self.folder / FILES, _as_json(self.files))
         else:
             shutil.rmtree(self.folder)
 
@@ -168,11 +168,12 @@ def write_shard(index: Path, process: int, files: Sequence[MediaFile], rows: Row
     taken = [int(folder.name.split("-")[1]) for folder in (index / SHARDS).glob(f"{process:03}-*")]
     name = f"{process:03}-{max(taken, default=-1) + 1:06}"
     unfinished = index / SHARDS / f".{name}"
-    unfinished.mkdir(parents=True)
-    for field, array in rows._asdict().items():
-        np.save(unfinished / f"{field}.npy", np.asarray(array, DTYPES[field]))
-    write_atomically(unfinished / FILES, _as_json(files))
-    os.rename(unfinished, index / SHARDS / name)
+    with writing(index):
+        unfinished.mkdir(parents=True)
+        for field, array in rows._asdict().items():
+            np.save(unfinished / f"{field}.npy", np.asarray(array, DTYPES[field]))
+        write_atomically(unfinished / FILES, _as_json(files))
+        unfinished.rename(index / SHARDS / name)
 
 
 def remove_leftovers(index: Path) -> None:
