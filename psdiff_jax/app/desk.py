@@ -69,11 +69,13 @@ def open_desk(gate: Gate, run: str | None, index: Path | None, folder: Path | No
       run: see `PersonSearch.load`. index: of the folder; None: the one in the user's cache folder.
 
     Raises:
-      InputError: there is no such run or index, or they do not fit each other.
+      InputError: there is no such run, index or folder, or they do not fit each other.
     """
-    search = PersonSearch.load(run)
     if index is None and folder is None:
         raise InputError("give --folder, images and videos to search, or --index, an index that stands")
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"--folder {folder}: no such folder")
+    search = PersonSearch.load(run)
     into = index if index is not None else search.cached_index(str(folder), search.config.index)
     stands = folder is None or (into / "index.json").is_file()
     indexing = Indexing(Gallery(search.open_index(into), search.threshold) if stands else None)
