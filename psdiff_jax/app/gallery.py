@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from psdiff_jax.inference.ranking import Hit
 TOP_FOLDER = "."  # files that are in no subfolder
 CROP_MARGIN, CROP_HEIGHT = 0.06, 320  # share of the box's longer side; pixels
 BOX_COLOR, BOX_EDGE = (255, 176, 32), (20, 24, 30)
-FRAMES_KEPT = 8  # decoded images, since a page asks for the crop and the frame of a hit, and of its neighbours
+FRAMES_KEPT = 4  # decoded images, since a page asks for the crop and the frame of a hit, and of its neighbours
 
 
 class Gallery:
@@ -32,6 +33,7 @@ class Gallery:
         self._folder_of_file = [_folder(file.path) for file in index.files]
         self._is_video = np.asarray([file.kind == "video" for file in index.files], bool)
         self._pixels = functools.lru_cache(FRAMES_KEPT)(self._read)
+        self._reading = threading.Lock()  # one at a time: large images take memory, and none is decoded twice
 
     @property
     def folders(self) -> list[str]:
@@ -116,7 +118,8 @@ class Gallery:
 
     def _image(self, row: int) -> np.ndarray:
         path, time = self._path(row), float(self._index.time[row])
-        return self._pixels(path, None if np.isnan(time) else time)
+        with self._reading:
+            return self._pixels(path, None if np.isnan(time) else time)
 
     @staticmethod
     def _read(path: Path, time: float | None) -> np.ndarray:
