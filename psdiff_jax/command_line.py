@@ -3,12 +3,15 @@
 import ast
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from psdiff_jax.earlier import RENAMED, RENAMED_VALUES
 from psdiff_jax.errors import InputError
+from psdiff_jax.ops.boxes import is_inside
 from psdiff_jax.options import nearest
 
 Renaming = tuple[str, str]  # what an argument said, and how it is said today
@@ -55,6 +58,33 @@ def set_builder_options(config: ConfigDict, options: list[tuple[str, str, str]])
             raise InputError(f"config.{group}.{key}={text}: expected a value like {default!r}")
         with builder.unlocked():
             builder[key] = value
+
+
+def image_query(query: str) -> tuple[Path, np.ndarray] | None:
+    """(file, box float32 [4]) of --query IMAGE:x1,y1,x2,y2; None for another kind of query.
+
+    Raises:
+      InputError: there is no such file.
+    """
+    given = re.fullmatch(r"(.+):([-\d.]+),([-\d.]+),([-\d.]+),([-\d.]+)", query)
+    if given is None:
+        return None
+    path = Path(given[1]).expanduser()
+    if not path.is_file():
+        raise InputError(f"--query: there is no image {path}")
+    try:
+        return path, np.asarray([float(v) for v in given.groups()[1:]], np.float32)
+    except ValueError as error:
+        raise InputError(f"--query={query}: give the box as x1,y1,x2,y2 in pixels") from error
+
+
+def check_box(path: Path, box: np.ndarray, image: np.ndarray) -> None:
+    """Raises InputError unless the box of an `image_query` lies in its image uint8 [H,W,3]."""
+    height, width = image.shape[:2]
+    if not is_inside(box, height, width):
+        raise InputError(
+            f"--query: box {box.tolist()} does not lie in {path} of {width}x{height} pixels; give x1,y1,x2,y2"
+        )
 
 
 def look_up(config: Mapping[str, Any] | ConfigDict, key: str) -> Any:

@@ -47,6 +47,16 @@ def calibrate(embedder: Embedder, workdir: Path, train_set: PreparedDataset | No
 
 def calibrated_threshold(workdir: Path, steps: int) -> float | None:
     """The threshold that `calibrate` chose for a number of steps; None where it has not."""
-    path = workdir / FILE
-    chosen = json.loads(path.read_text()).get(str(steps)) if path.is_file() else None
+    chosen = _calibration(workdir, steps)
     return float(chosen["threshold"]) if chosen else None
+
+
+def calibrated_precision(workdir: Path, steps: int) -> dict[str, list[float | None]] | None:
+    """{"similarities", "precision"} that `calibrate` measured for a number of steps; None where it has not."""
+    found = _calibration(workdir, steps)
+    return {key: found[key] for key in ("similarities", "precision")} if found.get("precision") else None
+
+
+def _calibration(workdir: Path, steps: int) -> dict[str, Any]:
+    path = workdir / FILE
+    return json.loads(path.read_text()).get(str(steps), {}) if path.is_file() else {}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.calibration import THRESHOLDS, choose_threshold
+from psdiff_jax.evaluation.calibration import SIMILARITIES, THRESHOLDS, choose_threshold, precision_by_similarity
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
 
@@ -26,6 +26,37 @@ def test_by_hand(make):
     assert chosen.thresholds == (0.2, 0.4, 0.6, 0.8, 1.0)
     assert chosen.mAP == pytest.approx((7 / 12, 1, 1, 1 / 2, 0))
     assert chosen.threshold == 0.6
+    assert chosen.similarities == SIMILARITIES  # of the two left, 0.8 and 0.7, both are true
+    assert chosen.precision == tuple(1.0 if s <= 0.8 else None for s in SIMILARITIES)
+    assert precision_by_similarity(*held_out(make, found), threshold=0.2)[-3:] == (0.0, 0.0, None)  # 0.9 is false
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_precision_counts_every_detection_once(make, plain, seed):
+    """Against counting the pairs one by one: true is the most similar candidate of an image."""
+    case = make.random_case(seed, images=20, identities=5)
+    gallery, names = case.gallery, case.annotations.image_names
+    true, every = np.zeros(len(SIMILARITIES)), np.zeros(len(SIMILARITIES))
+    for q, (own, person) in enumerate(zip(case.queries.image_names, case.queries.person_ids, strict=True)):
+        boxes = {}
+        for name, people, ids in zip(names, case.annotations.boxes, case.annotations.person_ids, strict=True):
+            if person in ids and name != own:
+                boxes[name] = plain.floats(people[list(ids).index(person)])
+        similarity = gallery.embeddings @ case.query.embeddings[q]
+        for k in np.argsort(-similarity, kind="stable") if boxes else ():
+            name = gallery.images[gallery.image_index[k]]
+            if name == own or gallery.scores[k] < 0.5:
+                continue
+            above = similarity[k] >= np.float32(SIMILARITIES)
+            every += above
+            w, h = (boxes[name][i + 2] - boxes[name][i] for i in (0, 1)) if name in boxes else (0, 0)
+            limit = min(0.5, w * h / ((w + 10) * (h + 10)))
+            if name in boxes and plain.overlap(plain.floats(gallery.boxes[k]), boxes[name]) >= limit:
+                true += above
+                del boxes[name]
+    expected = tuple(t / n if n else None for t, n in zip(true, every, strict=True))
+    data = gallery, case.query, case.annotations, case.queries
+    assert precision_by_similarity(*data, threshold=0.5) == expected and every[0]
 
 
 @pytest.mark.parametrize("seed", range(12))

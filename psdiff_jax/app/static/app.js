@@ -1,0 +1,257 @@
+// The page: draws the state that the server answers with, and sends what the user does.
+
+import { draftBox, place } from "./box.js";
+
+const $ = (selector, within = document) => within.querySelector(selector);
+const cards = new Map(); // hit id -> its element, kept between draws so that pictures do not load again
+let state = null;
+let queue = Promise.resolve();
+let timer = null;
+let drawnImages = "";
+
+const make = (tag, values, text = "") => Object.assign(document.createElement(tag), { textContent: text }, values);
+const copy = (template) => $(template).content.firstElementChild.cloneNode(true);
+const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+const say = (text) => ($("#status").textContent = text);
+const seconds = (text) => (text.trim() ? text.split(":").reduce((sum, part) => sum * 60 + Number(part), 0) : null);
+const clock = (time) => `${Math.floor(time / 60)}:${String(Math.floor(time % 60)).padStart(2, "0")}`;
+
+function fail(message) {
+  $("#error").hidden = !message;
+  $("#error p").textContent = message ?? "";
+}
+
+// One request after the other, so that the last answer is the newest state.
+function send(method, path, body) {
+  return (queue = queue.then(() => request(method, path, body)));
+}
+
+async function request(method, path, body) {
+  const isFile = body instanceof Blob;
+  const headers = body && !isFile ? { "Content-Type": "application/json" } : {};
+  $("#results").setAttribute("aria-busy", "true");
+  try {
+    const response = await fetch(path, { method, headers, body: isFile ? body : JSON.stringify(body) });
+    const answer = await response.json();
+    if (response.ok) draw(answer);
+    else fail(answer.error);
+  } catch {
+    fail("The server does not answer; see whether it still runs.");
+  }
+  $("#results").removeAttribute("aria-busy");
+}
+
+// On a narrow page the results are below the image.
+async function choose(chosen) {
+  await send("POST", "/api/choose", chosen);
+  if (matchMedia("(max-width: 56rem)").matches && $("#error").hidden) $("#results").scrollIntoView();
+}
+
+async function upload(files) {
+  const limit = Number($("main").dataset.maxBytes);
+  fail(null);
+  for (const file of files) {
+    if (file.size > limit) {
+      fail(`${file.name} is larger than ${limit / 1e6} MB; give a smaller image`);
+      continue;
+    }
+    say(`Looking for people in ${file.name}`);
+    $("#drop").classList.add("busy");
+    await send("POST", `/api/images?name=${encodeURIComponent(file.name)}`, file);
+    $("#drop").classList.remove("busy");
+  }
+  $("#file").value = "";
+}
+
+const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
+
+function drawImage(image) {
+  const { id, name, width, height, people } = image;
+  const element = copy("#image");
+  const stage = $(".stage", element);
+  const example = state.examples.find((each) => each.image === id);
+  const isChosen = ({ box }) => example !== undefined && box.every((v, i) => Math.abs(v - example.box[i]) < 0.01);
+  element.ariaLabel = name;
+  Object.assign($("img", element), { src: `/api/images/${id}`, alt: name, width, height });
+  Object.assign($(".name", element), { textContent: name, title: name });
+  if (people.length) $(".found", element).textContent = `${count(people.length, "person", "people")} found`;
+  $(".draw", element).dataset.key = `${id}/draw`;
+  $(".draw", element).onclick = () => draftBox(image, stage, (box) => choose({ image: id, box }));
+  $(".remove", element).ariaLabel = `Remove ${name}`;
+  $(".remove", element).onclick = () => send("DELETE", `/api/images/${id}`);
+  people.forEach((person, i) => {
+    const box = make("button", { type: "button", className: "person", ariaPressed: String(isChosen(person)) });
+    box.ariaLabel = `Person ${i + 1} of ${people.length}`;
+    box.dataset.key = `${id}/${i}`;
+    box.style.zIndex = people.filter((other) => area(other.box) > area(person.box)).length; // the smaller one in front
+    box.onclick = () => choose({ image: id, person: i });
+    stage.append(place(box, person.box, image));
+  });
+  const isDrawn = example !== undefined && !people.some(isChosen);
+  if (isDrawn) stage.append(place(make("div", { className: "person drawn" }), example.box, image));
+  return element;
+}
+
+const source = (hit) => (hit.time === null ? hit.image : `${hit.image}, at ${clock(hit.time)}`);
+
+function makeCard(hit) {
+  const card = copy("#card");
+  const [path, where, isVideo] = [`/api/hits/${hit.id}`, source(hit), hit.time !== null];
+  $(".crop", card).src = `${path}/crop`;
+  $(".frame", card).src = `${path}/frame/small`;
+  $(".play", card).textContent = isVideo ? `▶ ${clock(hit.time)}` : "";
+  $(".open", card).ariaLabel = `${isVideo ? "Play" : "Show"} ${where}`;
+  $(".open", card).onclick = () => view(hit);
+  Object.assign($(".source", card), { textContent: where, title: where });
+  $(".verdict", card).ariaLabel = `Is ${where} them?`;
+  for (const [name, isThem] of Object.entries({ them: true, not: false })) {
+    const toggle = $(`.${name}`, card);
+    const said = () => (toggle.ariaPressed === "true" ? null : isThem); // a second click takes it back
+    toggle.dataset.key = `${hit.id}/${name}`;
+    toggle.onclick = () => send("POST", "/api/judge", { hit: hit.id, is_them: said() });
+  }
+  return card;
+}
+
+function drawHit(hit) {
+  const card = cards.get(hit.id) ?? makeCard(hit);
+  cards.set(hit.id, card);
+  card.classList.toggle("is-them", hit.is_them === true);
+  card.classList.toggle("is-not", hit.is_them === false);
+  $(".rank", card).textContent = hit.rank;
+  $(".value", card).textContent = hit.similarity.toFixed(2);
+  $(".bar i", card).style.width = `${100 * Math.max(hit.similarity, 0)}%`;
+  $(".them", card).ariaPressed = String(hit.is_them === true);
+  $(".not", card).ariaPressed = String(hit.is_them === false);
+  return card;
+}
+
+function view(hit) {
+  const path = `/api/hits/${hit.id}`;
+  const still = make("img", { src: `${path}/frame/large`, alt: `${source(hit)}, with the person marked` });
+  $("#viewer-title").textContent = source(hit);
+  $("#viewed").replaceChildren(still);
+  if (hit.time !== null) {
+    const video = make("video", { src: `${path}/media#t=${hit.time.toFixed(2)}`, controls: true, playsInline: true });
+    const note = make("p", {}, "This browser cannot play this kind of video; this is the frame.");
+    video.muted = true;
+    video.autoplay = !matchMedia("(prefers-reduced-motion: reduce)").matches;
+    video.onerror = () => $("#viewed").replaceChildren(still, note);
+    $("#viewed").replaceChildren(video);
+  }
+  $("#viewer").showModal();
+}
+
+function drawPromise(least) {
+  const { calibration } = state;
+  $("#least").textContent = Number(least).toFixed(2);
+  const tried = calibration?.similarities.filter((similarity) => similarity <= Number(least) + 1e-9).length;
+  const share = tried ? calibration.precision[tried - 1] : null;
+  if (!calibration) $("#promise").textContent = "How many of them are right is not known: the run has no calibration.";
+  else if (share === null) $("#promise").textContent = "None were that similar on images held out from training.";
+  else $("#promise").textContent = `${Math.round(100 * share)} % were right on images held out from training.`;
+}
+
+function drawFilters({ folders, videos }, filters) {
+  const options = folders.map((folder) => make("option", { value: folder }, folder === "." ? "(top folder)" : folder));
+  $("#folder").replaceChildren(make("option", { value: "" }, "All folders"), ...options);
+  $("#folder").value = filters.folder ?? "";
+  $("#folder").parentElement.hidden = folders.length < 2;
+  $("#times").hidden = videos === 0;
+  $("#after").value = filters.after === null ? "" : clock(filters.after);
+  $("#before").value = filters.before === null ? "" : clock(filters.before);
+  $("#similarity").value = filters.similarity;
+  drawPromise(filters.similarity);
+}
+
+function advice({ gallery, indexing, images, examples }) {
+  if (!gallery && indexing.running) return ["The index is being made", "You can search as soon as it stands."];
+  if (!gallery) return ["There is no index", "Start the page again with --folder."];
+  if (!gallery.people) return ["Nobody is in this index", "No person was found in its images and videos."];
+  if (examples.length) return ["No results", "Lower the similarity, or choose another folder or time."];
+  if (images.length) return ["Choose the person", "Click one of the boxes in your image, or draw one."];
+  return ["Start with an image", "Give an image of the person, then choose them in it."];
+}
+
+function drawIndexing({ gallery, indexing }) {
+  const { people = 0, images = 0, videos = 0 } = gallery ?? {};
+  const media = [images && count(images, "image"), videos && count(videos, "video")].filter(Boolean);
+  $("#about").textContent = media.length ? `${count(people, "person", "people")} in ${media.join(" and ")}` : "";
+  $("#indexing").hidden = !indexing.running;
+  if (indexing.total) Object.assign($("#indexed"), { max: indexing.total, value: indexing.done });
+  $("#unreadable").hidden = !indexing.unreadable.length;
+  $("#unreadable summary").textContent = `${count(indexing.unreadable.length, "file")} could not be read`;
+  $("#unreadable ul").replaceChildren(...indexing.unreadable.map((line) => make("li", {}, line)));
+  if (indexing.error && indexing.error !== state?.indexing.error) fail(indexing.error);
+  clearTimeout(timer);
+  if (indexing.running) timer = setTimeout(() => send("GET", "/api/state"), 1000);
+}
+
+function draw(next) {
+  const focused = document.activeElement?.dataset?.key;
+  drawIndexing(next);
+  state = next;
+  const { gallery, images, hits, examples, filters } = state;
+  if (drawnImages !== (drawnImages = JSON.stringify([images, examples]))) {
+    $("#images").replaceChildren(...[...images].reverse().map(drawImage)); // not while a box is being drawn
+  }
+  $("#query").classList.toggle("has-images", images.length > 0);
+  $("#advice").hidden = !examples.length;
+  $("#history").hidden = !images.length;
+  $("#undo").disabled = !state.can_undo;
+  $("#export").hidden = !hits.length;
+  $("#filters").hidden = !gallery || !examples.length;
+  if (gallery) drawFilters(gallery, filters);
+  for (const id of cards.keys()) if (!hits.some((hit) => hit.id === id)) cards.delete(id);
+  $("#hits").replaceChildren(...hits.map(drawHit));
+  $("#more").hidden = !state.more;
+  const [title, text] = hits.length ? [count(hits.length, "result"), ""] : advice(state);
+  $("#results-title").textContent = hits.length ? title : "Results";
+  $("#empty").hidden = hits.length > 0;
+  $("#empty b").textContent = title;
+  $("#empty p:last-child").textContent = text;
+  say(`${title}. ${text}`);
+  if (focused) $(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+}
+
+function filter(changed = {}) {
+  const [after, before] = ["#after", "#before"].map((id) => seconds($(id).value));
+  if (Number.isNaN(after) || Number.isNaN(before)) return fail("Give times as minutes:seconds, such as 1:30.");
+  fail(null);
+  const [folder, similarity] = [$("#folder").value || null, Number($("#similarity").value)];
+  send("POST", "/api/filters", { folder, after, before, similarity, top: state.filters.top, ...changed });
+}
+
+function start() {
+  const on = (selector, event, act) => $(selector).addEventListener(event, act);
+  on("#file", "change", (event) => upload([...event.target.files]));
+  on("#error button", "click", () => fail(null));
+  on("#undo", "click", () => send("POST", "/api/undo"));
+  on("#clear", "click", () => send("POST", "/api/clear"));
+  on("#more", "click", () => filter({ top: Math.min(2 * state.filters.top, $("main").dataset.mostHits) }));
+  on("#close", "click", () => $("#viewer").close());
+  on("#viewer", "close", () => $("#viewed").replaceChildren());
+  on("#filters", "submit", (event) => event.preventDefault());
+  on("#filters", "change", () => filter());
+  on("#similarity", "input", (event) => drawPromise(event.target.value));
+  for (const [event, isOver] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
+    addEventListener(event, (dragged) => {
+      dragged.preventDefault();
+      $("#drop").classList.toggle("over", isOver);
+      if (event === "drop") upload([...dragged.dataTransfer.files]);
+    });
+  }
+  send("GET", "/api/state");
+}
+
+// The address that is printed at start has the token in its fragment, which only this script reads.
+function signIn(form) {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!token) return;
+  history.replaceState(null, "", location.pathname);
+  form.token.value = token;
+  form.submit();
+}
+
+if ($("#sign-in")) signIn($("#sign-in"));
+else start();
