@@ -4,9 +4,9 @@
         --config.model.backbone_weights=RESNET50
 
 DIR holds `Image/` and `annotation/` (datasets/cuhk_sysu/README.md). The default of the literature is gallery size 100.
-`configs/cuhk_sysu.py:paper` is the paper's setting to the letter (docs/paper.md), `configs/cuhk_sysu.py:rows` adds the row
-read-out, its closed-form start and scores that are IoUs. For an accelerator; not run yet, for want of one and of the
-dataset. Another dataset is evaluated with `--config.evaluate.data.name=... .root=...`.
+`configs/cuhk_sysu.py:paper` is the paper's setting to the letter (docs/paper.md), `configs/cuhk_sysu.py:rows` adds the
+row read-out, its closed-form start and scores that are IoUs. For an accelerator; not run yet, for want of one and of
+the dataset. Another dataset is evaluated with `--config.evaluate.data.name=... .root=...`.
 """
 
 from ml_collections import ConfigDict

@@ -7,15 +7,14 @@ is for an accelerator. For two CPU cores:
 
     cpu     published backbones and a published teacher (configs/real_people.py), in DIR/../weights unless the command
             names others
-    small   the small model, from the shipped weights alone
+    small   the model shipped for photographs, and nothing else
 """
 
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.configs.base import variant_error
-from psdiff_jax.configs.real_people import TEACHER, for_real_people
-from psdiff_jax.configs.small import shrink
+from psdiff_jax.configs.real_people import TEACHER, with_people_weights, with_published_backbones
 
 VARIANTS = ("", "cpu", "small")
 
@@ -30,8 +29,8 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "cpu":
         config.data.max_boxes = 32
         config.teacher.update({"kind": "openvino", "file": TEACHER})
-        return for_real_people(config, image_size=(576, 768))
+        return with_published_backbones(config, image_size=(576, 768))
     if variant == "small":
         config.data.max_boxes = 32
-        return shrink(config, image_size=(288, 384))
+        return with_people_weights(config, image_size=(432, 576))
     return config

@@ -1,20 +1,15 @@
 """Weights for real people, from drawn and rendered people in strongly varied places: what is shipped for photographs.
 
     python scripts/imitate_backbone.py --config configs/people_pretrain.py:imitate --config.data.root=TAR \\
-        --imitated person-detection-0203.xml --workdir runs/finds
-    python scripts/imitate_backbone.py --config configs/people_pretrain.py:imitate --config.data.root=TAR \\
-        --imitated person-reidentification-retail-0277.xml --maps 752,939,1123,1126 \\
-        --config.model.backbone=osnet_x0_25 --workdir runs/tells_apart
+        --imitated person-detection-0203.xml --workdir runs/imitated
     python -m psdiff_jax.main --config configs/people_pretrain.py --config.data.root=TAR --workdir runs/people \\
-        --config.model.backbone_weights=runs/finds/backbone.npz \\
-        --config.model.reid_weights=runs/tells_apart/backbone.npz \\
+        --config.model.backbone_weights=runs/imitated/backbone.npz \\
         --config.teacher.file=person-reidentification-retail-0277.xml
 
-TAR: cut-outs of rendered people (datasets/synthetic_street/README.md), half of the people; the others are drawn. Two
-backbones learn the maps of two networks of the Open Model Zoo and are frozen; then the pyramid and the denoising layer
-learn to find people, and the row read-out to tell them apart as the second network does.
-`configs/people_pretrain.py:mobilenet` trains pyramid and layer alone, for a published backbone that has been trained to
-detect people; name its file in config.model.backbone_weights.
+TAR: cut-outs of rendered people (datasets/synthetic_street/README.md), half of the people; the others are drawn. The
+backbone learns the maps of a detector of the Open Model Zoo and is frozen; the row read-out learns to tell people apart
+as one of its re-ID networks does. `configs/people_pretrain.py:mobilenet` trains pyramid and denoising layer for the
+detector's own backbone, and they are taken over; name its file in config.model.backbone_weights.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +17,6 @@ from ml_collections import ConfigDict
 from psdiff_jax.configs.base import variant_error
 from psdiff_jax.configs.small import PRETRAINED
 from psdiff_jax.configs.street_pretrain import get_config as street
-
 
 VARIANTS = ("", "mobilenet", "imitate")
 
@@ -49,7 +43,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "steps": 2_000,
             "init_from": str(PRETRAINED / "people_psdiff.npz"),
             "init_parts": ("fpn", "cdl"),
-            "frozen": ("backbone", "reid_backbone"),
+            "frozen": ("backbone",),
             "ema_decay": 0.998,
             "image_every": 0,
         }
@@ -59,13 +53,16 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant == "":
         config.data.image_size = (432, 576)
         config.data.augment.scale_jitter = (0.5, 1.2)  # scenes are rendered at 240x320
+        config.data.cache = False
         config.teacher.kind = "openvino"
-        config.model.update({"reid_backbone": "osnet_x0_25", "readout_rows": 4})
+        config.model.readout_rows = 4
         config.train.closed_form = True
         config.train.scales.readout = 0.02
     elif variant == "mobilenet":
         config.teacher.kind = "none"
-        config.train.update({"steps": 6_000, "init_from": str(PRETRAINED / "street_psdiff.npz"), "init_parts": ("cdl",)})
+        config.train.update(
+            {"steps": 6_000, "init_from": str(PRETRAINED / "street_psdiff.npz"), "init_parts": ("cdl",)}
+        )
     elif variant == "imitate":
         config.teacher.kind = "none"
         config.data.image_size = (192, 256)

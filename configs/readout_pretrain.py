@@ -12,14 +12,14 @@ runs/readout/model.npz. `--config.train.steps=0` leaves the backbone as it is.
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
-from psdiff_jax.configs.real_people import for_real_people
+from psdiff_jax.configs.real_people import with_published_backbones
 
 
 def get_config() -> ConfigDict:
     config = base()
     config.data.update({"name": "crop_sheets", "max_boxes": 112})
     config.teacher.kind = "openvino"
-    for_real_people(config, image_size=(576, 720))
+    with_published_backbones(config, image_size=(576, 720))
     config.data.augment.update({"scale_jitter": (0.8, 1.25), "color": 0.2})
     config.model.update({"backbone": "small", "backbone_weights": "", "reid_weights": ""})
     config.train.update(

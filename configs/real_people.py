@@ -1,8 +1,10 @@
 """What the variants for two CPU cores have to find real people with. Not an experiment.
 
-Two extractors, neither trained further: at half resolution the MobileNetV2 of a person detector, whose maps become the
-pyramid in which people are found; at full resolution an OSNet trained for re-ID, from whose maps the row read-out tells
-them apart. Both are files that are not shipped: config.model.backbone_weights and config.model.reid_weights name them.
+`with_people_weights`: the model whose weights are shipped for photographs, and nothing else.
+`with_published_backbones`: two extractors that are not shipped, neither trained further: at half resolution the
+MobileNetV2 of a person detector, whose maps become the pyramid in which people are found; at full resolution an OSNet
+trained for re-ID, from whose maps the row read-out tells them apart. config.model.backbone_weights and
+config.model.reid_weights name their files.
 """
 
 from ml_collections import ConfigDict
@@ -14,28 +16,34 @@ TEACHER = "{root}/../weights/intel/person-reidentification-retail-0277.xml"
 REID = "{root}/../weights/osnet_x0_25_msmt17.onnx"
 
 
-def for_real_people(config: ConfigDict, image_size: tuple[int, int]) -> ConfigDict:
-    """The small model on two published backbones; pyramid and denoising layer are shipped for the first of them."""
+def with_people_weights(config: ConfigDict, image_size: tuple[int, int]) -> ConfigDict:
+    """The model that is shipped for photographs, to be fine-tuned; its read-out starts anew, for this teacher."""
     shrink(config, image_size)
-    config.model.update(
-        {
-            "backbone": "mobilenet_v2_omz",
-            "backbone_weights": DETECTOR,
-            "downsample": 2,
-            "reid_backbone": "osnet_x0_25",
-            "reid_weights": REID,
-            "readout_rows": 4,
-        }
-    )
+    config.model.update({"backbone": "mobilenet_v2_omz", "readout_rows": 4})
     config.matching.score = "iou"
     config.train.update(
         {
             "init_from": str(PRETRAINED / "people_psdiff.npz"),
-            "init_parts": ("fpn", "cdl"),
-            "frozen": ("backbone", "reid_backbone"),
+            "init_parts": ("backbone", "fpn", "cdl"),
+            "frozen": ("backbone",),
             "closed_form": True,
         }
     )
     config.train.scales.readout = 0.02  # the closed form is soon undone otherwise
     config.evaluate.search_threshold = 0.6  # of an expected IoU
+    return config
+
+
+def with_published_backbones(config: ConfigDict, image_size: tuple[int, int]) -> ConfigDict:
+    """The same on two published backbones; the shipped pyramid and denoising layer fit the first of them."""
+    with_people_weights(config, image_size)
+    config.model.update(
+        {
+            "backbone_weights": DETECTOR,
+            "downsample": 2,
+            "reid_backbone": "osnet_x0_25",
+            "reid_weights": REID,
+        }
+    )
+    config.train.update({"init_parts": ("fpn", "cdl"), "frozen": ("backbone", "reid_backbone")})
     return config

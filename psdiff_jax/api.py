@@ -41,7 +41,7 @@ from psdiff_jax.ops.boxes import is_inside
 from psdiff_jax.options import tree
 from psdiff_jax.training.train import has_checkpoint, load_trained, load_weights, weights
 
-SHIPPED = PRETRAINED / "street_psdiff.npz"
+SHIPPED = PRETRAINED / "people_psdiff.npz"
 WITHOUT_EFFECT = ("backbone_weights", "reid_weights", "roi_backend")  # options of a model that its results do not show
 
 
