@@ -3,8 +3,8 @@
     similarities_Qk, rows_Qk = top_k(queries_QD, shards, 20)
 
 The index is read piece by piece (`PIECE` rows a device), so it may be larger than the memory. A piece stays float16 on
-its way to a device and is multiplied as float32: on CPUs XLA casts several times faster than NumPy, and the float32 copy
-of a piece does not leave the core's cache (docs/results.md, "Search").
+its way to a device and is multiplied as float32: on CPUs XLA casts several times faster than NumPy (docs/results.md,
+"Search").
 
 Legend: Q query, K row of the index, R row of a piece, D embedding, k neighbour.
 """
@@ -30,8 +30,8 @@ def top_k(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `k` rows with the largest dot products with each query, best first, equals in the order of their rows.
 
-    Compiles once for each number of queries and each power of two that `k` is rounded up to. On a pod all processes call
-    it together, with the same arguments.
+    Compiles once for each number of queries and each power of two that `k` is rounded up to. On a pod all processes
+    call it together, with the same arguments.
 
     Args:
       queries_QD: float32, unit norm.
@@ -39,8 +39,8 @@ def top_k(
       keep: bool [K_i] for each block, the rows that may be found; None: all.
 
     Returns:
-      similarities float32 [Q,k] and rows int64 [Q,k] into the concatenation of the blocks; where fewer than `k` rows can
-      be found, -inf and -1.
+      similarities float32 [Q,k] and rows int64 [Q,k] into the concatenation of the blocks; -inf and -1 where there are
+      fewer than `k` rows.
 
     Raises:
       InputError: a block is not as wide as the queries.
@@ -64,7 +64,10 @@ def top_k(
 def _pieces(
     blocks: Sequence[np.ndarray], keep: Sequence[np.ndarray] | None, rows: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """(its first row, piece [R,D], which rows count bool [R]), each R = `rows`; those without such rows are left out."""
+    """(its first row, piece [R,D], which rows count bool [R]) with R = `rows`: the last piece of a block is padded.
+
+    Pieces in which no row counts are left out.
+    """
     first = 0
     for i, block in enumerate(blocks):
         for begin in range(0, len(block), rows):
@@ -76,12 +79,12 @@ def _pieces(
             if missing:
                 piece, kept = np.pad(piece, ((0, missing), (0, 0))), np.pad(kept, (0, missing))
             yield first + begin, piece, kept
+            _let_go(block)
         first += len(block)
-        _let_go(block)
 
 
 def _let_go(block: np.ndarray) -> None:
-    """Takes the pages of a memory-mapped file out of this process; the system's cache keeps them while it has room."""
+    """Takes a memory-mapped file's pages out of this process; the system's cache keeps them while it has room."""
     mapped = getattr(block, "_mmap", None)
     if mapped is not None:
         mapped.madvise(mmap.MADV_DONTNEED)
