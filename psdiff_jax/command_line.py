@@ -3,8 +3,10 @@
 import ast
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from psdiff_jax.earlier import RENAMED, RENAMED_VALUES
@@ -55,6 +57,24 @@ def set_builder_options(config: ConfigDict, options: list[tuple[str, str, str]])
             raise InputError(f"config.{group}.{key}={text}: expected a value like {default!r}")
         with builder.unlocked():
             builder[key] = value
+
+
+def image_query(query: str) -> tuple[Path, np.ndarray] | None:
+    """(file, box float32 [4]) of --query IMAGE:x1,y1,x2,y2; None for another kind of query.
+
+    Raises:
+      InputError: there is no such file.
+    """
+    given = re.fullmatch(r"(.+):([-\d.]+),([-\d.]+),([-\d.]+),([-\d.]+)", query)
+    if given is None:
+        return None
+    path = Path(given[1]).expanduser()
+    if not path.is_file():
+        raise InputError(f"--query: there is no image {path}")
+    try:
+        return path, np.asarray([float(v) for v in given.groups()[1:]], np.float32)
+    except ValueError as error:
+        raise InputError(f"--query={query}: give the box as x1,y1,x2,y2 in pixels") from error
 
 
 def look_up(config: Mapping[str, Any] | ConfigDict, key: str) -> Any:

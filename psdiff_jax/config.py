@@ -12,6 +12,7 @@ from psdiff_jax.data.options import DataOptions
 from psdiff_jax.earlier import todays_keys
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.options import EvaluateOptions
+from psdiff_jax.inference.options import IndexOptions
 from psdiff_jax.options import NOT_NEGATIVE, Need, read, tree
 from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.training.options import TrainingConfig
@@ -25,6 +26,8 @@ PATHS = (
     "train.readout_from",
 )
 
+FOLDER = "folder"  # config.data.name of a folder without annotations
+
 
 @dataclass(frozen=True)
 class Config(TrainingConfig):
@@ -35,6 +38,7 @@ class Config(TrainingConfig):
     data: DataOptions = field(default_factory=DataOptions)
     teacher: TeacherOptions = field(default_factory=TeacherOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    index: IndexOptions = field(default_factory=IndexOptions)
 
     @property
     def evaluation_data(self) -> DataOptions:
@@ -45,6 +49,11 @@ class Config(TrainingConfig):
         same = other.name in ("", own.name)
         root = other.root or (own.root if same else "")
         return replace(own, name=other.name or own.name, root=root, builder=other.builder)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether a folder of images and videos is searched, and no annotated dataset."""
+        return self.evaluation_data.name == FOLDER
 
     @property
     def exported_steps(self) -> int:

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from psdiff_jax import parallel
-from psdiff_jax.config import Config, check_files, from_values
+from psdiff_jax.config import FOLDER, Config, check_files, from_values
 from psdiff_jax.data.records import PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
@@ -28,6 +28,8 @@ def run(
 ) -> None:
     """Does what `mode` says (see main.py); everything lands in `workdir`. InputError says what is wrong with it."""
     config = from_values(values)
+    if config.is_folder:
+        check_folder(config, mode)
     if mode.startswith("train"):
         check_files(config)
     elif mode == "evaluate_teacher":
@@ -47,6 +49,15 @@ def run(
     if new and parallel.is_main_process():
         write_atomically(written, json.dumps(tree(config), indent=2) + "\n")
 
+    if config.is_folder:
+        from psdiff_jax import folder
+
+        if mode == "search":
+            folder.search(config, workdir, str(query), top)
+        else:
+            folder.embed(config, workdir)
+        return
+
     from psdiff_jax import modes
 
     if embeddings:
@@ -65,6 +76,17 @@ def run(
         modes.search(config, workdir, gallery, str(query), top)
     elif mode == "evaluate_teacher":
         modes.evaluate_teacher(config, workdir, gallery, train_set)
+
+
+def check_folder(config: Config, mode: str) -> None:
+    """Raises InputError for a mode that needs annotations, or where the folder is not named."""
+    group = "config.evaluate.data" if config.evaluate.data.is_given else "config.data"
+    if mode not in ("embed", "search"):
+        raise InputError(
+            f"{group}.name={FOLDER}: a folder has no annotations; use --mode embed or --mode search, not {mode}"
+        )
+    if not config.evaluation_data.root:
+        raise InputError(f"{group}.root is empty: name the folder of images and videos")
 
 
 def open_datasets(config: Config, mode: str) -> tuple[PreparedDataset, PreparedDataset | None]:

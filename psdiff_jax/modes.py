@@ -1,7 +1,6 @@
 """What `--mode` names: train, evaluate, embed, search, evaluate_teacher."""
 
 import json
-import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from psdiff_jax import parallel
 from psdiff_jax.api import load_embedder
+from psdiff_jax.command_line import image_query
 from psdiff_jax.config import Config
 from psdiff_jax.data.detections import Detections, load_embeddings, save_embeddings
 from psdiff_jax.data.held_out import training_positions
@@ -272,11 +272,9 @@ def search(config: Config, workdir: Path, dataset: PreparedDataset, query: str, 
 
 def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.ndarray, str, tuple[str, ...]]:
     """(image uint8 RGB, box [4] in its pixels, name, gallery images to leave out) of a --query."""
-    given = re.fullmatch(r"(.+):([-\d.]+),([-\d.]+),([-\d.]+),([-\d.]+)", query)
+    given = image_query(query)
     if given:
-        path, box = Path(given[1]).expanduser(), np.asarray([float(v) for v in given.groups()[1:]], np.float32)
-        if not path.is_file():
-            raise InputError(f"--query: there is no image {path}")
+        path, box = given
         image = decode_image(path.read_bytes(), str(path))
         height, width = image.shape[:2]
         if not is_inside(box, height, width):

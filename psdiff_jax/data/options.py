@@ -11,7 +11,7 @@ from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, Need, Range
 class DatasetOptions:
     """Which dataset (config.evaluate.data, and a part of config.data)."""
 
-    name: Annotated[str, "a name in `data.records.BUILDERS`, or module:Class of a builder"] = ""
+    name: Annotated[str, "a name in `data.records.BUILDERS`, module:Class of a builder, or folder"] = ""
     root: Annotated[str, "folder with the user's data"] = ""
     builder: Annotated[Mapping[str, Any], "options of the builder"] = field(default_factory=dict)
 

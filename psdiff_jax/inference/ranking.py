@@ -17,8 +17,9 @@ from psdiff_jax.evaluation.person_search import SearchResult
 class Hit:
     """A gallery detection and its similarity to the query.
 
-    rank: from 1. image: name. box: xyxy in pixels of the image. score: detection confidence. similarity: cosine.
-    detection: row in the gallery's Detections.
+    rank: from 1. image: name, or a video's path. box: xyxy in pixels of the image. score: detection confidence.
+    similarity: cosine. detection: row in the gallery's Detections, or in the Index. time: seconds from the start of a
+    video, None for an image.
     """
 
     rank: int
@@ -27,6 +28,15 @@ class Hit:
     score: float
     similarity: float
     detection: int
+    time: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The image; of a video also the time, as in "clip.mp4 at 1:02.5"."""
+        if self.time is None:
+            return self.image
+        minutes, seconds = divmod(round(self.time, 1), 60)
+        return f"{self.image} at {int(minutes)}:{seconds:04.1f}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, text and lists."""

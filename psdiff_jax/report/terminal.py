@@ -31,7 +31,7 @@ def format_table(numbers: Mapping[str, Any]) -> str:
 def format_hits(hits: Sequence[Hit]) -> str:
     """One line a hit: rank, similarity, detection score, image, box."""
     rows = [
-        [str(hit.rank), f"{hit.similarity:.3f}", f"{hit.score:.3f}", hit.image, " ".join(f"{v:.0f}" for v in hit.box)]
+        [str(hit.rank), f"{hit.similarity:.3f}", f"{hit.score:.3f}", hit.label, " ".join(f"{v:.0f}" for v in hit.box)]
         for hit in hits
     ]
     return "\n".join(align([["rank", "similarity", "score", "image", "box (x1 y1 x2 y2)"], *rows], left=(3, 4))) + "\n"

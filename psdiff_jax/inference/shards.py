@@ -1,0 +1,193 @@
+"""An index on disk. Legend: K detections of a shard, D embedding width.
+
+    index.json                  Settings: what every row was made with
+    shards/PPP-NNNNNN/          shard N of process P, renamed into place when it is whole
+        embeddings.npy          float16 [K,D], unit norm
+        boxes.npy               float32 [K,4], xyxy pixels of the original image
+        scores.npy              float32 [K], detection confidence
+        source.npy              int32 [K], position in files.json
+        time.npy                float32 [K], seconds from the start of a video; NaN for an image
+        files.json              the images and videos (or parts of one), also those without people
+
+Arrays never change. files.json is replaced as a whole where a file was moved, or deleted (its path is then null).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from psdiff_jax.data.media import Kind
+from psdiff_jax.errors import InputError
+from psdiff_jax.files import write_atomically, writing
+
+FORMAT = 1
+SETTINGS, SHARDS, FILES = "index.json", "shards", "files.json"
+DTYPES = {
+    "embeddings": np.float16,
+    "boxes": np.float32,
+    "scores": np.float32,
+    "source": np.int32,
+    "time": np.float32,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every row of an index was made with.
+
+    model: hash of weights and config. rate: frames a second of a video. root: the folder that is indexed.
+    """
+
+    model: str
+    embedding_dim: int
+    steps: int
+    rate: float
+    min_score: float
+    root: str
+    format: int = FORMAT
+
+    def check_same(self, other: Settings, folder: Path) -> None:
+        """Raises InputError unless rows made with `other` may stand in the same index; the root may differ."""
+        for key, name in (
+            ("model", "another model"),
+            ("steps", "another number of denoising steps"),
+            ("rate", "another rate of frames"),
+            ("min_score", "another smallest score"),
+        ):
+            mine, theirs = getattr(self, key), getattr(other, key)
+            if mine != theirs:
+                raise InputError(f"{folder} is an index of {name} ({mine}, not {theirs}): choose another folder for it")
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """An image or a video in an index, or a part of a long video.
+
+    path: relative to the root, with "/"; None once it is deleted. size (bytes), mtime, ctime (ns): of the file when it
+    was read. digest: BLAKE2 of its content. width, height: pixels, upright. people: detections at or above the search
+    threshold. images: 1, or the number of frames read. until: of a part that is not the last, the time of its last
+    frame.
+    """
+
+    path: str | None
+    kind: Kind
+    size: int
+    mtime: int
+    ctime: int
+    digest: str
+    width: int
+    height: int
+    people: int
+    images: int = 1
+    until: float | None = None
+
+
+class Rows(NamedTuple):
+    """Detections of a shard: what the .npy files hold."""
+
+    embeddings: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    source: np.ndarray
+    time: np.ndarray
+
+
+@dataclass
+class Shard:
+    """A shard on disk, and its files as they are now."""
+
+    folder: Path
+    files: list[MediaFile]
+
+    def embeddings(self) -> np.ndarray:
+        """float16 [K,D], memory-mapped."""
+        return self._load("embeddings", mmap_mode="r")
+
+    def rows(self) -> Rows:
+        """All rows; the embeddings are memory-mapped, the rest is in memory.
+
+        Raises:
+          InputError: a file is missing or does not fit the others.
+        """
+        rows = Rows(self.embeddings(), *(self._load(name) for name in Rows._fields[1:]))
+        if len({len(array) for array in rows}) > 1 or np.any(rows.source >= len(self.files)):
+            raise InputError(damaged(self.folder, "its files do not belong together"))
+        return rows
+
+    def _load(self, name: str, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+        try:
+            return np.load(self.folder / f"{name}.npy", mmap_mode=mmap_mode)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(damaged(self.folder, error)) from error
+
+    def save_files(self) -> None:
+        """Replaces files.json by `files`; a shard without files is deleted."""
+        if any(file.path is not None for file in self.files):
+            with writing(self.folder):
+                write_atomically(self.folder / FILES, _as_json(self.files))
+        else:
+            shutil.rmtree(self.folder)
+
+
+def damaged(folder: Path, why: object) -> str:
+    return f"{folder}: damaged shard ({why}); delete it and update the index"
+
+
+def read_settings(index: Path) -> Settings:
+    """Raises InputError if there is no index of this format."""
+    path = index / SETTINGS
+    if not path.is_file():
+        raise InputError(f"{index} holds no index ({SETTINGS} is missing); --mode embed makes one")
+    try:
+        values = json.loads(path.read_bytes())
+        if values.get("format") != FORMAT:
+            raise InputError(f"{path} has format {values.get('format')}, this program reads {FORMAT}: make it again")
+        return Settings(**values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete {index} and make the index again") from error
+
+
+def write_settings(index: Path, settings: Settings) -> None:
+    write_atomically(index / SETTINGS, json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def read_shards(index: Path) -> list[Shard]:
+    """The shards, in the order of their names."""
+    return [_read(folder) for folder in sorted((index / SHARDS).glob("[0-9]*-[0-9]*")) if folder.is_dir()]
+
+
+def write_shard(index: Path, process: int, files: Sequence[MediaFile], rows: Rows) -> None:
+    """Adds a shard; a process that is killed leaves a hidden folder, which `remove_leftovers` deletes."""
+    taken = [int(folder.name.split("-")[1]) for folder in (index / SHARDS).glob(f"{process:03}-*")]
+    name = f"{process:03}-{max(taken, default=-1) + 1:06}"
+    unfinished = index / SHARDS / f".{name}"
+    with writing(index):
+        unfinished.mkdir(parents=True)
+        for field, array in rows._asdict().items():
+            np.save(unfinished / f"{field}.npy", np.asarray(array, DTYPES[field]))
+        write_atomically(unfinished / FILES, _as_json(files))
+        unfinished.rename(index / SHARDS / name)
+
+
+def remove_leftovers(index: Path) -> None:
+    """Deletes what a killed process left; none may be writing."""
+    for folder in (index / SHARDS).glob(".[0-9]*"):
+        shutil.rmtree(folder)
+
+
+def _read(folder: Path) -> Shard:
+    try:
+        return Shard(folder, [MediaFile(**values) for values in json.loads((folder / FILES).read_bytes())])
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(damaged(folder, error)) from error
+
+
+def _as_json(files: Sequence[MediaFile]) -> str:
+    return "[\n" + ",\n".join(json.dumps(asdict(file), ensure_ascii=False) for file in files) + "\n]\n"
