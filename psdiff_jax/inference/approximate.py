@@ -5,8 +5,8 @@
     recall(rows_Qk, exact_rows_Qk)
 
 Rows are sorted into `lists` cells around k-means centroids, and a query looks into the `probes` cells that are nearest
-to it. Embeddings are stored as float16, so similarities are exact to about 1e-3. The file is mapped:
-a search reads the cells that it looks into. Building holds the whole file in memory. Needs the extra `index`.
+to it. Embeddings are stored as float16, so similarities are exact to about 1e-3. The file is mapped: a search reads the
+cells that it looks into. Building holds the whole file in memory. Needs the extra `index`.
 
 Legend: Q query, K row of the index, D embedding, k neighbour.
 """
@@ -48,12 +48,12 @@ def build(blocks: Sequence[np.ndarray], path: Path, lists: int | None = None) ->
 
 
 def top_k(
-    path: Path, queries_QD: np.ndarray, k: int, probes: int = 32, keep: np.ndarray | None = None
+    path: Path, queries_QD: np.ndarray, k: int, probes: int = 32, keep_K: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `nearest.top_k`, among the rows of each query's nearest `probes` cells. keep: bool [K], all blocks in one."""
+    """As `nearest.top_k`, among the rows of each query's nearest `probes` cells."""
     faiss = _faiss()
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    chosen = {} if keep is None else {"sel": faiss.IDSelectorBitmap(np.packbits(keep, bitorder="little"))}
+    chosen = {} if keep_K is None else {"sel": faiss.IDSelectorBitmap(np.packbits(keep_K, bitorder="little"))}
     parameters = faiss.SearchParametersIVF(nprobe=min(probes, index.nlist), **chosen)
     similarities, rows = index.search(np.ascontiguousarray(queries_QD, np.float32), k, params=parameters)
     return np.where(rows < 0, -np.inf, similarities), rows

@@ -26,31 +26,31 @@ ROWS, COLUMNS, EVERYWHERE = PartitionSpec("data"), PartitionSpec(None, "data"), 
 
 
 def top_k(
-    queries_QD: np.ndarray, blocks: Sequence[np.ndarray], k: int, keep: Sequence[np.ndarray] | None = None
+    queries_QD: np.ndarray, blocks: Sequence[np.ndarray], k: int, keep_K: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `k` rows with the largest dot products with each query, best first, equals in the order of their rows.
 
-    Compiles once for each number of queries and each power of two that `k` is rounded up to. On a pod all processes
-    call it together, with the same arguments.
+    Compiles once for each number of queries and each power of two that `k` is rounded up to. On a pod each process
+    searches by itself.
 
     Args:
       queries_QD: float32, unit norm.
-      blocks: the index in parts [K_i,D], float16 or float32, memory-mapped or not; up to 2**31 rows.
-      keep: bool [K_i] for each block, the rows that may be found; None: all.
+      blocks: the K rows in parts [K_i,D], float16 or float32, memory-mapped or not; K is below 2**31.
+      keep_K: the rows that may be found; None: all.
 
     Returns:
-      similarities float32 [Q,k] and rows int64 [Q,k] into the concatenation of the blocks; -inf and -1 where there are
+      similarities float32 [Q,k] and rows int64 [Q,k] into all blocks in a row; -inf and -1 where there are
       fewer than `k` rows.
 
     Raises:
       InputError: a block is not as wide as the queries.
     """
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(local=True)
     queries = parallel.put_replicated(np.asarray(queries_QD, np.float32), mesh)
     on_rows, on_columns = parallel.batch_sharding(mesh), NamedSharding(mesh, COLUMNS)
     size = len(queries_QD), mesh.shape["data"] * (1 << max(k - 1, 0).bit_length())
     best = [parallel.put(np.full(size, *of), on_columns) for of in ((-np.inf, np.float32), (-1, np.int32))]
-    for first, *piece in _pieces(blocks, keep, PIECE * mesh.shape["data"]):
+    for first, *piece in _pieces(blocks, keep_K, PIECE * mesh.shape["data"]):
         if piece[0].shape[1] != queries.shape[1]:
             raise InputError(f"query embeddings are {queries.shape[1]} wide, the index's {piece[0].shape[1]}")
         best = _merge(*best, queries, *(parallel.put(part, on_rows) for part in piece), np.int32(first), mesh)
@@ -62,25 +62,25 @@ def top_k(
 
 
 def _pieces(
-    blocks: Sequence[np.ndarray], keep: Sequence[np.ndarray] | None, rows: int
+    blocks: Sequence[np.ndarray], keep_K: np.ndarray | None, rows: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(its first row, piece [R,D], which rows count bool [R]) with R = `rows`: the last piece of a block is padded.
 
     Pieces in which no row counts are left out.
     """
     first = 0
-    for i, block in enumerate(blocks):
+    for block in blocks:
         for begin in range(0, len(block), rows):
             piece = np.asarray(block[begin : begin + rows])
-            kept = np.ones(len(piece), bool) if keep is None else np.asarray(keep[i][begin : begin + rows])
-            if not kept.any():
-                continue
-            missing = rows - len(piece)
-            if missing:
-                piece, kept = np.pad(piece, ((0, missing), (0, 0))), np.pad(kept, (0, missing))
-            yield first + begin, piece, kept
-            _let_go(block)
-        first += len(block)
+            count = len(piece)
+            kept = np.ones(count, bool) if keep_K is None else keep_K[first : first + count]
+            if kept.any():
+                missing = rows - count
+                if missing:
+                    piece, kept = np.pad(piece, ((0, missing), (0, 0))), np.pad(kept, (0, missing))
+                yield first, piece, kept
+                _let_go(block)
+            first += count
 
 
 def _let_go(block: np.ndarray) -> None:

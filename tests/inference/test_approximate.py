@@ -42,7 +42,7 @@ def test_rows_may_be_left_out(index):
     queries, _, path = index
     keep = np.zeros(3000, bool)
     keep[[7, 2000]] = True
-    similarities, rows = approximate.top_k(path, queries, 3, probes=99, keep=keep)
+    similarities, rows = approximate.top_k(path, queries, 3, probes=99, keep_K=keep)
     assert {frozenset(r) for r in rows.tolist()} == {frozenset({7, 2000, -1})}
     assert np.isneginf(similarities[:, 2]).all()
 
