@@ -1,1 +1,1 @@
-"""Datasets, one folder each: a TFDS builder in `builder.py` and whatever it reads or renders beside it."""
+"""Datasets, one folder each: a builder in `builder.py` and whatever it reads or renders beside it."""

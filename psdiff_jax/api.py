@@ -24,6 +24,7 @@ import numpy as np
 from flax import nnx
 
 from psdiff_jax import parallel
+from psdiff_jax.compilation import keep_compiled
 from psdiff_jax.config import Config, from_values
 from psdiff_jax.configs.small import PRETRAINED
 from psdiff_jax.errors import InputError
@@ -98,11 +99,13 @@ class PersonSearch:
         named = path.with_name(path.name.removesuffix("_psdiff.npz") + "_config.json")
         given = named if named.is_file() and named.stem != path.stem else path.with_name("config.json")
         config = _read_config(given, f"put the config of {path.name} beside it")
+        keep_compiled(config.compilation_cache)
         return cls(config, _embedder(config, *load_weights(config, path)), steps)
 
     @classmethod
     def of_run(cls, config: Config, workdir: Path, steps: int | None = None) -> "PersonSearch":
         """The newest checkpoint of `workdir`; without one its model.npz, or else config.train.init_from."""
+        keep_compiled(config.compilation_cache)
         steps = steps or config.exported_steps
         given = config.train.init_from if not (config.train.init_parts or config.train.readout_from) else ""
         whole = [path for path in (workdir / "model.npz", Path(given).expanduser()) if path.is_file()]

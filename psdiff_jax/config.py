@@ -35,6 +35,9 @@ class Config(TrainingConfig):
 
     distributed: Annotated[bool, "join the other processes of a pod (SLURM, Kubernetes, TPU VMs)"] = False
     cpu_devices: Annotated[int, NOT_NEGATIVE, "virtual devices where there is no accelerator; 0 = one per core"] = 0
+    compilation_cache: Annotated[str, "folder of compiled programs; {cache} = the user's cache, '' = none is kept"] = (
+        "{cache}/xla"
+    )
     data: DataOptions = field(default_factory=DataOptions)
     teacher: TeacherOptions = field(default_factory=TeacherOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)

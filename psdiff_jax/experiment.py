@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from psdiff_jax import parallel
+from psdiff_jax.compilation import keep_compiled
 from psdiff_jax.config import FOLDER, Config, check_files, from_values
 from psdiff_jax.data.records import PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
@@ -38,6 +39,7 @@ def run(
         raise InputError("--embeddings goes with --mode evaluate")
     if (mode == "search") != bool(query):
         raise InputError("--query goes with --mode search, and that mode needs it: IMAGE:x1,y1,x2,y2")
+    keep_compiled(config.compilation_cache)
     if config.distributed:
         jax.distributed.initialize()
     parallel.setup_cpu_devices(config.cpu_devices, config.train.batch_size, config.evaluate.batch_size)

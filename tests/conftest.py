@@ -22,6 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # order of its sums, hence its last bits, would depend on which test came before.
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", 2)
+    # The programs that tests start leave the user's own caches alone.
+    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("user"))
     # Compiled programs are kept between sessions: most of the suite's time is XLA's.
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -1,9 +1,10 @@
-"""The TFDS builder of every dataset that is read from a user's folder: read, check, then write the records.
+"""Builders of records: TFDS, which writes them, is imported when they build and not before, for it takes its time.
 
-A dataset adds a reader and a class with its options:
+`FolderBuilder` is for a dataset in a user's folder: read, check, then write the records. It takes a reader and a class
+with its options:
 
     class Prw(FolderBuilder):
-        DESCRIPTION = "..."
+        description = "..."
         def __init__(self, *, data_dir: str, root: str):
             super().__init__(data_dir, reader.read, root)
 """
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import tensorflow_datasets as tfds
 
 from psdiff_jax.data.schema import image_example, query_example, record_features
 from psdiff_jax.data.transforms import decode_image
@@ -26,11 +26,52 @@ from psdiff_jax.errors import InputError
 STORED_UNCHANGED = (".jpg", ".jpeg", ".png")
 
 
-class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+Examples = Iterator[tuple[int, dict[str, Any]]]  # (key, record)
+
+
+class RecordBuilder:
+    """What builds the records of a dataset in the folder `data_dir`; `data.records` says what else it may have.
+
+    VERSION: to be raised with every change of the records. `description` is kept beside them.
+    """
+
+    VERSION = "1.0.0"
+    description = ""
+
+    def __init__(self, data_dir: str):
+        self._data_dir = data_dir
+
+    def splits(self) -> dict[str, Examples]:
+        """The records of each split that is not empty (TFDS writes no empty one), in their order."""
+        raise NotImplementedError
+
+    def download_and_prepare(self, file_format: str) -> None:
+        """Writes all splits."""
+        import tensorflow_datasets as tfds
+
+        def info(builder: Any) -> tfds.core.DatasetInfo:
+            return tfds.core.DatasetInfo(
+                builder=builder,
+                description=self.description,
+                features=record_features(),
+                disable_shuffling=True,  # records keep their order
+            )
+
+        members = {
+            "VERSION": tfds.core.Version(self.VERSION),
+            "_info": info,
+            "_split_generators": lambda builder, dl_manager: self.splits(),
+            "_generate_examples": None,  # TFDS wants it; the splits are generators already
+        }
+        writer = type(type(self).__name__, (tfds.core.GeneratorBasedBuilder,), members, skip_registration=True)
+        writer(data_dir=self._data_dir).download_and_prepare(file_format=file_format)
+
+
+class FolderBuilder(RecordBuilder):
     """Builds the splits `train`, `gallery` and `query` from what a reader finds.
 
     Args:
-      data_dir: where TFDS keeps the prepared records.
+      data_dir: folder for the records.
       read: (root, **options) -> RawDataset.
       root: the user's folder.
       options: passed on to `read`.
@@ -40,9 +81,6 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     Raises:
       InputError: when building, the first error that reading or checking found, and how many more there are.
     """
-
-    VERSION = tfds.core.Version("1.0.0")
-    DESCRIPTION = ""
 
     def __init__(self, data_dir: str, read: Callable[..., RawDataset], root: str, **options: Any):
         self.root = Path(root).expanduser()
@@ -58,26 +96,16 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         check(dataset)
         return dataset
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.DESCRIPTION,
-            features=record_features(),
-            disable_shuffling=True,  # records keep the order of the official lists
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        del dl_manager  # nothing is downloaded
+    def splits(self) -> dict[str, Examples]:
         # Lists, annotations and image headers are quick to read: errors are reported before any record is written.
         dataset = self.read()
         raise_on_errors(dataset)
         self.report, self.galleries = dataset.report(), dataset.galleries
         self.person_names = dict(dataset.person_names)
-        splits = {split: self._generate_examples(images) for split, images in dataset.splits.items() if images}
-        # TFDS writes no empty split; `PreparedDataset` reads a missing one as empty.
+        splits = {split: self._examples(images) for split, images in dataset.splits.items() if images}
         return splits | ({"query": query_examples(dataset.queries)} if dataset.queries else {})
 
-    def _generate_examples(self, images: Iterable[AnnotatedImage]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _examples(self, images: Iterable[AnnotatedImage]) -> Examples:
         for key, image in enumerate(images):
             example = image_example(
                 image=encoded_image(image.path),
@@ -92,7 +120,7 @@ class FolderBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield key, example
 
 
-def query_examples(queries: Iterable[Query]) -> Iterator[tuple[int, dict[str, Any]]]:
+def query_examples(queries: Iterable[Query]) -> Examples:
     """(key, record) of the split `query`."""
     for key, query in enumerate(queries):
         yield key, query_example(**vars(query))

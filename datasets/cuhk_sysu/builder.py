@@ -1,4 +1,4 @@
-"""TFDS builder of CUHK-SYSU: `config.data.name = "cuhk_sysu"`, `config.data.root` = a folder in its format."""
+"""Builder of CUHK-SYSU: `config.data.name = "cuhk_sysu"`, `config.data.root` = a folder in its format."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class CuhkSysu(FolderBuilder):
     whose lists are in the folder.
 
     Args:
-      data_dir: where TFDS keeps the prepared records.
+      data_dir: folder for the records.
       root: folder in CUHK-SYSU's on-disk format (see `reader`).
     """
 
-    DESCRIPTION = "CUHK-SYSU: street snaps and film stills, with labelled and unlabelled people."
+    description = "CUHK-SYSU: street snaps and film stills, with labelled and unlabelled people."
 
     def __init__(self, *, data_dir: str, root: str):
         super().__init__(data_dir, reader.read, root)

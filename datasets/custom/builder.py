@@ -1,4 +1,4 @@
-"""TFDS builder of the user's own images: `config.data.name = "custom"`, `config.data.root` = their folder."""
+"""Builder of the user's own images: `config.data.name = "custom"`, `config.data.root` = their folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psdiff_jax.datasets.custom.images import find_image, image_folders
 class Custom(FolderBuilder):
     """Images with COCO or CSV lists. README.md beside this file describes the formats, `reader.read` the options."""
 
-    DESCRIPTION = "Annotated images of the user's own."
+    description = "Annotated images of the user's own."
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""TFDS builder of MOTChallenge folders: `config.data.name = "mot"`, `config.data.root` = a folder of sequences."""
+"""Builder of MOTChallenge folders: `config.data.name = "mot"`, `config.data.root` = a folder of sequences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from psdiff_jax.datasets.mot import reader
 class Mot(FolderBuilder):
     """MOTChallenge sequences. README.md beside this file is the dataset card, `reader.read` explains the options."""
 
-    DESCRIPTION = "MOTChallenge sequences as person search: tracks are identities, sequences are cameras."
+    description = "MOTChallenge sequences as person search: tracks are identities, sequences are cameras."
 
     def __init__(
         self,

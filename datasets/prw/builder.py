@@ -1,4 +1,4 @@
-"""TFDS builder of PRW: `config.data.name = "prw"`, `config.data.root` = a folder in PRW's format."""
+"""Builder of PRW: `config.data.name = "prw"`, `config.data.root` = a folder in PRW's format."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Prw(FolderBuilder):
     """PRW with its official splits: `train` (frame_train), `gallery` (frame_test), `query` (query_info).
 
     Args:
-      data_dir: where TFDS keeps the prepared records.
+      data_dir: folder for the records.
       root: folder in PRW's on-disk format (see `files`).
     """
 
-    DESCRIPTION = "PRW: frames of six cameras on a campus, with labelled and unlabelled people."
+    description = "PRW: frames of six cameras on a campus, with labelled and unlabelled people."
 
     def __init__(self, *, data_dir: str, root: str):
         super().__init__(data_dir, reader.read, root)

@@ -1,16 +1,13 @@
-"""TFDS builder of the rendered street: `config.data.name = "synthetic_street"`, options in `config.data.builder`."""
+"""Builder of the rendered street: `config.data.name = "synthetic_street"`, options in `config.data.builder`."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-import tensorflow_datasets as tfds
-
-from psdiff_jax.data.schema import record_features
-from psdiff_jax.datasets.common.builder import query_examples
+from psdiff_jax.datasets.common.builder import Examples, RecordBuilder, query_examples
 from psdiff_jax.datasets.synthetic_street.options import RENDERER, StreetOptions
 from psdiff_jax.datasets.synthetic_street.render import render
 from psdiff_jax.datasets.synthetic_street.sources import source_digest
@@ -18,11 +15,11 @@ from psdiff_jax.datasets.synthetic_street.street import SPLITS, Street
 from psdiff_jax.errors import InputError
 
 
-class SyntheticStreet(tfds.core.GeneratorBasedBuilder):
+class SyntheticStreet(RecordBuilder):
     """Street scenes with splits `train`, `gallery` and `query`.
 
     Args:
-      data_dir: where TFDS keeps the prepared records.
+      data_dir: folder for the records.
       preset: a name in `options.PRESETS`.
       workers: processes that render; the records do not depend on it.
       root: a folder or tar of RGBA cut-outs, short for the option `source`.
@@ -31,13 +28,12 @@ class SyntheticStreet(tfds.core.GeneratorBasedBuilder):
     `report` counts images, boxes and identities of each split.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-
     def __init__(
         self, *, data_dir: str, preset: str = "tiny", workers: int = 1, root: str | None = None, **options: Any
     ):
         self.options = _street_options(preset, root, options)
         self.workers = workers
+        self.description = f"Rendered street scenes for person search: {self.options}"
         self.report: dict[str, Any] = {}
         super().__init__(data_dir=data_dir)
 
@@ -48,24 +44,15 @@ class SyntheticStreet(tfds.core.GeneratorBasedBuilder):
         resolved = _street_options(preset, root, options)
         return hashlib.sha256(f"{RENDERER} {source_digest(resolved.source)}".encode()).hexdigest()
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"Rendered street scenes for person search: {self.options}",
-            features=record_features(),
-            disable_shuffling=True,  # record i of a split is scene i
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        del dl_manager  # nothing is downloaded
+    def splits(self) -> dict[str, Examples]:
         street = Street(self.options)
         # Before the first scene is rendered: it is quick, and fails at once if the gallery is too small.
         queries = street.queries()
         self.report["query"] = {"queries": len(queries), "ids": len({query.person_id for query in queries})}
-        generators = {split: self._generate_examples(split, render(street, split, self.workers)) for split in SPLITS}
+        generators = {split: self._examples(split, render(street, split, self.workers)) for split in SPLITS}
         return {**generators, "query": query_examples(queries)}
 
-    def _generate_examples(self, split: str, records: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _examples(self, split: str, records: Iterable[dict[str, Any]]) -> Examples:
         images, boxes, ids = 0, 0, set()
         for key, record in enumerate(records):
             images, boxes = images + 1, boxes + len(record["boxes"])

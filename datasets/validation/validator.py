@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from psdiff_jax.data.records import builder_class_of, check_options
+from psdiff_jax.datasets.common.builder import FolderBuilder
 from psdiff_jax.datasets.common.records import LEVELS, WARNING, Finding, RawDataset
 from psdiff_jax.datasets.validation.decoding import decode_all
 from psdiff_jax.errors import InputError
@@ -117,15 +117,12 @@ def validate(
 
 def _read(name: str, options: dict[str, Any]) -> RawDataset:
     builder_class = builder_class_of(name)
-    from psdiff_jax.datasets.common.builder import FolderBuilder  # after `builder_class_of`, which silences TFDS's log
-
     if not (isinstance(builder_class, type) and issubclass(builder_class, FolderBuilder)):
         raise InputError(f"dataset {name} is rendered when it is prepared: there is nothing to validate")
     if not options.get("root"):
         raise InputError(f"dataset {name} is read from a folder: name it with --root")
     check_options(name, builder_class, options)
-    with tempfile.TemporaryDirectory() as unused:  # TFDS requires a folder that it could write to
-        return builder_class(data_dir=unused, **options).read()
+    return builder_class(data_dir="", **options).read()
 
 
 def _number(count: int, noun: str) -> str:

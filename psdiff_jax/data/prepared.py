@@ -18,38 +18,35 @@ from typing import Any, Protocol
 import numpy as np
 
 from psdiff_jax.data.galleries import GalleryList, load_galleries
-from psdiff_jax.data.schema import Annotations, Queries, record_features
+from psdiff_jax.data.schema import Annotations, Queries, read_record
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
 
 SPLITS = ("train", "gallery", "query")
 GALLERIES_FILE = "galleries.npz"
 PERSON_NAMES_FILE = "people.json"
+INFO_FILE = "dataset_info.json"
 
 
 class Source:
     """Random access to the records of a split: `source[i]` is a dict as in `record_features`, with the image encoded.
 
-    Reads the ArrayRecord files `paths` itself: TFDS's own source holds the builder, and a builder with options cannot
-    be pickled for a worker process. With `positions` [K], record i is record `positions[i]` of the files.
+    Reads the ArrayRecord files `paths` itself: TFDS takes its time to import, and its own source holds the builder,
+    which cannot be pickled for a worker process. With `positions` [K], record i is record `positions[i]` of the files.
     """
 
     def __init__(self, paths: Sequence[str], positions: np.ndarray | None = None):
-        import tensorflow_datasets as tfds
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self._paths, self._positions = list(paths), positions
         self._records = ArrayRecordDataSource(self._paths) if self._paths else ()  # a split without records
-        self._features, self._decoders = record_features(), {"image": tfds.decode.SkipDecoding()}
 
     def __len__(self) -> int:
         return len(self._records) if self._positions is None else len(self._positions)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         position = int(index) if self._positions is None else int(self._positions[index])
-        record = dict(self._features.deserialize_example_np(self._records[position], decoders=self._decoders))
-        record["image_name"] = record["image_name"].decode()
-        return record
+        return read_record(self._records[position])
 
     def at(self, positions: np.ndarray) -> Source:
         """The records of the files at `positions` [K], in that order."""
@@ -73,11 +70,10 @@ class Dataset(Protocol):
 class PreparedDataset:
     """A prepared dataset on disk. `folder`: of its ArrayRecord files; `report`: of its builder."""
 
-    def __init__(self, name: str, builder: Any, report: Mapping[str, Any] | None = None):
+    def __init__(self, name: str, folder: Path, report: Mapping[str, Any] | None = None):
         self.name = name
-        self.folder = Path(str(builder.data_path))
+        self.folder = folder
         self.report = dict(report or {})
-        self._builder = builder
         self._annotations: dict[str, Annotations] = {}
 
     @property
@@ -151,15 +147,17 @@ class PreparedDataset:
         return Annotations(raw.image_names, found, raw.cameras, raw.frames, raw.boxes, raw.person_ids)
 
     def _paths(self, split: str) -> list[str]:
-        if split not in self._builder.info.splits:
+        sizes = shard_sizes(self.folder)
+        if split not in sizes:
             if split != "gallery":
                 return []  # no training images or no queries: TFDS writes no empty split
             raise InputError(f"{self.folder} has no split {split!r}: delete this folder, it is then built again")
-        paths = [str(path) for path in self._builder.info.splits[split].filepaths]
+        count, name = len(sizes[split]), self.folder.parent.name
+        paths = [self.folder / f"{name}-{split}.array_record-{i:05d}-of-{count:05d}" for i in range(count)]
         for path in paths:
-            if not Path(path).is_file():
+            if not path.is_file():
                 raise InputError(f"{path} is missing: delete the folder {self.folder}, it is then built again")
-        return paths
+        return [str(path) for path in paths]
 
     def _read_annotations(self, split: str) -> Annotations:
         path = self.folder / f"annotations-{split}.npz"
@@ -178,6 +176,23 @@ class PreparedDataset:
         with contextlib.suppress(OSError):  # in a read-only folder they are read from the records each time
             _save_annotations(path, found)
         return found
+
+
+def folder_of_records(prepared: Path) -> Path:
+    """Where TFDS has put the files of a dataset prepared in the folder `prepared`: NAME/VERSION/ there.
+
+    Raises:
+      InputError: they are gone.
+    """
+    for path in prepared.glob(f"*/*/{INFO_FILE}"):
+        return path.parent
+    raise InputError(f"{prepared} holds no dataset: delete this folder, it is then built again")
+
+
+def shard_sizes(folder: Path) -> dict[str, list[int]]:
+    """How many records each ArrayRecord file of each split holds, as TFDS wrote it down."""
+    splits = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))["splits"]
+    return {split["name"]: [int(size) for size in split["shardLengths"]] for split in splits}
 
 
 def _save_annotations(path: Path, annotations: Annotations) -> None:

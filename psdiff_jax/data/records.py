@@ -1,4 +1,4 @@
-"""Prepared datasets: built once by a TFDS builder as ArrayRecord files, then opened for random access.
+"""Prepared datasets: built once by TFDS as ArrayRecord files, then opened for random access.
 
     dataset = open_dataset(options)
     dataset.train_source[3]["image"]            encoded bytes
@@ -8,7 +8,8 @@
 A prepared dataset is in `<prepared_dir>/<name>-<fingerprint>/`. The fingerprint covers the builder's version, every
 option and, if the builder reads files, their contents: any change gives another folder.
 
-A builder is a `tfds.core.GeneratorBasedBuilder` made with `data_dir` and its own options by keyword. It may have
+A builder is a `datasets.common.builder.RecordBuilder`, or a `tfds.core.GeneratorBasedBuilder` whose features are
+`record_features()`, made with `data_dir` and its own options by keyword. It may have
   - `fingerprint(**options) -> str`, a classmethod: a digest of the files it reads (then their path does not count);
   - an option `workers`, the number of building processes: it may not change the records and is not in the fingerprint;
   - `report`, a dict that it fills while it generates (boxes dropped, ...), kept as `PreparedDataset.report`;
@@ -36,7 +37,15 @@ import numpy as np
 
 from psdiff_jax.data.galleries import GalleryList, save_galleries
 from psdiff_jax.data.options import DataOptions
-from psdiff_jax.data.prepared import GALLERIES_FILE, PERSON_NAMES_FILE, SPLITS, PreparedDataset, Source
+from psdiff_jax.data.prepared import (
+    GALLERIES_FILE,
+    PERSON_NAMES_FILE,
+    SPLITS,
+    PreparedDataset,
+    Source,
+    folder_of_records,
+    shard_sizes,
+)
 from psdiff_jax.data.schema import (
     UNKNOWN,
     UNLABELLED,
@@ -100,12 +109,12 @@ def open_dataset(options: DataOptions) -> PreparedDataset:
         with locked(folder / ".lock", f"prepares {folder}"):  # one process of a pod builds, the others wait
             if not report_path.is_file():
                 _prepare(name, builder_class, given, report_path)
-    builder = builder_class(data_dir=str(folder), **given)
-    return PreparedDataset(name, builder, json.loads(report_path.read_text())["report"])
+    return PreparedDataset(name, folder_of_records(folder), json.loads(report_path.read_text())["report"])
 
 
 def _prepare(name: str, builder_class: Any, options: Mapping[str, Any], report_path: Path) -> None:
-    import tensorflow_datasets as tfds
+    with _quiet_tfds():
+        import tensorflow_datasets as tfds
 
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # its bars are thousands of lines in a log file
@@ -117,14 +126,14 @@ def _prepare(name: str, builder_class: Any, options: Mapping[str, Any], report_p
     builder = builder_class(data_dir=str(report_path.parent), **options)
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints about downloads
         builder.download_and_prepare(file_format="array_record")
-    report = dict(getattr(builder, "report", {}))
+    report, records = dict(getattr(builder, "report", {})), folder_of_records(report_path.parent)
     if getattr(builder, "galleries", None):
-        save_galleries(Path(str(builder.data_path)) / GALLERIES_FILE, builder.galleries)
+        save_galleries(records / GALLERIES_FILE, builder.galleries)
     if getattr(builder, "person_names", None):
         names = json.dumps(builder.person_names, ensure_ascii=False, indent=1)
-        write_atomically(Path(str(builder.data_path)) / PERSON_NAMES_FILE, names)
+        write_atomically(records / PERSON_NAMES_FILE, names)
     write_atomically(report_path, json.dumps({"options": options, "report": report}, indent=2, default=_plain))
-    counts = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
+    counts = ", ".join(f"{split} {sum(sizes)}" for split, sizes in shard_sizes(records).items())
     noted = "; ".join(f"{kind}: {count}" for kind, count in report.get("findings", {}).items())
     print(
         f"prepared {name}: {counts} records in {time.perf_counter() - begin:.0f} s" + f" ({noted})" * bool(noted),
@@ -133,7 +142,7 @@ def _prepare(name: str, builder_class: Any, options: Mapping[str, Any], report_p
 
 
 def builder_class_of(name: str) -> Any:
-    """The TFDS builder of a name in `BUILDERS` or of "module:Class"; InputError if there is none."""
+    """The class of builder of a name in `BUILDERS` or of "module:Class"; InputError if there is none."""
     path = name if ":" in name else BUILDERS.get(name)
     if path is None:
         known = ", ".join(BUILDERS)

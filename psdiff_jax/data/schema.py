@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from psdiff_jax.data.example import parse_example
 from psdiff_jax.errors import InputError
 from psdiff_jax.ops.boxes import is_inside
 
@@ -79,6 +80,18 @@ def record_features() -> Any:
             "person_ids": tfds.features.Tensor(shape=(None,), dtype=np.int64),
         }
     )
+
+
+def read_record(data: bytes) -> dict[str, Any]:
+    """A record as it was written with `record_features`, without TFDS; the image stays encoded."""
+    features: dict[str, Any] = parse_example(data)
+    return {
+        "image": features["image"][0],
+        "image_name": features["image_name"][0].decode(),
+        **{name: int(features[name][0]) for name in ("height", "width", "camera", "frame")},
+        "boxes": np.asarray(features["boxes"], np.float32).reshape(-1, 4),
+        "person_ids": np.asarray(features["person_ids"], np.int64),
+    }
 
 
 def image_example(

@@ -22,7 +22,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.similarity import OUTSIDE, Kept
@@ -176,6 +175,8 @@ class Matcher:
 
 def _match_one(weight_JR: np.ndarray, rows: np.ndarray) -> tuple[int, float] | None:
     """(row matched to person 0, highest weight of all matched pairs); None where person 0 is left over."""
+    from scipy.optimize import linear_sum_assignment  # here, for it takes half a second that a search would wait
+
     person, column = linear_sum_assignment(weight_JR, maximize=True)
     if person[0] != 0:
         return None

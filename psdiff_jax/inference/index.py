@@ -17,6 +17,7 @@ import numpy as np
 
 from psdiff_jax.data.detections import NORM_TOLERANCE
 from psdiff_jax.errors import InputError
+from psdiff_jax.inference.nearest import top_k
 from psdiff_jax.inference.parquet import write_parquet
 from psdiff_jax.inference.ranking import Hit
 from psdiff_jax.inference.shards import MediaFile, Settings, Shard, read_settings, read_shards
@@ -148,26 +149,3 @@ def joined(part: MediaFile, other: MediaFile) -> MediaFile:
     """Two parts of a video as one."""
     until = None if part.until is None or other.until is None else max(part.until, other.until)
     return replace(part, people=part.people + other.people, images=part.images + other.images, until=until)
-
-
-def top_k(
-    queries_QD: np.ndarray, blocks: Sequence[np.ndarray], k: int, keep_K: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """(similarity float32 [Q,k], row int64 [Q,k]) of the rows where `keep_K`, best first, equals in the order of rows.
-
-    blocks: float16 [k,D] each, together the K rows. Where fewer than k rows are kept, the rest is -inf and -1.
-    """
-    best_Qk = np.full((len(queries_QD), k), -np.inf, np.float32)
-    rows_Qk = np.full((len(queries_QD), k), -1, np.int64)
-    start = 0
-    for block in blocks:
-        similarity_Qn = queries_QD @ np.asarray(block, np.float32).T
-        rows_n = np.arange(start, start + len(block))
-        similarity_Qn[:, ~keep_K[rows_n]] = -np.inf
-        start += len(block)
-        all_Qn = np.concatenate([best_Qk, similarity_Qn], axis=1)
-        place_Qk = np.argsort(-all_Qn, axis=1, kind="stable")[:, :k]
-        rows_Qn = np.concatenate([rows_Qk, np.broadcast_to(rows_n, similarity_Qn.shape)], axis=1)
-        best_Qk = np.take_along_axis(all_Qn, place_Qk, axis=1)
-        rows_Qk = np.where(np.isneginf(best_Qk), -1, np.take_along_axis(rows_Qn, place_Qk, axis=1))
-    return best_Qk, rows_Qk

@@ -7,6 +7,7 @@ new image.
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,10 +121,10 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 @functools.cache
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib."""
-    import matplotlib
-
+    matplotlib = importlib.util.find_spec("matplotlib")  # found and not imported, which would take a third of a second
+    assert matplotlib and matplotlib.origin
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
+    return ImageFont.truetype(str(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf" / name), size)
 
 
 def shortened(text: str, width: int, letters: ImageFont.FreeTypeFont) -> str:

@@ -64,7 +64,7 @@ class Checkpoints:
         arrays = {name: np.array(parallel.fetch(_data(leaf))) for name, leaf in named_leaves(state)}
         kinds = {name: str(leaf.dtype) for name, leaf in named_leaves(state)}
         leaves = {name: {"shape": list(arrays[name].shape), "dtype": kinds[name], "sha256": digest}
-                  for name, digest in _hashes(arrays).items()}  # fmt: skip
+                  for name, digest in hashes(arrays).items()}  # fmt: skip
         manifest = {"leaves": leaves, "data_state": dict(data_state or {}), "metadata": dict(metadata or {})}
         stored = {name: array for name, array in arrays.items() if array.size}  # orbax refuses empty arrays
         args = self._ocp.args
@@ -161,7 +161,7 @@ class Checkpoints:
         except Exception as error:
             name = self._unreadable(step, stored)
             raise DamagedError(f"leaf {name} cannot be read ({_first_line(error)})") from error
-        for name, digest in _hashes(arrays).items():
+        for name, digest in hashes(arrays).items():
             if digest != leaves[name]["sha256"]:
                 raise DamagedError(f"leaf {name} is not what was written")
         return arrays | empty
@@ -204,6 +204,20 @@ class Checkpoints:
         self._manager.reload()
 
 
+def newest_hashes(folder: Path) -> tuple[int, dict[str, str]] | None:
+    """(the newest step, the SHA-256 of its leaves as they were written), without orbax; None if it cannot be read."""
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
+    if not steps:
+        return None
+    try:
+        manifest = json.loads((folder / str(max(steps)) / "manifest" / "metadata").read_bytes())
+        if manifest.pop("sha256") != _digest_json(manifest):
+            return None
+        return max(steps), {name: leaf["sha256"] for name, leaf in manifest["leaves"].items()}
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """The leaves of a tree with their paths, joined by dots; None is no leaf."""
     paths = jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -233,7 +247,9 @@ def _fill(template: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return jax.tree_util.tree_map_with_path(place, template)
 
 
-def _hashes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+def hashes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The SHA-256 of each array."""
+
     def digest(array: np.ndarray) -> str:  # hashlib lets go of the interpreter lock
         return hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
 

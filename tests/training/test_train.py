@@ -1,0 +1,44 @@
+"""The model that weights are read into, and where they are read from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from psdiff_jax.errors import InputError
+from psdiff_jax.models.psdiff import PSDiffOptions
+from psdiff_jax.models.weights import save_npz
+from psdiff_jax.training.checkpoint import Checkpoints
+from psdiff_jax.training.options import TrainingConfig
+from psdiff_jax.training.step import TrainState
+from psdiff_jax.training.train import has_checkpoint, load_trained, new_model
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "swin_t", "osnet_x0_25", "mobilenet_v2"])
+def test_shapes_are_those_of_the_model(backbone):
+    config = TrainingConfig(model=PSDiffOptions(backbone=backbone, dim=32, proposal_attention=True))
+    graphs = [nnx.split(nnx.eval_shape(lambda s=s: new_model(config, shapes=s))) for s in (False, True)]
+    (graph, state), (fast_graph, fast_state) = graphs
+    assert graph == fast_graph
+    assert jax.tree.map(lambda v: (v.shape, v.dtype), state) == jax.tree.map(lambda v: (v.shape, v.dtype), fast_state)
+
+
+def test_a_finished_runs_model_file_is_read_where_it_holds_the_newest_weights(tmp_path, tiny):
+    config = TrainingConfig(model=tiny.options)
+    assert not has_checkpoint(tmp_path)
+    average = jax.tree.map(lambda v: v + 1, tiny.params)
+    for step, ema in ((3, None), (12, average)):
+        state = TrainState(jnp.int32(step), tiny.params, tiny.rest, None, ema, jax.random.key(0))
+        with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+            checkpoints.save(step, state)
+        save_npz(tmp_path / "model.npz", nnx.merge_state(tiny.params if ema is None else ema, tiny.rest))
+        _, found = load_trained(config, tmp_path, tmp_path / "teacher.npz")
+        assert int(found.step) == step and has_checkpoint(tmp_path)
+        for part, expected in ((found.params, ema or tiny.params), (found.rest, tiny.rest)):
+            for a, b in zip(jax.tree.leaves(part), jax.tree.leaves(expected), strict=True):
+                np.testing.assert_array_equal(a, b)
+    # That of an earlier training in the folder: the checkpoint counts (this one lacks what a training needs).
+    save_npz(tmp_path / "model.npz", nnx.merge_state(tiny.params, tiny.rest))
+    with pytest.raises(InputError, match=r"checkpoints/12: leaf opt_state"):
+        load_trained(config, tmp_path, tmp_path / "teacher.npz")
