@@ -17,7 +17,9 @@ Legend: B image, N proposal, D embedding, K denoising step.
 """
 
 import dataclasses
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,39 +38,60 @@ from psdiff_jax.models.psdiff import PSDiff, merge
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 INPUTS = ("images", "image_size", "noise", "query_boxes", "has_query")
-INSTALL_JAX2ONNX = "pip install --no-deps jax2onnx"
+INSTALL = "pip install 'psdiff-jax[export]'"
 
 
-def predictor_function(model: PSDiff, sampler: SamplerOptions, steps: int) -> Callable[..., Predictions]:
-    """The function that is exported; see above."""
+@dataclass(frozen=True)
+class ExportedPredictor:
+    """What is exported: a model with a sampler, for a number of steps and one size (H, W) of network images.
 
-    def predictor(
-        images: jax.Array, image_size: jax.Array, noise: jax.Array, query_boxes: jax.Array, has_query: jax.Array
-    ) -> Predictions:
-        condition = model.features(images, image_size)
-        query = pixel_query(model, condition, query_boxes, has_query)
-        return predict(model, condition, sampler, State(noise[..., :4], noise[..., 4:]), steps, query)
+    variables: the model's, on the host.
+    """
 
-    return predictor
+    graphdef: nnx.GraphDef
+    variables: Any
+    sampler: SamplerOptions
+    steps: int
+    image_size: tuple[int, int]
+
+    @property
+    def shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Of the arguments, in the order of `INPUTS`; the number of images is a symbol."""
+        (images,) = jax.export.symbolic_shape("B")
+        width = 4 + nnx.merge(self.graphdef, self.variables).options.embedding_dim
+        sides = ((*self.image_size, 3), (2,), (num_draws(self.steps), self.sampler.num_proposals, width), (4,), ())
+        dtypes = (jnp.uint8, jnp.int32, jnp.float32, jnp.float32, jnp.bool_)
+        return tuple(jax.ShapeDtypeStruct((images, *rest), dtype) for rest, dtype in zip(sides, dtypes, strict=True))
+
+    def function(self, dtype: str = "", shifted: bool = True) -> Callable[..., Predictions]:
+        """The function, with constants for weights.
+
+        dtype: of the computation, instead of config.model.dtype. shifted: see `models.layers.Depthwise`.
+        """
+        model: PSDiff = nnx.merge(self.graphdef, self.variables)
+        if dtype:
+            model.options = dataclasses.replace(model.options, dtype=dtype)
+        for _, module in nnx.iter_modules(model):
+            if isinstance(module, Depthwise):
+                module.shifted = shifted
+        graphdef, variables = nnx.split(model)
+        made = nnx.eval_shape(lambda: merge(graphdef, variables, folded=True))
+        weights = jax.jit(lambda v: nnx.state(merge(graphdef, v, folded=True)))(variables)
+        model = nnx.merge(nnx.graphdef(made), jax.device_get(weights))
+
+        def predictor(
+            images: jax.Array, image_size: jax.Array, noise: jax.Array, query_boxes: jax.Array, has_query: jax.Array
+        ) -> Predictions:
+            condition = model.features(images, image_size)
+            query = pixel_query(model, condition, query_boxes, has_query)
+            draws = State(noise[..., :4], noise[..., 4:])
+            return predict(model, condition, self.sampler, draws, self.steps, query)
+
+        return predictor
 
 
-def argument_shapes(
-    model: PSDiff, sampler: SamplerOptions, steps: int, image_size: tuple[int, int]
-) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Of the function's arguments, in the order of `INPUTS`; the number of images is a symbol."""
-    (images,) = jax.export.symbolic_shape("B")
-    noise = (num_draws(steps), sampler.num_proposals, 4 + model.options.embedding_dim)
-    sides = ((*image_size, 3), (2,), noise, (4,), ())
-    dtypes = (jnp.uint8, jnp.int32, jnp.float32, jnp.float32, jnp.bool_)
-    return tuple(
-        jax.ShapeDtypeStruct((images, *rest), dtype) for rest, dtype in zip(sides, dtypes, strict=True)
-    )
-
-
-def write_stablehlo(
-    path: Path, graphdef: nnx.GraphDef, state: Any, sampler: SamplerOptions, steps: int, image_size: tuple[int, int]
-) -> None:
-    """Writes `jax.export`'s serialisation of the function, for `PLATFORMS`. It computes in config.model.dtype.
+def write_stablehlo(path: Path, predictor: ExportedPredictor) -> None:
+    """Writes `jax.export`'s serialisation of the function, for `PLATFORMS`, its outputs as a dict.
 
     Raises:
       InputError: flatbuffers is missing.
@@ -76,16 +99,13 @@ def write_stablehlo(
     try:
         import flatbuffers  # noqa: F401, what serialisation needs
     except ImportError as error:
-        raise InputError("writing StableHLO needs flatbuffers: pip install 'psdiff-jax[export]'") from error
-    model = merge(graphdef, state, folded=True)
-    function = predictor_function(model, sampler, steps)
+        raise InputError(f"writing StableHLO needs flatbuffers: {INSTALL}") from error
+    function = predictor.function()
     exported = jax.export.export(jax.jit(lambda *args: function(*args)._asdict()), platforms=PLATFORMS)
-    write_atomically(path, bytes(exported(*argument_shapes(model, sampler, steps, image_size)).serialize()))
+    write_atomically(path, bytes(exported(*predictor.shapes).serialize()))
 
 
-def write_onnx(
-    path: Path, graphdef: nnx.GraphDef, state: Any, sampler: SamplerOptions, steps: int, image_size: tuple[int, int]
-) -> None:
+def write_onnx(path: Path, predictor: ExportedPredictor) -> None:
     """Writes the function as ONNX, in float32 whatever config.model.dtype says.
 
     Raises:
@@ -94,19 +114,37 @@ def write_onnx(
     try:
         from jax2onnx import to_onnx
     except ImportError as error:
-        raise InputError(f"writing ONNX needs jax2onnx ({error}): {INSTALL_JAX2ONNX}") from error
-    model: PSDiff = nnx.merge(graphdef, state)
-    model.options = dataclasses.replace(model.options, dtype="float32")
-    model = merge(*nnx.split(model), folded=True)
-    for _, module in nnx.iter_modules(model):
-        if isinstance(module, Depthwise):
-            module.shifted = False
-    shapes = argument_shapes(model, sampler, steps, image_size)
-    proto: Any = to_onnx(
-        simplified(predictor_function(model, sampler, steps), *shapes),
+        raise InputError(f"writing ONNX needs jax2onnx ({error}): {INSTALL}") from error
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns of every value whose type it leaves out
+    shapes = predictor.shapes
+    model: Any = to_onnx(
+        simplified(predictor.function(dtype="float32", shifted=False), *shapes),
         inputs=list(shapes),
         model_name="psdiff",
         input_names=INPUTS,
         output_names=Predictions._fields,
     )
-    write_atomically(path, proto.SerializeToString())
+    drop_unused(model.graph)
+    write_atomically(path, model.SerializeToString())
+
+
+def drop_unused(graph: Any) -> None:
+    """Drops constants of an ONNX graph that no node reads, in loops too; onnxruntime would name them all."""
+    used = set(_read(graph))
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for body in _bodies(graph):
+        drop_unused(body)
+
+
+def _bodies(graph: Any) -> Iterator[Any]:
+    return (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
+
+
+def _read(graph: Any) -> Iterator[str]:
+    """The names that are read in a graph and in the bodies of its loops."""
+    yield from (value.name for value in graph.output)
+    yield from (name for node in graph.node for name in node.input)
+    for body in _bodies(graph):
+        yield from _read(body)

@@ -14,6 +14,19 @@ from jax.extend.core import Jaxpr, Literal
 CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}  # primitive -> its body
 
 
+def _stack(*arrays: jax.Array, axis: int) -> jax.Array:
+    return jax.lax.concatenate([jax.lax.expand_dims(array, (axis,)) for array in arrays], axis)
+
+
+def _tile(array: jax.Array, *, reps: Sequence[int]) -> jax.Array:
+    for axis, times in enumerate(reps):
+        array = jax.lax.concatenate([array] * times, axis) if times > 1 else array
+    return array
+
+
+WRITTEN_OUT = {"stack": _stack, "tile": _tile}  # new in JAX 0.9 or 0.10, and unknown to the jax2onnx that we can use
+
+
 def simplified(function: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> Callable[..., Sequence[Any]]:
     """`function` as traced for arguments of these shapes; its results come as a flat list."""
     traced = jax.make_jaxpr(function)(*args)
@@ -47,7 +60,7 @@ def _results(equation: Any, inputs: list[Any], known: dict[Any, Any]) -> Sequenc
         sides = [side for variable in equation.outvars for side in variable.aval.shape]
         constant = primitive.name != "dim_as_value" and all(isinstance(side, int) for side in sides)
         with jax.ensure_compile_time_eval() if constant else contextlib.nullcontext():
-            made = primitive.bind(*inputs, **params)
+            made = WRITTEN_OUT.get(primitive.name, primitive.bind)(*inputs, **params)
         results = made if primitive.multiple_results else [made]
         known[key] = (inputs, results)  # inputs are kept: a key names them by their ids
     return known[key][1]

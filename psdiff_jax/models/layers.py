@@ -18,8 +18,16 @@ class Depthwise(nnx.Conv):
     def __init__(self, width: int, stride: int = 1, *, rngs: nnx.Rngs):
         init = nnx.initializers.he_normal()
         super().__init__(
-            width, width, (3, 3), stride, padding=1, feature_group_count=width, use_bias=False, kernel_init=init, rngs=rngs
-        )  # fmt: skip
+            width,
+            width,
+            (3, 3),
+            stride,
+            padding=1,
+            feature_group_count=width,
+            use_bias=False,
+            kernel_init=init,
+            rngs=rngs,
+        )
         self.stride, self.shifted = stride, True
 
     def __call__(self, x: jax.Array) -> jax.Array:
