@@ -115,7 +115,8 @@ def write_onnx(path: Path, predictor: ExportedPredictor) -> None:
         from jax2onnx import to_onnx
     except ImportError as error:
         raise InputError(f"writing ONNX needs jax2onnx ({error}): {INSTALL}") from error
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # warns of every value whose type it leaves out
+    for name in ("jax2onnx", "onnx_ir"):  # they warn of converters that this JAX has no use for, and of untyped values
+        logging.getLogger(name).setLevel(logging.ERROR)
     shapes = predictor.shapes
     model: Any = to_onnx(
         simplified(predictor.function(dtype="float32", shifted=False), *shapes),

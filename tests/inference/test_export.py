@@ -1,10 +1,13 @@
 """The predictor as StableHLO and ONNX: what runs without the package equals the program."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,6 +82,21 @@ def same(got: Predictions, want: Predictions) -> None:
     np.testing.assert_array_equal(got.keep, want.keep)
 
 
+@pytest.fixture(scope="module")
+def onnx_file(models, tmp_path_factory):
+    """(which model, sampler options) -> its ONNX file, converted once."""
+    pytest.importorskip("jax2onnx")
+    written = {}
+
+    def write(which, **sampler):
+        if which not in written:
+            written[which] = tmp_path_factory.mktemp("onnx") / "predictor.onnx"
+            write_onnx(written[which], exported(models[which], **sampler))
+        return written[which]
+
+    return write
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["one backbone", "two backbones"])
 def test_stablehlo_runs_without_the_package(models, case, which, tmp_path):
@@ -96,13 +114,11 @@ def test_stablehlo_runs_without_the_package(models, case, which, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("which", "sampler"), [("one backbone", {"ensemble": True, "solver": "dpm++"}), ("two backbones", {})]
+    ("which", "sampler"), [("one backbone", {}), ("two backbones", {"ensemble": True, "solver": "dpm++"})]
 )
-def test_onnx_in_onnxruntime(models, case, which, sampler, tmp_path, capfd):
-    pytest.importorskip("jax2onnx")
+def test_onnx_in_onnxruntime(models, case, onnx_file, which, sampler, capfd):
     onnxruntime = pytest.importorskip("onnxruntime")
-    path = tmp_path / "predictor.onnx"
-    write_onnx(path, exported(models[which], **sampler))
+    path = onnx_file(which, **sampler)
     capfd.readouterr()
     session = onnxruntime.InferenceSession(path)
     assert not capfd.readouterr().err  # nothing to warn of
@@ -111,6 +127,25 @@ def test_onnx_in_onnxruntime(models, case, which, sampler, tmp_path, capfd):
     for images in (1, 3):
         inputs, want = case(models[which], images, **sampler)
         same(Predictions(*session.run(None, inputs)), want)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_documentation_run(tiny, onnx_file, tmp_path, monkeypatch):
+    """Both, on one image: the embedding of the box, and people with unit embeddings."""
+    pytest.importorskip("onnxruntime")
+    text = (Path(__file__).parents[2] / "docs/deployment.md").read_text(encoding="utf-8")
+    examples = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", text, re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    Path("predictor.onnx").write_bytes(onnx_file("one backbone").read_bytes())
+    write_stablehlo(Path("predictor.stablehlo"), exported(tiny))
+    cv2.imwrite("photo.jpg", np.random.default_rng(0).integers(0, 256, (120, 130, 3), np.uint8))
+    names: dict[str, dict] = {"stablehlo": {}, "onnx": {}}
+    for name, scope in names.items():
+        exec(examples[name], scope)
+    assert names["onnx"]["person"].shape == (8,)
+    boxes, embeddings = names["stablehlo"]["boxes"], names["stablehlo"]["embeddings"]
+    assert len(boxes) == len(embeddings) > 0
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(
