@@ -36,7 +36,7 @@ Run = Callable[[Mapping[str, np.ndarray]], Predictions]
 
 def open_files(folder: Path) -> dict[str, Run]:
     """File name -> a function from the inputs to the outputs."""
-    exported = jax.export.deserialize((folder / "predictor.stablehlo").read_bytes())
+    exported = jax.export.deserialize(bytearray((folder / "predictor.stablehlo").read_bytes()))
     call, session = jax.jit(exported.call), onnxruntime.InferenceSession(folder / "predictor.onnx")
     return {
         "predictor.stablehlo": lambda inputs: Predictions(**call(*(inputs[name] for name in INPUTS))),

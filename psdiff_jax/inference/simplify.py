@@ -1,7 +1,7 @@
 """A traced function with fewer equations, for converters whose time grows with their number.
 
 Nested calls are written out, what follows from constants alone is computed, and what was computed before is not
-computed again. Of the 12,000 equations of a model with two backbones a sixth is left.
+computed again. A model with two backbones takes 12,000 equations for an image's features, and about 2,000 are left.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import Jaxpr, Literal
+from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
 
 CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}  # primitive -> its body
 
@@ -31,7 +31,7 @@ def simplified(function: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> Cal
     """`function` as traced for arguments of these shapes; its results come as a flat list."""
     traced = jax.make_jaxpr(function)(*args)
     again = jax.make_jaxpr(lambda *given: _run(traced.jaxpr, traced.consts, given, {}))(*args)
-    return jax.extend.core.jaxpr_as_fun(again)
+    return jaxpr_as_fun(again)
 
 
 def _run(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], known: dict[Any, Any]) -> list[Any]:
@@ -69,7 +69,7 @@ def _results(equation: Any, inputs: list[Any], known: dict[Any, Any]) -> Sequenc
 def _key(equation: Any, inputs: list[Any]) -> Any:
     """The same for equations that compute the same."""
     read = (
-        (repr(atom.val), atom.aval.dtype) if isinstance(atom, Literal) else id(value)
+        (repr(atom.val), str(atom.aval)) if isinstance(atom, Literal) else id(value)
         for atom, value in zip(equation.invars, inputs, strict=True)
     )
     key = (equation.primitive, *read, *sorted((name, value) for name, value in equation.params.items()))
