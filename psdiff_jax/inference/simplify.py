@@ -5,10 +5,13 @@ computed again. A model with two backbones takes 12,000 equations for an image's
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
 
 CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}  # primitive -> its body
@@ -24,7 +27,38 @@ def _tile(array: jax.Array, *, reps: Sequence[int]) -> jax.Array:
     return array
 
 
-WRITTEN_OUT = {"stack": _stack, "tile": _tile}  # new in JAX 0.9 or 0.10, and unknown to the jax2onnx that we can use
+def _pad(array: jax.Array, value: jax.Array, *, padding_config: Sequence[tuple[int, int, int]]) -> jax.Array:
+    if any(low < 0 or high < 0 or between for low, high, between in padding_config):
+        return jax.lax.pad(array, value, padding_config)
+    for axis, (low, high, _) in enumerate(padding_config):
+        rows = [jax.lax.broadcast(value, (*array.shape[:axis], n, *array.shape[axis + 1 :])) for n in (low, high)]
+        array = jax.lax.concatenate([rows[0], array, rows[1]], axis) if low or high else array
+    return array
+
+
+def _max_pool(
+    array: jax.Array,
+    *,
+    window_dimensions: Sequence[int],
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **_: Any,
+) -> jax.Array:
+    """One axis at a time: the largest of shifted copies. No dilation."""
+    lowest = jnp.asarray(-np.inf, array.dtype)
+    for axis, (size, stride, sides) in enumerate(zip(window_dimensions, window_strides, padding, strict=True)):
+        if (size, stride) == (1, 1):
+            continue
+        array = _pad(array, lowest, padding_config=[(*sides, 0) if i == axis else (0, 0, 0) for i in range(array.ndim)])
+        reach = (array.shape[axis] - size) // stride * stride + 1
+        copies = (jax.lax.slice_in_dim(array, i, i + reach, stride, axis) for i in range(size))
+        array = functools.reduce(jax.lax.max, copies)
+    return array
+
+
+# What jax2onnx does not know (the first two, new in JAX 0.9 or 0.10), cannot convert where the batch size is open, or
+# converts to what onnxruntime cannot run.
+WRITTEN_OUT = {"stack": _stack, "tile": _tile, "pad": _pad, "reduce_window_max": _max_pool}
 
 
 def simplified(function: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> Callable[..., Sequence[Any]]:

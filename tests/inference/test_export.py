@@ -20,6 +20,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.inference.export import INPUTS, ExportedPredictor, drop_unused, write_onnx, write_stablehlo
 from psdiff_jax.inference.predictor import Predictions, Predictor
 from psdiff_jax.inference.simplify import simplified
+from psdiff_jax.models.resnet import max_pool
 
 STEPS, SAMPLER = 2, SamplerOptions(num_proposals=10, renewal_threshold=0.5)
 SIZES = np.int32([[64, 96], [50, 90], [64, 60]])
@@ -171,7 +172,12 @@ def test_simplified_computes_the_same_with_less():
             return carry + inner(carry) * jnp.cos(jnp.float32(2)), jnp.stack([carry, row + inner(x)], axis=1)
 
         last, rows = jax.lax.scan(step, x + inner(x), jnp.stack([x, x * inner(x)]))
-        return {"b": rows, "a": jnp.tile(last, (1, 3)), "size": jnp.full(x.shape[0], x.shape[0])}
+        return {
+            "b": rows,
+            "a": jnp.tile(last, (1, 3)),
+            "c": max_pool(jnp.pad(x, ((0, 0), (1, 2)))[..., None, None]),
+            "size": jnp.full(x.shape[0], x.shape[0]),
+        }
 
     (batch,) = jax.export.symbolic_shape("B")
     shape = jax.ShapeDtypeStruct((batch, 5), jnp.float32)
@@ -180,8 +186,8 @@ def test_simplified_computes_the_same_with_less():
     for got, want in zip(plain(x), jax.tree.leaves(function(x)), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-6)
     names = [equation.primitive.name for equation in jax.make_jaxpr(simplified(function, shape))(shape).eqns]
-    assert names.count("max") == 1  # of three calls
-    assert not {"jit", "custom_jvp_call", "tile", "stack", "cos", "iota"} & set(names)
+    assert names.count("max") == 1 + 4  # of three calls of `inner`, and of the pooling
+    assert not {"jit", "custom_jvp_call", "tile", "stack", "pad", "reduce_window_max", "cos", "iota"} & set(names)
     (scan,) = (e for e in jax.make_jaxpr(simplified(function, shape))(shape).eqns if e.primitive.name == "scan")
     body = [equation.primitive.name for equation in scan.params["jaxpr"].eqns]
     assert body.count("max") == 2 and "stack" not in body  # of `carry` and of `x`
