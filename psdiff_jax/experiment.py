@@ -65,6 +65,9 @@ def run(
     if embeddings:
         modes.evaluate_folder(config, workdir, open_gallery(config), Path(embeddings).expanduser())
         return
+    if mode == "export":
+        modes.export_predictor(config, workdir)
+        return
     gallery, train_set = open_datasets(config, mode)
     if mode == "train_and_evaluate":
         modes.protocols_of(config, gallery)  # one that this dataset cannot serve is refused before hours of training

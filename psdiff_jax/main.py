@@ -11,7 +11,7 @@ from psdiff_jax.config import from_values
 from psdiff_jax.errors import InputError
 from psdiff_jax.options import describe
 
-MODES = ("train_and_evaluate", "train", "evaluate", "embed", "search", "evaluate_teacher")
+MODES = ("train_and_evaluate", "train", "evaluate", "embed", "search", "export", "evaluate_teacher")
 CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, e.g. configs/quickstart.py", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, events, embeddings and the report")
 MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "what to do")

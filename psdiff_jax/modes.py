@@ -1,4 +1,4 @@
-"""What `--mode` names: train, evaluate, embed, search, evaluate_teacher."""
+"""What `--mode` names: train, evaluate, embed, search, export, evaluate_teacher."""
 
 import json
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from psdiff_jax import parallel
 from psdiff_jax.api import load_embedder
@@ -25,6 +26,7 @@ from psdiff_jax.evaluation.seeds import mean_and_sd
 from psdiff_jax.files import write_atomically
 from psdiff_jax.inference.calibrate import calibrate, calibrated_threshold
 from psdiff_jax.inference.embed import embed_all, image_loader
+from psdiff_jax.inference.export import ExportedPredictor, write_onnx, write_stablehlo
 from psdiff_jax.inference.ranking import rank
 from psdiff_jax.models.psdiff import PSDiff
 from psdiff_jax.progress import progress
@@ -268,6 +270,20 @@ def search(config: Config, workdir: Path, dataset: PreparedDataset, query: str, 
     write_picture(out / "hits.png", search_picture(image, box, hits, image_loader(dataset), name=name))
     print(f"{table}\nsearch: {out}", flush=True)
     return answer["hits"]
+
+
+def export_predictor(config: Config, workdir: Path) -> None:
+    """Writes `workdir/export/{predictor.stablehlo,predictor.onnx}`, for `config.exported_steps`."""
+    graphdef, state = training.load_trained(config, workdir, config.teacher_folder(workdir) / "teacher.npz")
+    variables = parallel.fetch(nnx.merge_state(training.weights(state), state.rest))
+    image_size = config.evaluation_data.image_size
+    predictor = ExportedPredictor(graphdef, variables, config.sampler, config.exported_steps, image_size)
+    if not parallel.is_main_process():
+        return
+    for name, write in (("predictor.stablehlo", write_stablehlo), ("predictor.onnx", write_onnx)):
+        path = workdir / "export" / name
+        write(path, predictor)
+        print(f"{path}: {config.exported_steps} denoising steps, {path.stat().st_size / 2**20:.1f} MiB", flush=True)
 
 
 def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.ndarray, str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
-from psdiff_jax import PersonSearch, experiment
+from psdiff_jax import PersonSearch, experiment, modes
 from psdiff_jax.config import from_values
 from psdiff_jax.data.detections import Detections, load_embeddings
 from psdiff_jax.errors import InputError
@@ -174,6 +174,17 @@ def test_search_by_query_number_and_by_image(finished, tmp_path):
     cv2.imencode(".png", np.full((120, 200, 3), 90, np.uint8))[1].tofile(image)
     experiment.run(config, workdir, "search", query=f"{image}:10,20,60,110", top=2)
     assert len(json.loads((workdir / "search/hits.json").read_text())["hits"]) == 2
+
+
+def test_export_writes_the_trained_predictor(finished, monkeypatch, capsys):
+    """What the files hold is in tests/inference/test_export.py; here it is of the right model, sizes and steps."""
+    config, workdir = finished
+    monkeypatch.setattr(modes, "write_onnx", lambda path, predictor: path.write_bytes(b"onnx"))
+    monkeypatch.setattr(experiment, "open_datasets", None)  # no data is needed
+    experiment.run(config, workdir, "export")
+    exported = jax.export.deserialize((workdir / "export/predictor.stablehlo").read_bytes())
+    assert [shape.shape[1:] for shape in exported.in_avals] == [(96, 160, 3), (2,), (3, 12, 4 + 32), (4,), ()]
+    assert "predictor.onnx: 2 denoising steps" in capsys.readouterr().out
 
 
 def test_the_python_interface_finds_what_the_program_finds(finished):

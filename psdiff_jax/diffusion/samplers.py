@@ -35,11 +35,19 @@ class SamplerOptions:
         need(self.solver in SOLVERS, "solver", f"choose from {', '.join(SOLVERS)}")
 
 
+# One random key for each image [B], or the draws themselves: a State with [B,`num_draws`,N,..].
+Noise = jax.Array | State
+
+
 class QueryBox(NamedTuple):
     """Boxes held in proposal 0 of every image: box [B,4] in the diffused form; active bool [B]."""
 
     box: jax.Array
     active: jax.Array
+
+    def held(self, num_proposals: int) -> jax.Array:
+        """Which proposals [B,N] hold a box."""
+        return self.active[:, None] & (jnp.arange(num_proposals) == 0)
 
 
 class Path(NamedTuple):
@@ -95,8 +103,16 @@ def renew(x: State, noise: State, scores: jax.Array, threshold: float) -> State:
     return State(*(jnp.where(poor, fresh, kept) for kept, fresh in zip(x, noise, strict=True)))
 
 
-def image_noise(diffusion: Diffusion, keys: jax.Array, num_proposals: int, draw: jax.Array | int) -> State:
+def num_draws(steps: int) -> int:
+    """How many Gaussian states of an image the result of `sample` depends on: the last step's own are not seen."""
+    return 2 * steps - 1
+
+
+def image_noise(diffusion: Diffusion, keys: Noise, num_proposals: int, draw: jax.Array | int) -> State:
     """The `draw`-th Gaussian state of each image, from its own key [B]: independent of the batch it stands in."""
+    if isinstance(keys, State):
+        last = keys.box.shape[1] - 1  # what would come after it is not seen
+        return State(*(jax.lax.dynamic_index_in_dim(v, jnp.minimum(draw, last), 1, keepdims=False) for v in keys))
     return jax.vmap(lambda key: diffusion.gaussian(jax.random.fold_in(key, draw), num_proposals))(keys)
 
 
@@ -104,15 +120,15 @@ def hold(x: State, query_box: QueryBox | None) -> State:
     """Puts the query's box back into proposal 0; the proposal's embedding is denoised like any other."""
     if query_box is None:
         return x
-    first = jnp.where(query_box.active[:, None], query_box.box, x.box[:, 0])
-    return State(x.box.at[:, 0].set(first), x.embedding)
+    held = query_box.held(x.box.shape[1])[..., None]
+    return State(jnp.where(held, query_box.box[:, None], x.box), x.embedding)
 
 
 def sample(
     denoise: Callable[[State, jax.Array], tuple[State, jax.Array, object]],
     diffusion: Diffusion,
     spec: SamplerOptions,
-    keys: jax.Array,
+    keys: Noise,
     steps: int,
     query_box: QueryBox | None = None,
 ) -> Any:
@@ -122,7 +138,7 @@ def sample(
 
     Args:
       denoise: (state, t [B]) -> (clean state, scores [B,N], output); clean as `Diffusion.clean` makes it.
-      keys: [B] one random key for each image.
+      keys: [B] one random key for each image, or the noise itself.
       steps: number of denoising steps.
       query_box: boxes to hold in proposal 0.
 
@@ -132,12 +148,12 @@ def sample(
     times = sampling_times(diffusion.timesteps, steps, spec.time_power)
     table = solver_table(spec.solver, cosine_alpha_bar(diffusion.timesteps)[times], spec.order, spec.eta)
     is_random = bool(table.noise.any())
-    held = False if query_box is None else query_box.active[:, None] & (jnp.arange(spec.num_proposals) == 0)
+    held = False if query_box is None else query_box.held(spec.num_proposals)
 
     def step(path: Path, moment: tuple[jax.Array, jax.Array, Table]) -> tuple[Path, object]:
         index, now, numbers = moment
         path = path._replace(x=hold(path.x, query_box))
-        x0, scores, output = denoise(path.x, jnp.full(keys.shape, now))
+        x0, scores, output = denoise(path.x, jnp.full(path.x.box.shape[:1], now))
         fresh = image_noise(diffusion, keys, spec.num_proposals, 2 * index + 1) if is_random else None
         path = advance(path, x0, numbers, fresh)
         if spec.renewal_threshold > 0:

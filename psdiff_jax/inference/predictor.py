@@ -13,8 +13,8 @@ from einops import rearrange
 from flax import nnx
 
 from psdiff_jax.diffusion.noise import State
-from psdiff_jax.diffusion.samplers import QueryBox, SamplerOptions, sample
-from psdiff_jax.models.psdiff import Estimate, merge
+from psdiff_jax.diffusion.samplers import Noise, QueryBox, SamplerOptions, sample
+from psdiff_jax.models.psdiff import Condition, Estimate, PSDiff, merge
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.nms import nms
 from psdiff_jax.ops.normalize import normalize
@@ -63,27 +63,29 @@ class Predictor:
         model = merge(self.graphdef, params, rest, folded=True)
         condition = model.features(batch["image"], batch["image_size"])
         keys = jax.vmap(partial(jax.random.fold_in, key))(batch["image_index"])
-        query_box = held = None
+        query = None
         if query_boxes is not None:
-            box = model.diffusion.encode_boxes(query_boxes[:, None], batch["image_size"])[:, 0]
-            query_box = QueryBox(box, jnp.ones(box.shape[0], bool))
-            held = jnp.broadcast_to(
-                jnp.arange(self.sampler.num_proposals) == 0, (box.shape[0], self.sampler.num_proposals)
-            )
+            query = pixel_query(model, condition, query_boxes, jnp.ones(query_boxes.shape[0], bool))
+        return {k: predict(model, condition, self.sampler, keys, k, query) for k in steps}
 
-        def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array, Estimate]:
-            estimate = model.denoise(condition, state, t, held)[-1]
-            return *model.clean(condition, estimate), estimate
 
-        def predictions(estimate: Estimate) -> Predictions:
-            boxes = box_ops.clip(estimate.boxes, batch["image_size"])
-            scores = jax.nn.sigmoid(estimate.logits)
-            keep = jax.vmap(partial(nms, threshold=self.sampler.nms_threshold))(boxes, scores)
-            return Predictions(boxes, scores, normalize(estimate.embeddings), keep)
+def pixel_query(model: PSDiff, condition: Condition, boxes: jax.Array, active: jax.Array) -> QueryBox:
+    """Boxes [B,4] (xyxy pixels) to hold where `active` bool [B] says so."""
+    return QueryBox(model.diffusion.encode_boxes(boxes[:, None], condition.image_size)[:, 0], active)
 
-        results = {}
-        for k in steps:
-            trajectory = sample(denoise, model.diffusion, self.sampler, keys, k, query_box)
-            last = jax.tree.map(lambda v: v[-1], trajectory)
-            results[k] = predictions(pool(trajectory) if self.sampler.ensemble else last)
-        return results
+
+def predict(
+    model: PSDiff, condition: Condition, sampler: SamplerOptions, keys: Noise, steps: int, query: QueryBox | None
+) -> Predictions:
+    """Samples people in `steps` steps from what `model.features` made of the images. keys: as `sample` takes them."""
+    held = None if query is None else query.held(sampler.num_proposals)
+
+    def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array, Estimate]:
+        estimate = model.denoise(condition, state, t, held)[-1]
+        return *model.clean(condition, estimate), estimate
+
+    trajectory = sample(denoise, model.diffusion, sampler, keys, steps, query)
+    estimate = pool(trajectory) if sampler.ensemble else jax.tree.map(lambda v: v[-1], trajectory)
+    boxes = box_ops.clip(estimate.boxes, condition.image_size)
+    scores = jax.nn.sigmoid(estimate.logits)
+    return Predictions(boxes, scores, normalize(estimate.embeddings), nms(boxes, scores, sampler.nms_threshold))

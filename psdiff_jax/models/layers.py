@@ -10,16 +10,29 @@ from psdiff_jax.ops.depthwise import depthwise
 
 
 class Depthwise(nnx.Conv):
-    """A 3x3 convolution of each channel by itself: [B,H,W,C] -> [B,H/stride,W/stride,C], rounded up."""
+    """A 3x3 convolution of each channel by itself: [B,H,W,C] -> [B,H/stride,W/stride,C], rounded up.
+
+    shifted: as `ops.depthwise`, for XLA, or as one grouped convolution, for runtimes that have a fast one.
+    """
 
     def __init__(self, width: int, stride: int = 1, *, rngs: nnx.Rngs):
         init = nnx.initializers.he_normal()
         super().__init__(
-            width, width, (3, 3), stride, feature_group_count=width, use_bias=False, kernel_init=init, rngs=rngs
-        )  # fmt: skip
-        self.stride = stride
+            width,
+            width,
+            (3, 3),
+            stride,
+            padding=1,
+            feature_group_count=width,
+            use_bias=False,
+            kernel_init=init,
+            rngs=rngs,
+        )
+        self.stride, self.shifted = stride, True
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.shifted:
+            return super().__call__(x)
         y = depthwise(x, self.kernel[...][:, :, 0], self.stride)
         return y if self.bias is None else y + self.bias[...]
 

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from einops import reduce
 
+from psdiff_jax.ops.ceil_div import ceil_div
+
 
 def valid_size(image_size: jax.Array, stride: int) -> jax.Array:
     """Valid rows and columns [B,2] of a map of the given stride, for images of `image_size` [B,2] (h, w) pixels."""
-    return -(-image_size // stride)
+    return ceil_div(image_size, stride)
 
 
 def clear_outside(x: jax.Array, image_size: jax.Array | None, stride: int = 1) -> jax.Array:

@@ -7,20 +7,25 @@ from psdiff_jax.ops import boxes as box_ops
 
 
 def nms(boxes: jax.Array, scores: jax.Array, threshold: float) -> jax.Array:
-    """Which boxes stay: bool [N], in the order of the input.
+    """Which boxes stay: bool [...,N], in the order of the input.
+
+    A box stays unless one that stays and comes before it overlaps it. Starting with all boxes, that rule is applied to
+    all at once until nothing changes: the best k boxes are settled after k rounds, most of them after a few.
 
     Args:
-      boxes: [N,4] xyxy.
-      scores: [N]; ties go to the lower index; -inf marks a proposal that holds nothing.
+      boxes: [...,N,4] xyxy.
+      scores: [...,N]; ties go to the lower index; -inf marks a proposal that holds nothing.
       threshold: a box is dropped when its IoU with a kept box of higher score exceeds this.
     """
-    order = jnp.argsort(-scores, stable=True)
-    ranked = boxes[order]
-    overlaps = box_ops.pairwise(box_ops.iou, ranked, ranked) > threshold
-    later = jnp.arange(len(scores))
+    index = jnp.arange(scores.shape[-1])
+    mine, other = scores[..., :, None], scores[..., None, :]
+    before = (other > mine) | ((other == mine) & (index < index[:, None]))
+    drops = before & (box_ops.pairwise(box_ops.iou, boxes, boxes) > threshold)  # [...,N,N]: row by column
+    candidates = jnp.isfinite(scores)
 
-    def visit(i: int, keep: jax.Array) -> jax.Array:
-        return keep & ~(overlaps[i] & keep[i] & (later > i))
+    def settle(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        keep, _ = state
+        after = candidates & ~(drops & keep[..., None, :]).any(axis=-1)
+        return after, (after != keep).any()
 
-    keep = jax.lax.fori_loop(0, len(scores), visit, jnp.isfinite(scores[order]))
-    return jnp.zeros_like(keep).at[order].set(keep)
+    return jax.lax.while_loop(lambda state: state[1], settle, (candidates, jnp.asarray(True)))[0]

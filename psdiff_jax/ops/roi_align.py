@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from psdiff_jax.ops.ceil_div import ceil_div
+
 
 def assign_levels(boxes: jax.Array, num_levels: int, canonical_size: float = 224.0) -> jax.Array:
     """Pyramid level of each box, 0 = finest: clamp(floor(4 + log2(sqrt(area) / canonical)), 2, 5) - 2.
@@ -49,7 +51,7 @@ def valid_cells(pyramid: Sequence[jax.Array], strides: Sequence[int], image_size
     whole = jnp.array([p.shape[1:3] for p in pyramid], jnp.int32)[:, None]
     if image_size is None:
         return jnp.broadcast_to(whole, (len(pyramid), pyramid[0].shape[0], 2))
-    return jnp.minimum(-(-image_size[None].astype(jnp.int32) // jnp.array(strides)[:, None, None]), whole)
+    return jnp.minimum(ceil_div(image_size[None].astype(jnp.int32), jnp.array(strides)[:, None, None]), whole)
 
 
 def _matmul_level(features, boxes, stride, cells, side, ratio, chosen):

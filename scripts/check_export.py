@@ -1,0 +1,116 @@
+"""Compares the files of `--mode export` with the program itself, on images of the run's gallery.
+
+    python scripts/check_export.py --run runs/X [--images 50] [--batch 5]
+
+Both get the noise that the program draws. The first half of the images is searched for everybody; in the second half
+a ground-truth box is held as a query, where there is one. Printed are the largest differences: boxes in pixels of the
+network image, scores, embeddings, and the proposals that non-maximum suppression decides differently.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnxruntime
+
+from psdiff_jax.api import load_embedder
+from psdiff_jax.config import from_values
+from psdiff_jax.data.pipeline import eval_batches
+from psdiff_jax.data.records import open_dataset
+from psdiff_jax.diffusion.noise import Diffusion
+from psdiff_jax.diffusion.samplers import image_noise, num_draws
+from psdiff_jax.errors import InputError
+from psdiff_jax.inference.embed import Batch, Embedder
+from psdiff_jax.inference.export import INPUTS
+from psdiff_jax.inference.predictor import Predictions
+
+Run = Callable[[Mapping[str, np.ndarray]], Predictions]
+
+
+def open_files(folder: Path) -> dict[str, Run]:
+    """File name -> a function from the inputs to the outputs."""
+    exported = jax.export.deserialize(bytearray((folder / "predictor.stablehlo").read_bytes()))
+    call, session = jax.jit(exported.call), onnxruntime.InferenceSession(folder / "predictor.onnx")
+    return {
+        "predictor.stablehlo": lambda inputs: Predictions(**call(*(inputs[name] for name in INPUTS))),
+        "predictor.onnx": lambda inputs: Predictions(*session.run(Predictions._fields, dict(inputs))),
+    }
+
+
+def program_noise(embedder: Embedder, diffusion: Diffusion, num_proposals: int, batch: Batch, steps: int) -> np.ndarray:
+    """What the program draws for a batch, as the files take it: [B,2K-1,N,4+D]."""
+    keys = jax.vmap(partial(jax.random.fold_in, embedder.key))(batch["image_index"])
+    draw = jax.vmap(partial(image_noise, diffusion, keys, num_proposals), out_axes=1)
+    return np.asarray(jnp.concatenate(draw(jnp.arange(num_draws(steps))), axis=-1))
+
+
+def differences(got: Predictions, want: Predictions) -> dict[str, float]:
+    """Output -> the largest absolute difference; of `keep` how many differ."""
+    apart = {
+        name: float(np.abs(np.asarray(getattr(got, name)) - getattr(want, name)).max()) for name in got._fields[:3]
+    }
+    return {**apart, "keep": int((np.asarray(got.keep) != want.keep).sum())}
+
+
+def check(run: Path, images: int, batch_size: int) -> dict[str, dict[str, float]]:
+    """File name -> the largest differences over all images, and seconds an image (the first batch left out)."""
+    config = from_values(json.loads((run / "config.json").read_text()))
+    embedder, _ = load_embedder(config, run)
+    files, steps = open_files(run / "export"), config.exported_steps
+    diffusion = Diffusion(**vars(config.diffusion), embedding_dim=config.model.embedding_dim)
+    results: dict[str, dict[str, float]] = {name: {} for name in files}
+    seconds: dict[str, list[float]] = {name: [] for name in ("program", *files)}
+    batches = eval_batches(
+        open_dataset(config.evaluation_data),
+        "gallery",
+        config.evaluation_data,
+        batch_size=batch_size,
+        indices=range(images),
+    )
+    for done, batch in enumerate(batches):
+        query = bool(batch["boxes_mask"][:, 0].all()) and 2 * done * batch_size >= images
+        inputs = {
+            "images": batch["image"],
+            "image_size": batch["image_size"],
+            "noise": program_noise(embedder, diffusion, config.sampler.num_proposals, batch, steps),
+            "query_boxes": np.ascontiguousarray(batch["boxes"][:, 0]),
+            "has_query": np.full(batch_size, query),
+        }
+        started = time.perf_counter()
+        want = embedder.predict(batch, (steps,), gt_box=query)[steps]
+        seconds["program"].append(time.perf_counter() - started)
+        for name, call in files.items():
+            started = time.perf_counter()
+            got = jax.device_get(call(inputs))
+            seconds[name].append(time.perf_counter() - started)
+            for output, value in differences(got, want).items():
+                merge = sum if output == "keep" else max
+                results[name][output] = merge((results[name].get(output, 0), value))
+        print(f"{(done + 1) * batch_size} images", file=sys.stderr, flush=True)
+    for name, times in seconds.items():
+        results.setdefault(name, {})["seconds an image"] = float(np.median(times[1:] or times)) / batch_size
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=5)
+    arguments = parser.parse_args()
+    for name, values in check(arguments.run.expanduser(), arguments.images, arguments.batch).items():
+        print(name, *(f"{output} {value:.2g}" for output, value in values.items()), sep="  ")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
