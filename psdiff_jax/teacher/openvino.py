@@ -76,13 +76,14 @@ def load_maps(
     """
     path = Path(path)
     model = _read(path)
-    import openvino
+    from openvino import Model
 
+    make: Any = Model  # its stub does not know itself
     nodes = {node.get_friendly_name(): node for node in model.get_ops()}
     missing = [name for name in names if name not in nodes]
     if missing:
         raise InputError(f"{path}: has no node {missing[0]!r}; look its names up in the .xml")
-    cut = openvino.Model([nodes[name].output(0) for name in names], model.get_parameters())
+    cut = make([nodes[name].output(0) for name in names], model.get_parameters())
     run = _compiled(path, cut, (1, 3, *image_size))
     for name, port in zip(names, cut.outputs, strict=True):
         if len(port.partial_shape) != 4:

@@ -65,6 +65,7 @@ def readout_loss(
     """The row read-out alone (`models.readout`): its embeddings of the ground truths, whose boxes are a little off, as
     predicted ones are."""
     model = merge(graphdef, params, rest)
+    assert model.readout is not None
     boxes, size = batch["boxes"], batch["image_size"]
     extent = jnp.tile(boxes[..., 2:] - boxes[..., :2], 2)
     boxes = box_ops.clip(boxes + BOX_JITTER * extent * jax.random.normal(key, boxes.shape), size)
