@@ -3,7 +3,7 @@
     python scripts/ship_checkpoint.py --workdir runs/street_pretrain
     python scripts/ship_checkpoint.py --workdir runs/people --name people --parts fpn,cdl
 
-The second leaves out the backbone, which is somebody else's.
+The second leaves out a backbone that is somebody else's. configs/pretrained/README.md says what is shipped.
 """
 
 import json
@@ -30,7 +30,7 @@ def main(_: list[str]) -> None:
     config = from_values(json.loads((workdir / "config.json").read_text()))
     model, teacher = workdir / "model.npz", config.teacher_folder(workdir) / "teacher.npz"
     shipped = {model: "psdiff"} | ({teacher: "teacher"} if config.teacher.kind == "trained" else {})
-    for file in (*shipped, workdir / "metrics.jsonl"):
+    for file in shipped:
         if not file.is_file():
             raise InputError(f"{file} is missing: let the run finish first")
     out.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,9 @@ def main(_: list[str]) -> None:
     for group, key in (("data", "root"), *(path.split(".") for path in PATHS)):
         said[group][key] = Path(said[group][key]).name
     (out / f"{NAME.value}_config.json").write_text(json.dumps(said, indent=2) + "\n")
-    shutil.copy(workdir / "metrics.jsonl", out / f"{NAME.value}_metrics.jsonl")
+    metrics = workdir / "metrics.jsonl"
+    if metrics.is_file():  # a run of no steps has none
+        shutil.copy(metrics, out / f"{NAME.value}_metrics.jsonl")
     total = sum(file.stat().st_size for file in out.iterdir())
     print(f"{out}: {total / 2**20:.1f} MiB")
 
