@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from psdiff_jax.earlier import RENAMED, RENAMED_VALUES
 from psdiff_jax.errors import InputError
+from psdiff_jax.ops.boxes import is_inside
 from psdiff_jax.options import nearest
 
 Renaming = tuple[str, str]  # what an argument said, and how it is said today
@@ -75,6 +76,15 @@ def image_query(query: str) -> tuple[Path, np.ndarray] | None:
         return path, np.asarray([float(v) for v in given.groups()[1:]], np.float32)
     except ValueError as error:
         raise InputError(f"--query={query}: give the box as x1,y1,x2,y2 in pixels") from error
+
+
+def check_box(path: Path, box: np.ndarray, image: np.ndarray) -> None:
+    """Raises InputError unless the box of an `image_query` lies in its image uint8 [H,W,3]."""
+    height, width = image.shape[:2]
+    if not is_inside(box, height, width):
+        raise InputError(
+            f"--query: box {box.tolist()} does not lie in {path} of {width}x{height} pixels; give x1,y1,x2,y2"
+        )
 
 
 def look_up(config: Mapping[str, Any] | ConfigDict, key: str) -> Any:

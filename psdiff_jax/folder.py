@@ -9,7 +9,7 @@ import numpy as np
 
 from psdiff_jax import parallel
 from psdiff_jax.api import PeopleIndex, PersonSearch
-from psdiff_jax.command_line import image_query
+from psdiff_jax.command_line import check_box, image_query
 from psdiff_jax.config import Config
 from psdiff_jax.data.media import IGNORED, frame_at, read_image
 from psdiff_jax.errors import InputError
@@ -38,6 +38,7 @@ def search(config: Config, workdir: Path, query: str, top: int) -> list[dict[str
         raise InputError(f"--query={query}: a folder has no query list; give IMAGE:x1,y1,x2,y2")
     path, box = given
     image = read_image(path)
+    check_box(path, box, image)
     index = embed(config, workdir)
     hits = index.search(image, box, top, within=lambda file: not path.samefile(index.root / str(file.path)))
     if parallel.is_main_process():

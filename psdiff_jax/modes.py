@@ -10,7 +10,7 @@ import numpy as np
 
 from psdiff_jax import parallel
 from psdiff_jax.api import load_embedder
-from psdiff_jax.command_line import image_query
+from psdiff_jax.command_line import check_box, image_query
 from psdiff_jax.config import Config
 from psdiff_jax.data.detections import Detections, load_embeddings, save_embeddings
 from psdiff_jax.data.held_out import training_positions
@@ -27,7 +27,6 @@ from psdiff_jax.inference.calibrate import calibrate, calibrated_threshold
 from psdiff_jax.inference.embed import embed_all, image_loader
 from psdiff_jax.inference.ranking import rank
 from psdiff_jax.models.psdiff import PSDiff
-from psdiff_jax.ops.boxes import is_inside
 from psdiff_jax.progress import progress
 from psdiff_jax.report.naming import gallery_name, steps_name
 from psdiff_jax.report.predictions import prediction_images
@@ -276,11 +275,7 @@ def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.nda
     if given:
         path, box = given
         image = decode_image(path.read_bytes(), str(path))
-        height, width = image.shape[:2]
-        if not is_inside(box, height, width):
-            raise InputError(
-                f"--query: box {box.tolist()} does not lie in {path} of {width}x{height} pixels; give x1,y1,x2,y2"
-            )
+        check_box(path, box, image)
         return image, box, path.name, ()
     queries = dataset.queries()
     if query.isdigit() and int(query) < len(queries.image_names):

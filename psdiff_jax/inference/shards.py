@@ -128,12 +128,9 @@ class Shard:
             raise InputError(damaged(self.folder, error)) from error
 
     def save_files(self) -> None:
-        """Replaces files.json by `files`; a shard without files is deleted."""
-        if any(file.path is not None for file in self.files):
-            with writing(self.folder):
-                write_atomically(self.folder / FILES, _as_json(self.files))
-        else:
-            shutil.rmtree(self.folder)
+        """Replaces files.json by `files`."""
+        with writing(self.folder):
+            write_atomically(self.folder / FILES, _as_json(self.files))
 
 
 def damaged(folder: Path, why: object) -> str:
@@ -177,8 +174,12 @@ def write_shard(index: Path, process: int, files: Sequence[MediaFile], rows: Row
 
 
 def remove_leftovers(index: Path) -> None:
-    """Deletes what a killed process left; none may be writing."""
-    for folder in (index / SHARDS).glob(".[0-9]*"):
+    """Deletes what a killed process left, and shards whose files are all gone; no process may be writing.
+
+    Such shards outlive the update that emptied them, for who has the index open may still read them.
+    """
+    empty = [shard.folder for shard in read_shards(index) if all(file.path is None for file in shard.files)]
+    for folder in (*(index / SHARDS).glob(".[0-9]*"), *empty):
         shutil.rmtree(folder)
 
 

@@ -1,0 +1,253 @@
+"""The Python interface on folders, and the command line on them, with a tiny model."""
+
+import json
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from psdiff_jax import PersonSearch, experiment
+from psdiff_jax.config import Config, to_config_dict
+from psdiff_jax.data.media import read_frames, read_image
+from psdiff_jax.data.options import DataOptions
+from psdiff_jax.diffusion.samplers import SamplerOptions
+from psdiff_jax.errors import InputError
+from psdiff_jax.evaluation.options import EvaluateOptions
+from psdiff_jax.inference.index import Index
+from psdiff_jax.inference.options import IndexOptions
+from psdiff_jax.models.weights import save_npz
+from psdiff_jax.options import tree
+
+from .folder import write_video
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def config(tiny) -> Config:
+    return Config(
+        model=tiny.options,
+        data=DataOptions(image_size=(64, 96)),
+        sampler=SamplerOptions(num_proposals=10),
+        evaluate=EvaluateOptions(steps=(1, 2), batch_size=4, search_threshold=0.2, detection_threshold=0.0),
+        index=IndexOptions(rate=2.0, min_score=0.0, shard_rows=25),
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(tiny, config, tmp_path_factory):
+    """tiny_psdiff.npz, its config beside it."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_npz(folder / "tiny_psdiff.npz", nnx.merge_state(tiny.params, tiny.rest))
+    (folder / "tiny_config.json").write_text(json.dumps(tree(config)))
+    return folder / "tiny_psdiff.npz"
+
+
+@pytest.fixture(scope="module")
+def ps(weights) -> PersonSearch:
+    return PersonSearch.load(weights)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Seven noise images of several shapes, and a video of three seconds."""
+    pytest.importorskip("av")
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    from PIL import Image
+
+    for i, (h, w) in enumerate([(64, 96), (64, 96), (90, 40), (128, 192), (33, 80), (64, 64), (70, 100)]):
+        Image.fromarray(rng.integers(0, 256, (h, w, 3), np.uint8)).save(folder / f"ü{i}.png")
+    write_video(folder / "sub/clip.mp4", 30)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(ps, photos, tmp_path_factory):
+    return ps.index(photos, tmp_path_factory.mktemp("into") / "index")
+
+
+def test_an_index_holds_what_detect_finds(ps, photos, index):
+    assert index.summary.added == 8 and len(index.files) == 8 and index.root == photos
+    vectors = np.concatenate(index.embeddings).astype(np.float32)
+    for position, file in enumerate(index.files):
+        path = photos / file.path
+        frames = read_frames(path, 2.0) if file.kind == "video" else [(np.nan, read_image(path))]
+        rows = np.flatnonzero(index.source == position)
+        found = [(time, ps.detect(image)) for time, image in frames]
+        times = np.concatenate([np.full(len(people.scores), time, np.float32) for time, people in found])
+        boxes, scores, embeddings = (np.concatenate(part) for part in zip(*(p for _, p in found), strict=True))
+        np.testing.assert_array_equal(index.time[rows], times)
+        np.testing.assert_allclose(index.scores[rows], scores, atol=1e-5)
+        np.testing.assert_allclose(index.boxes[rows], boxes, atol=1e-2)
+        np.testing.assert_allclose(vectors[rows], embeddings, atol=1e-3)
+        assert file.people == (scores >= ps.threshold).sum()
+        assert (file.height, file.width) == ((48, 64) if file.kind == "video" else read_image(path).shape[:2])
+
+
+def test_a_search_ranks_by_similarity(ps, photos, index):
+    image, box = read_image(photos / "ü3.png"), (20, 10, 90, 120)
+    hits = index.search(image, box, top=5)
+    query = ps.embed(image, box)
+    similarity = np.concatenate(index.embeddings).astype(np.float32) @ query
+    similarity[index.scores < ps.threshold] = -2
+    assert [hit.detection for hit in hits] == np.argsort(-similarity, kind="stable")[:5].tolist()
+    assert hits == index.nearest(query, 5, ps.threshold)
+    assert Index.open(index.folder).nearest(query, 5, ps.threshold) == hits  # without a model
+    assert ps.open_index(index.folder).search(image, box, 5) == hits
+    assert {hit.image for hit in index.search(image, box, within=lambda f: f.kind == "video")} == {"sub/clip.mp4"}
+
+
+def test_an_index_is_brought_up_to_date(ps, photos, index, tmp_path):
+    again = ps.index(photos, index.folder)
+    assert again.summary.unchanged == 8 and len(again) == len(index)
+    with pytest.raises(InputError, match="is an index of another rate"):
+        ps.index(photos, index.folder, rate=5.0)
+
+
+def test_the_index_of_another_model_is_refused(tiny, ps, photos, index, config, weights, tmp_path):
+    changed = jax.tree.map(lambda value: value * 1.01, tiny.params)
+    save_npz(tmp_path / "model.npz", nnx.merge_state(changed, tiny.rest))
+    (tmp_path / "config.json").write_text(json.dumps(tree(config)))
+    other = PersonSearch.load(tmp_path / "model.npz")
+    for call in (lambda: other.index(photos, index.folder), lambda: other.open_index(index.folder)):
+        with pytest.raises(InputError, match="is an index of another model"):
+            call()
+    with pytest.raises(InputError, match="another number of denoising steps"):
+        PersonSearch.load(weights, steps=1).open_index(index.folder)
+    (tmp_path / "config.json").write_text(json.dumps(tree(replace(config, seed=1))))
+    save_npz(tmp_path / "model.npz", nnx.merge_state(tiny.params, tiny.rest))
+    assert PersonSearch.load(tmp_path).model != ps.model  # other noise
+
+
+def test_a_run_without_checkpoints_is_loaded_from_its_weights(tiny, ps, config, tmp_path):
+    save_npz(tmp_path / "model.npz", nnx.merge_state(tiny.params, tiny.rest))
+    (tmp_path / "config.json").write_text(json.dumps(tree(config)))
+    assert PersonSearch.load(tmp_path).model == PersonSearch.load(tmp_path / "model.npz").model == ps.model
+
+
+def test_without_a_place_the_index_is_in_the_users_cache(ps, photos, index, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cached = ps.index(photos)
+    assert cached.folder.parent == tmp_path / "psdiff_jax/index" and len(cached) == len(index)
+    assert ps.index(photos, rate=1.0).folder != cached.folder
+
+
+def test_threads_may_share_it(ps, photos):
+    images = [read_image(path) for path in sorted(photos.glob("*.png"))]
+    box, barrier = (5, 5, 30, 30), threading.Barrier(4)
+
+    def work(i):
+        barrier.wait()
+        return [ps.detect(images[(i + k) % 4]).scores.sum() + ps.embed(images[(i + k) % 4], box)[0] for k in range(4)]
+
+    expected = [ps.detect(image).scores.sum() + ps.embed(image, box)[0] for image in images[:4]]
+    with ThreadPoolExecutor(4) as pool:
+        for i, found in enumerate(pool.map(work, range(4))):
+            assert found == [expected[(i + k) % 4] for k in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none.npz", "none.npz: no such file"), ("none", "none/config.json is missing: name the --workdir of a run")],
+)
+def test_a_model_that_is_not_there_is_one_line(weights, name, message):
+    (weights.parent / "config.json").write_text((weights.parent / "tiny_config.json").read_text())
+    with pytest.raises(InputError, match=message):
+        PersonSearch.load(weights.parent / name)
+
+
+def test_weights_without_their_config_are_one_line(weights, tmp_path):
+    (tmp_path / "a_psdiff.npz").write_bytes(weights.read_bytes())
+    with pytest.raises(InputError, match=r"config.json is missing: put the config of a_psdiff.npz beside it"):
+        PersonSearch.load(tmp_path / "a_psdiff.npz")
+
+
+def test_the_shipped_weights_are_loaded_without_a_name():
+    ps = PersonSearch.load()
+    assert ps.steps == 8 and ps.detect(np.full((120, 160, 3), 127, np.uint8)).embeddings.shape[1] == 256
+
+
+def of_folder(config, weights, photos):
+    values = to_config_dict(config)
+    values.data.update({"name": "folder", "root": str(photos)})
+    values.train.init_from = str(weights)
+    return values
+
+
+def test_the_command_line_embeds_and_searches_a_folder(config, weights, photos, index, ps, tmp_path, capsys):
+    values, workdir = of_folder(config, weights, photos), tmp_path / "run"
+    experiment.run(values, workdir, "embed")
+    printed = capsys.readouterr().out
+    assert f"files: 8 added; people in the index: {index.summary.people}\nindex: {workdir / 'index'}" in printed
+    query = photos / "ü3.png"
+    experiment.run(values, workdir, "search", query=f"{query}:20,10,90,120", top=30)
+    printed = capsys.readouterr().out
+    assert "files: 8 unchanged" in printed
+    answer = json.loads((workdir / "search/hits.json").read_text(encoding="utf-8"))
+    expected = index.search(read_image(query), (20, 10, 90, 120), 30, within=lambda file: file.path != "ü3.png")
+    assert [hit["image"] for hit in answer["hits"]] == [hit.image for hit in expected]
+    assert [hit["time"] for hit in answer["hits"]] == [hit.time for hit in expected]
+    assert any(hit["time"] is not None for hit in answer["hits"]) and answer["query"]["image"] == "ü3.png"
+    table = (workdir / "search/hits.txt").read_text(encoding="utf-8")
+    assert table in printed and "sub/clip.mp4 at 0:0" in table
+    assert (workdir / "search/hits.png").stat().st_size > 1000
+    inside = photos / "runs"
+    experiment.run(values, inside, "search", query=f"{query}:20,10,90,120")
+    experiment.run(values, inside, "embed")
+    assert "files: 8 unchanged" in capsys.readouterr().out  # pictures of hits are none of the folder
+
+
+@pytest.mark.parametrize("mode", ["train_and_evaluate", "train", "evaluate", "evaluate_teacher"])
+def test_other_modes_refuse_a_folder(config, weights, photos, mode, tmp_path):
+    with pytest.raises(InputError) as caught:
+        experiment.run(of_folder(config, weights, photos), tmp_path / "run", mode)
+    assert str(caught.value) == (
+        f"config.data.name=folder: a folder has no annotations; use --mode embed or --mode search, not {mode}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("3", "--query=3: a folder has no query list; give IMAGE:x1,y1,x2,y2"),
+        ("none.jpg:1,2,3,4", "--query: there is no image none.jpg"),
+        ("{}:1,2,3,4000", "ü3.png of 192x128 pixels; give x1,y1,x2,y2"),
+        ("{}:1,2,3,-.-", "give the box as x1,y1,x2,y2 in pixels"),
+    ],
+)
+def test_a_wrong_query_is_one_line(config, weights, photos, tmp_path, query, message):
+    with pytest.raises(InputError) as caught:
+        experiment.run(
+            of_folder(config, weights, photos), tmp_path / "run", "search", query=query.format(photos / "ü3.png")
+        )
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run/index").exists()  # before anything is embedded
+
+
+def test_a_folder_needs_a_root(config, weights, tmp_path):
+    with pytest.raises(InputError, match=r"config\.data\.root is empty: name the folder"):
+        experiment.run(of_folder(config, weights, ""), tmp_path, "embed")
+
+
+def test_no_builder_of_datasets_is_imported(tmp_path):
+    """TFDS takes seconds to import. Without an image that can be read nothing is compiled, either."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/notes.jpg").write_text("Dear diary")
+    options = ["--config=configs/folder.py", "--mode=embed", f"--workdir={tmp_path / 'run'}"]
+    lines = f"""
+import sys
+sys.argv[1:] = {[*options, f"--config.data.root={tmp_path / 'photos'}"]!r}
+from psdiff_jax import main
+main.main(main.parse_flags(sys.argv))
+sys.exit("tensorflow_datasets" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    expected = ["files: none; people in the index: 0", "not readable: notes.jpg: not an image"]
+    assert done.stdout.splitlines()[:2] == expected
