@@ -21,7 +21,7 @@ def keep_compiled(folder: str) -> None:
 
     Nothing happens for "", and where the process or JAX_COMPILATION_CACHE_DIR has chosen a folder already.
     """
-    if not folder or jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+    if not folder or jax.config.values["jax_compilation_cache_dir"]:
         return
     path = Path(folder.replace("{cache}", str(cache_folder()))).expanduser()
     try:

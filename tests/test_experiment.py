@@ -187,6 +187,23 @@ def test_export_writes_the_trained_predictor(finished, monkeypatch, capsys):
     assert "predictor.onnx: 2 denoising steps" in capsys.readouterr().out
 
 
+def test_a_search_imports_neither_what_builds_datasets_nor_what_trains(finished, tmp_path):
+    """Half of the time of a search is imports."""
+    _, workdir = finished
+    heavy = {"tensorflow_datasets", "orbax", "grain", "matplotlib", "scipy.optimize", "tensorboardX", "faiss"}
+    code = (
+        "import json, sys; from pathlib import Path; from psdiff_jax import experiment; run = Path(sys.argv[1]);"
+        "experiment.run(json.loads((run / 'config.json').read_text()), run, 'search', query='1', top=3);"
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run)
+    done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(json.loads((run / "search/hits.json").read_text())["hits"]) == 3
+
+
 def test_the_python_interface_finds_what_the_program_finds(finished):
     """The gallery's detections, and a query's embedding, from the images alone."""
     config, workdir = finished
