@@ -1,6 +1,6 @@
 """Running the model on images: boxes, scores and unit embeddings for several numbers of steps.
 
-Legend: B image, N proposal, D embedding, K number of steps.
+Legend: B image, N proposal, M known person (padded), D embedding, K number of steps.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from einops import rearrange
 from flax import nnx
 
 from psdiff_jax.diffusion.noise import State
-from psdiff_jax.diffusion.samplers import QueryBox, SamplerOptions, sample
+from psdiff_jax.diffusion.samplers import Known, QueryBox, SamplerOptions, sample
 from psdiff_jax.models.psdiff import Estimate, merge
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.nms import nms
@@ -31,6 +31,14 @@ class Predictions(NamedTuple):
     scores: Any
     embeddings: Any
     keep: Any
+
+
+class KnownPeople(NamedTuple):
+    """People to begin from: boxes [B,M,4] xyxy pixels of the network image; embeddings [B,M,D]; valid bool [B,M]."""
+
+    boxes: Any
+    embeddings: Any
+    valid: Any
 
 
 def pool(trajectory: Estimate) -> Estimate:
@@ -54,16 +62,21 @@ class Predictor:
         key: jax.Array,
         steps: tuple[int, ...],
         query_boxes: jax.Array | None = None,
+        known_people: KnownPeople | None = None,
     ) -> dict[int, Predictions]:
         """One batch -> {K: Predictions} for every K in `steps`. Image features are computed once.
 
         batch: image uint8 [B,H,W,3], image_size [B,2], image_index [B] (noise is drawn from it, so that the result
-        does not depend on the batch). query_boxes: [B,4] xyxy pixels to hold in proposal 0.
+        does not depend on the batch). query_boxes: [B,4] xyxy pixels to hold in proposal 0. known_people: sampling
+        begins from them (a warm start).
         """
         model = merge(self.graphdef, params, rest, folded=True)
         condition = model.features(batch["image"], batch["image_size"])
         keys = jax.vmap(partial(jax.random.fold_in, key))(batch["image_index"])
-        query_box = held = None
+        known = query_box = held = None
+        if known_people is not None:
+            boxes, embeddings, valid = known_people
+            known = Known(model.diffusion.clean(boxes, embeddings, batch["image_size"]), valid)
         if query_boxes is not None:
             box = model.diffusion.encode_boxes(query_boxes[:, None], batch["image_size"])[:, 0]
             query_box = QueryBox(box, jnp.ones(box.shape[0], bool))
@@ -83,7 +96,7 @@ class Predictor:
 
         results = {}
         for k in steps:
-            trajectory = sample(denoise, model.diffusion, self.sampler, keys, k, query_box)
+            trajectory = sample(denoise, model.diffusion, self.sampler, keys, k, query_box, known)
             last = jax.tree.map(lambda v: v[-1], trajectory)
             results[k] = predictions(pool(trajectory) if self.sampler.ensemble else last)
         return results
