@@ -72,7 +72,9 @@ def street_video(
     rng = np.random.default_rng([options.seed, 606, camera_number])
     looks = draw_identities(options.seed, "test", options.test_identities)
     walks = [
-        _draw_walk(number, look, camera, frames / rate, rng) for number, look in enumerate(looks) for _ in range(crossings)
+        _draw_walk(number, look, camera, frames / rate, rng)
+        for number, look in enumerate(looks)
+        for _ in range(crossings)
     ]
     for index in range(frames):
         found = [thing for walk in walks if (thing := walk.seen(index / rate, camera))]
@@ -94,7 +96,9 @@ def _draw_walk(number: int, look: Look, camera: StreetCamera, length: float, rng
     depth = 1 / rng.uniform(1 / farthest, 1 / nearest)
     depths = np.clip(depth * np.array([1, rng.uniform(0.8, 1.25)]), nearest, farthest)
     side = 1 if rng.random() < 0.5 else -1
-    ends = [sign * side * (camera.size[1] / 2 / camera.scale(z) + OUTSIDE) for sign, z in zip((-1, 1), depths, strict=True)]
+    ends = [
+        sign * side * (camera.size[1] / 2 / camera.scale(z) + OUTSIDE) for sign, z in zip((-1, 1), depths, strict=True)
+    ]
     way = np.array([ends[1] - ends[0], depths[1] - depths[0]])
     duration = float(np.hypot(*way) / rng.uniform(1.0, 1.6))
     vx, vz = (float(v) for v in way / duration)

@@ -33,7 +33,7 @@ class Sight(NamedTuple):
 
 @dataclass(frozen=True)
 class Appearance:
-    """A stretch of a video in which the person is seen: source: the video; sights: in the order of time, one or more."""
+    """A stretch of a video that shows the person. source: the video. sights: one or more, in the order of time."""
 
     source: str
     sights: tuple[Sight, ...]

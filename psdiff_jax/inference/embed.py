@@ -71,8 +71,10 @@ class Embedder:
     def predict(
         self, batch: Batch, steps: tuple[int, ...], gt_box: bool = False, known: KnownPeople | None = None
     ) -> dict[int, Predictions]:
-        """Host arrays of the whole (global) batch. `gt_box`: the first box of each image is held in proposal 0; `known`:
-        people to begin from."""
+        """Host arrays of the whole (global) batch.
+
+        gt_box: the first box of each image is held in proposal 0. known: people to begin from.
+        """
         wanted = {name: batch[name] for name in ("image", "image_size", "image_index")}
         on_device = parallel.put_batch(wanted, self.mesh)
         boxes = parallel.put_batch(np.ascontiguousarray(batch["boxes"][:, 0]), self.mesh) if gt_box else None

@@ -69,7 +69,7 @@ def detect(
     """(time, people, whether it was a cold frame) of each frame.
 
     The first frame, those after a cut and every `cold_every`th are cold. After a frame without people there is nobody
-    to begin from: `warm_steps` steps from noise look whether somebody has come, and if so a cold frame follows.
+    to begin from: then `warm_steps` steps from noise look whether somebody has come.
     """
     before: People | None = None
     thumbnail, since = None, 0
@@ -78,7 +78,8 @@ def detect(
         is_cut = last is None or float(np.abs(thumbnail - last).mean()) > options.cut
         cold = is_cut or before is None or (options.cold_every > 0 and since >= options.cold_every)
         steps = options.cold_steps if cold else options.warm_steps
-        people = embedder.detect(image, steps, None if cold else before, draw=number)
+        known = None if cold or before is None or not len(before.scores) else before
+        people = embedder.detect(image, steps, known, draw=number)
         before, since = _at_least(people, options.known_score), 1 if cold else since + 1
         yield time, people, cold
 

@@ -92,9 +92,7 @@ def _of_video(
     return part
 
 
-def _line(
-    pen: ImageDraw.ImageDraw, ranked: Sequence[tuple[int, Appearance]], top: int, end: float, width: int
-) -> None:
+def _line(pen: ImageDraw.ImageDraw, ranked: Sequence[tuple[int, Appearance]], top: int, end: float, width: int) -> None:
     """The line of time from 0 to `end` seconds, `width` pixels long, with ticks below it and appearances on it."""
     letters, room = font(10), 34  # so that the last tick's text fits
 
