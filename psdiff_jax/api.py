@@ -1,25 +1,48 @@
-"""The Python interface: a trained run that detects people in images and embeds them.
+"""The Python interface: a trained model that detects, embeds, indexes and searches people. NumPy in, NumPy out.
 
-    search = PersonSearch.load("runs/quickstart")
-    people = search.detect(image)                     # everybody in an image
-    query = search.embed(other, (120, 40, 180, 220))  # one person, by a box
-    people.embeddings @ query                         # cosine similarities
+    ps = PersonSearch.load("runs/quickstart")      # or an .npz of weights, or nothing for the shipped ones
+    people = ps.detect(image)                      # everybody in an image
+    query = ps.embed(other, (120, 40, 180, 220))   # one person, by a box
+    people.embeddings @ query                      # cosine similarities
+
+    index = ps.index("photos")                     # a folder of images and videos
+    index.search(image, (120, 40, 180, 220))       # the most similar people in it
 
 `from psdiff_jax import PersonSearch` imports it.
 """
 
+import hashlib
 import json
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 
+from psdiff_jax import parallel
 from psdiff_jax.config import Config, from_values
+from psdiff_jax.configs.small import PRETRAINED
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import cache_folder
+from psdiff_jax.inference.calibrate import calibrated_threshold
 from psdiff_jax.inference.embed import Embedder, People
+from psdiff_jax.inference.images import ImageEmbedder
+from psdiff_jax.inference.index import Index, Within
+from psdiff_jax.inference.indexing import OnProgress, Summary, update_index
+from psdiff_jax.inference.options import IndexOptions
 from psdiff_jax.inference.predictor import Predictor
+from psdiff_jax.inference.ranking import Hit
+from psdiff_jax.models.weights import state_hash
 from psdiff_jax.ops.boxes import is_inside
-from psdiff_jax.training.train import load_trained, weights
+from psdiff_jax.options import tree
+from psdiff_jax.training.train import has_checkpoint, load_trained, load_weights, weights
+
+SHIPPED = PRETRAINED / "street_psdiff.npz"
+WITHOUT_EFFECT = ("backbone_weights", "reid_weights", "roi_backend")  # options of a model that its results do not show
 
 
 def load_embedder(config: Config, workdir: Path) -> tuple[Embedder, int]:
@@ -29,48 +52,70 @@ def load_embedder(config: Config, workdir: Path) -> tuple[Embedder, int]:
       InputError: there is no checkpoint, and config.train.init_from names no weights.
     """
     graphdef, state = load_trained(config, workdir, config.teacher_folder(workdir) / "teacher.npz")
-    embedder = Embedder.create(
-        config.model,
-        Predictor(graphdef, config.sampler),
-        weights(state),
-        state.rest,
-        config.seed,
-        config.evaluation_data,
-        config.evaluate,
-    )
-    return embedder, int(state.step)
+    return _embedder(config, graphdef, weights(state), state.rest), int(state.step)
+
+
+def _embedder(config: Config, graphdef: nnx.GraphDef, params: Any, rest: Any) -> Embedder:
+    predictor = Predictor(graphdef, config.sampler)
+    return Embedder.create(config.model, predictor, params, rest, config.seed, config.evaluation_data, config.evaluate)
 
 
 class PersonSearch:
-    """A trained model behind NumPy arrays. Compiles once for each of `detect` and `embed`, then runs in milliseconds.
+    """A trained model behind NumPy arrays. Compiles once for each of `detect`, `embed` and `index`, then runs in
+    milliseconds.
 
-    Embeddings are unit vectors: the similarity of two people is their dot product.
+    Embeddings are unit vectors: the similarity of two people is their dot product. Any number of threads may call an
+    instance; the devices compute for one of them at a time.
+
+    steps: denoising steps. threshold: score from which a detection counts as a person (config.evaluate.search_threshold
+    or, for a run that has calibrated it, what was chosen). model: hash of weights and config.
     """
 
-    def __init__(self, embedder: Embedder, steps: int):
-        self._embedder, self.steps = embedder, steps
+    def __init__(self, config: Config, embedder: Embedder, steps: int | None = None, threshold: float | None = None):
+        self.config = config
+        self.steps = steps or config.exported_steps
+        self.threshold = config.evaluate.search_threshold if threshold is None else threshold
+        self.model = _model_hash(config, embedder)
+        self._embedder, self._lock = embedder, threading.Lock()
 
     @classmethod
-    def load(cls, run: str | Path, steps: int | None = None) -> "PersonSearch":
-        """The model of a finished (or still running) run.
+    def load(cls, run: str | Path | None = None, steps: int | None = None) -> "PersonSearch":
+        """A trained model.
 
         Args:
-          run: its `--workdir`. steps: denoising steps; None: the largest of the run's config.evaluate.steps.
+          run: the `--workdir` of a finished (or still running) run; or a file of weights with its config beside it,
+            NAME_psdiff.npz with NAME_config.json, or any .npz with config.json; None: the weights that come with this
+            package.
+          steps: denoising steps; None: the largest of the config's evaluate.steps.
 
         Raises:
-          InputError: the folder is no run, or holds no weights.
+          InputError: there is no such run or file, or it does not fit its config.
         """
-        folder = Path(run).expanduser()
-        path = folder / "config.json"
-        if not path.is_file():
-            raise InputError(f"{path} is missing: name the --workdir of a run")
-        config = from_values(json.loads(path.read_text(encoding="utf-8")))
-        embedder, _ = load_embedder(config, folder)
-        return cls(embedder, steps or config.exported_steps)
+        path = SHIPPED if run is None else Path(run).expanduser()
+        if path.suffix != ".npz":
+            config = _read_config(path / "config.json", "name the --workdir of a run, or an .npz of weights")
+            return cls.of_run(config, path, steps)
+        named = path.with_name(path.name.removesuffix("_psdiff.npz") + "_config.json")
+        given = named if named.is_file() and named.stem != path.stem else path.with_name("config.json")
+        config = _read_config(given, f"put the config of {path.name} beside it")
+        return cls(config, _embedder(config, *load_weights(config, path)), steps)
+
+    @classmethod
+    def of_run(cls, config: Config, workdir: Path, steps: int | None = None) -> "PersonSearch":
+        """The newest checkpoint of `workdir`; without one its model.npz, or else config.train.init_from."""
+        steps = steps or config.exported_steps
+        exported = workdir / "model.npz"
+        if exported.is_file() and not has_checkpoint(workdir):
+            embedder = _embedder(config, *load_weights(config, exported))
+        else:
+            embedder, _ = load_embedder(config, workdir)
+        chosen = calibrated_threshold(workdir, steps) if config.data.held_out and config.evaluate.calibrate else None
+        return cls(config, embedder, steps, chosen)
 
     def detect(self, image: np.ndarray) -> People:
         """Everybody in an image uint8 [H,W,3] RGB, best score first: boxes are xyxy pixels of that image."""
-        return self._embedder.detect(_checked(image), self.steps)
+        with self._lock:
+            return self._embedder.detect(_checked(image), self.steps)
 
     def embed(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> np.ndarray:
         """Unit embedding [D] of the person in `box` (x1, y1, x2, y2 in pixels) of an image uint8 [H,W,3] RGB."""
@@ -78,7 +123,92 @@ class PersonSearch:
         xyxy = np.asarray(box, np.float32)
         if not is_inside(xyxy, height, width):
             raise InputError(f"box {xyxy.tolist()} does not lie in the image of {width}x{height} pixels; give xyxy")
-        return self._embedder.embed_box(image, xyxy, self.steps)
+        with self._lock:
+            return self._embedder.embed_box(image, xyxy, self.steps)
+
+    def index(
+        self,
+        folder: str | Path,
+        into: str | Path | None = None,
+        rate: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> "PeopleIndex":
+        """Makes the index of a folder of images and videos, or brings it up to date.
+
+        Args:
+          into: folder of the index; None: one in the user's cache folder, for this folder and model.
+          rate: frames embedded for each second of a video; None: config.index.rate.
+          on_progress: is called with (images and frames done, about how many there are).
+
+        Raises:
+          InputError: the folder is missing or holds no media; `into` is the index of another model.
+        """
+        options = self.config.index if rate is None else replace(self.config.index, rate=rate)
+        into = self.cached_index(folder, options) if into is None else Path(into).expanduser()
+        embedder = ImageEmbedder(self._embedder.on_this_process(), self.steps, self.model, self.threshold, self._lock)
+        return PeopleIndex(into, self, update_index(embedder, folder, into, options, on_progress))
+
+    def open_index(self, into: str | Path) -> "PeopleIndex":
+        """An index as it is, without looking at its folder; InputError if another model made it."""
+        index = PeopleIndex(into, self)
+        made = index.settings
+        replace(made, model=self.model, steps=self.steps).check_same(made, index.folder)
+        return index
+
+    def cached_index(self, folder: str | Path, options: IndexOptions) -> Path:
+        """Where the index of a folder is, unless the caller names another place."""
+        root = Path(folder).expanduser().resolve()
+        made_with = f"{root}\n{self.model}\n{self.steps}\n{options.rate}\n{options.min_score}"
+        return cache_folder() / "index" / f"{root.name}-{hashlib.sha256(made_with.encode()).hexdigest()[:12]}"
+
+
+class PeopleIndex(Index):
+    """An index with the model that made it. summary: what the update did; None for one that was only opened."""
+
+    def __init__(self, folder: str | Path, person_search: PersonSearch, summary: Summary | None = None):
+        super().__init__(folder)
+        self.person_search, self.summary = person_search, summary
+
+    def search(
+        self,
+        image: np.ndarray,
+        box: Sequence[float] | np.ndarray,
+        top: int = 20,
+        threshold: float | None = None,
+        within: Within | None = None,
+    ) -> list[Hit]:
+        """The `top` people most similar to the one in `box` (x1, y1, x2, y2 pixels) of an image uint8 [H,W,3] RGB.
+
+        Args:
+          threshold: smallest detection score; None: the model's. within: see `Index.nearest`.
+        """
+        threshold = self.person_search.threshold if threshold is None else threshold
+        return self.nearest(self.person_search.embed(image, box), top, threshold, within)
+
+
+def _read_config(path: Path, advice: str) -> Config:
+    if not path.is_file():
+        raise InputError(f"{path} is missing: {advice}")
+    try:
+        return from_values(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise error if isinstance(error, InputError) else InputError(f"{path}: no JSON ({error})") from error
+
+
+def _model_hash(config: Config, embedder: Embedder) -> str:
+    """Of the weights and of every option that changes what is found in an image."""
+    model = {key: value for key, value in tree(config.model).items() if key not in WITHOUT_EFFECT}
+    options = {
+        "model": model,
+        "diffusion": tree(config.diffusion),
+        "sampler": tree(config.sampler),
+        "image_size": config.data.image_size,
+        "max_detections": config.evaluate.max_detections,
+        "detection_threshold": config.evaluate.detection_threshold,
+        "seed": config.seed,
+    }
+    state = nnx.merge_state(*jax.tree.map(np.asarray, parallel.fetch((embedder.params, embedder.rest))))
+    return hashlib.sha256(f"{state_hash(state)}{json.dumps(options, sort_keys=True)}".encode()).hexdigest()[:16]
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

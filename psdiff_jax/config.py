@@ -12,6 +12,7 @@ from psdiff_jax.data.options import DataOptions
 from psdiff_jax.earlier import todays_keys
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.options import EvaluateOptions
+from psdiff_jax.inference.options import IndexOptions
 from psdiff_jax.options import NOT_NEGATIVE, Need, read, tree
 from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.training.options import TrainingConfig
@@ -35,6 +36,7 @@ class Config(TrainingConfig):
     data: DataOptions = field(default_factory=DataOptions)
     teacher: TeacherOptions = field(default_factory=TeacherOptions)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    index: IndexOptions = field(default_factory=IndexOptions)
 
     @property
     def evaluation_data(self) -> DataOptions:

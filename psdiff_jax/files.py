@@ -16,6 +16,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def cache_folder() -> Path:
+    """This program's folder among the user's caches; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "psdiff_jax"
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file to write to that becomes `path` at the end, or is deleted where anything fails; makes its folder."""

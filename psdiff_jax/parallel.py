@@ -10,6 +10,7 @@ Under `jax.jit` the rest follows: XLA's partitioner adds the sums over devices, 
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -55,16 +56,17 @@ def meet() -> None:
         multihost_utils.sync_global_devices("meet")
 
 
-def make_mesh(model_axis: int = 1) -> Mesh:
-    """A mesh of all devices: ("data", "model"), `model_axis` of them in the second axis.
+def make_mesh(model_axis: int = 1, local: bool = False) -> Mesh:
+    """A mesh of all devices: ("data", "model"), `model_axis` of them in the second axis. `local`: of this process only.
 
     Raises:
       InputError: the devices do not divide by `model_axis`.
     """
-    count = jax.device_count()
+    devices = jax.local_devices() if local else jax.devices()
+    count = len(devices)
     if model_axis < 1 or count % model_axis:
         raise InputError(f"a model axis of {model_axis} does not divide the {count} devices: choose a divisor")
-    return jax.make_mesh((count // model_axis, model_axis), AXES, axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh((count // model_axis, model_axis), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -97,8 +99,9 @@ def put_batch(batch: Any, mesh: Mesh | None) -> Any:
     def place(rows: Any) -> jax.Array:
         if _is_on(rows, mesh):
             return rows
-        check_divides(len(rows) * jax.process_count(), mesh, "the number of rows of a batch")
-        if jax.process_count() == 1:
+        alone = sharding.is_fully_addressable  # the mesh is of this process only
+        check_divides(len(rows) * (1 if alone else jax.process_count()), mesh, "the number of rows of a batch")
+        if alone:
             return jax.device_put(rows, sharding)
         return jax.make_array_from_process_local_data(sharding, np.asarray(rows))
 
@@ -167,6 +170,18 @@ def gather_batch(batch: Any) -> Any:
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(batch, tiled=True)
+
+
+def gather_json(value: Any) -> list[Any]:
+    """A value of plain numbers, text, lists and dicts of every process, in their order, on every process."""
+    if jax.process_count() == 1:
+        return [value]
+    from jax.experimental import multihost_utils
+
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = np.ravel(multihost_utils.process_allgather(np.asarray(len(data))))
+    rows = multihost_utils.process_allgather(np.pad(data, (0, int(sizes.max()) - len(data))))
+    return [json.loads(row[:size].tobytes()) for row, size in zip(np.asarray(rows), sizes, strict=True)]
 
 
 def is_key(leaf: Any) -> bool:

@@ -64,6 +64,14 @@ class Embedder:
         params, rest = (parallel.put_replicated(tree, mesh) for tree in (params, rest))
         return cls(predictor, model.embedding_dim, params, rest, jax.random.key(seed), mesh, data, options)
 
+    def on_this_process(self) -> "Embedder":
+        """The same model on the devices of this process alone, so that it need not keep step with the others."""
+        if jax.process_count() == 1:
+            return self
+        mesh = parallel.make_mesh(local=True)
+        params, rest = (parallel.put_replicated(parallel.fetch(tree), mesh) for tree in (self.params, self.rest))
+        return replace(self, params=params, rest=rest, mesh=mesh)
+
     def with_seed(self, seed: int) -> "Embedder":
         """The same model with other noise."""
         return replace(self, key=jax.random.key(seed))

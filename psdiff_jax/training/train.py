@@ -18,7 +18,7 @@ from psdiff_jax.training.checkpoint import Checkpoints
 from psdiff_jax.training.loop import Hook, fit
 from psdiff_jax.training.optimizer import learning_rate, make_optimizer
 from psdiff_jax.training.options import TrainingConfig
-from psdiff_jax.training.step import TrainState, create_state, make_train_step
+from psdiff_jax.training.step import TrainState, create_state, is_trained, make_train_step
 from psdiff_jax.training.writer import MetricWriter
 
 
@@ -118,6 +118,13 @@ def has_checkpoint(workdir: Path) -> bool:
 def weights(state: TrainState) -> Any:
     """The parameters to predict with: the moving average where there is one."""
     return state.params if state.ema is None else state.ema
+
+
+def load_weights(config: TrainingConfig, path: Path) -> tuple[nnx.GraphDef, Any, Any]:
+    """(graphdef, parameters, the rest) of a model whose weights are all in the `.npz` at `path`; InputError if not."""
+    model = nnx.eval_shape(lambda: new_model(config))
+    nnx.update(model, load_npz(path, nnx.state(model)))
+    return nnx.split(model, is_trained(model), ...)
 
 
 def load_trained(config: TrainingConfig, workdir: Path, teacher: Path) -> tuple[nnx.GraphDef, TrainState]:
