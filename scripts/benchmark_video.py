@@ -68,7 +68,7 @@ def finder(embedder: Embedder, steps: int, warm: bool, cold_steps: int) -> Finde
     options = TrackingOptions(cold_steps=steps, cold_every=1)
     if warm:
         options = TrackingOptions(cold_steps=cold_steps, warm_steps=steps)
-    return lambda frames: track(embedder, frames, options)
+    return lambda frames: track(embedder.detect, frames, options)
 
 
 def measure(find: Finder, videos: Videos, query: Detections, config: Config) -> dict[str, float]:
@@ -139,7 +139,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"arguments without a flag: {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
-    config, workdir = from_values(CONFIG.value), Path(WORKDIR.value).expanduser()
+    config, workdir = from_values(CONFIG.value), Path(str(WORKDIR.value)).expanduser()
     videos = Videos(open_dataset(config.evaluation_data))
     embedder, _ = load_embedder(config, workdir)
     cold, warm = ([int(steps) for steps in given] for given in (COLD.value, WARM.value))

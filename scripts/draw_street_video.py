@@ -26,7 +26,7 @@ imExt=.jpg
 """
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="tiny", help="size and camera of the frames")
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--crossings", type=int, default=2, help="how often each walks by")
     parser.add_argument("--camera-seed", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     for number in range(args.sequences):
         options = StreetOptions.preset(
             args.preset, test_identities=args.identities, camera_seed=args.camera_seed, seed=args.seed + number

@@ -18,6 +18,7 @@ from psdiff_jax.datasets.synthetic_street.layout import SceneObject, overlap
 from psdiff_jax.datasets.synthetic_street.options import StreetOptions
 from psdiff_jax.datasets.synthetic_street.skeleton import Pose
 from psdiff_jax.datasets.synthetic_street.sprite import View
+from psdiff_jax.errors import InputError
 
 STRIDE = 1.4  # metres of two steps
 OUTSIDE = 0.5  # metres beyond the border where a walk begins and ends
@@ -64,18 +65,18 @@ def street_video(
 ) -> Iterator[VideoFrame]:
     """`frames` frames of one camera, `rate` a second; each test identity crosses the image `crossings` times.
 
-    Of the options these count: size, test_identities, camera_seed, person_height, min_visible, seed. People begin at
-    random times, so how many are seen at once follows from identities, crossings and length.
+    Of the options these count: size, test_identities, camera_seed, person_height, min_visible, seed. Each crossing has
+    its share of the time and begins at random in it: nobody is twice in a frame.
+
+    Raises:
+      InputError: a share of the time is too short for somebody to cross.
     """
     camera = draw_camera(options.camera_seed, camera_number, options.size, options.person_height)
     background = draw_background(camera, np.random.default_rng([options.camera_seed, 205, camera_number]))
     rng = np.random.default_rng([options.seed, 606, camera_number])
     looks = draw_identities(options.seed, "test", options.test_identities)
-    walks = [
-        _draw_walk(number, look, camera, frames / rate, rng)
-        for number, look in enumerate(looks)
-        for _ in range(crossings)
-    ]
+    spans = [(k / crossings * frames / rate, (k + 1) / crossings * frames / rate) for k in range(crossings)]
+    walks = [_draw_walk(n, look, camera, span, rng) for n, look in enumerate(looks) for span in spans]
     for index in range(frames):
         found = [thing for walk in walks if (thing := walk.seen(index / rate, camera))]
         people = sorted(found, key=lambda thing: -thing.depth)
@@ -90,22 +91,27 @@ def street_video(
         )
 
 
-def _draw_walk(number: int, look: Look, camera: StreetCamera, length: float, rng: np.random.Generator) -> Walk:
-    """From one side of the image to the other, coming nearer or going away by up to a fifth."""
+def _draw_walk(
+    number: int, look: Look, camera: StreetCamera, span: tuple[float, float], rng: np.random.Generator
+) -> Walk:
+    """From one side of the image to the other in a span of seconds, coming nearer or going away by up to a fifth."""
     nearest, farthest = camera.depths
     depth = 1 / rng.uniform(1 / farthest, 1 / nearest)
     depths = np.clip(depth * np.array([1, rng.uniform(0.8, 1.25)]), nearest, farthest)
     side = 1 if rng.random() < 0.5 else -1
-    ends = [
-        sign * side * (camera.size[1] / 2 / camera.scale(z) + OUTSIDE) for sign, z in zip((-1, 1), depths, strict=True)
-    ]
-    way = np.array([ends[1] - ends[0], depths[1] - depths[0]])
-    duration = float(np.hypot(*way) / rng.uniform(1.0, 1.6))
-    vx, vz = (float(v) for v in way / duration)
+    half = [camera.size[1] / 2 / camera.scale(z) + OUTSIDE for z in depths]  # metres from the middle to the border
+    start, end = np.array([-side * half[0], depths[0]]), np.array([side * half[1], depths[1]])
+    duration = float(np.hypot(*(end - start)) / rng.uniform(1.0, 1.6))
+    if duration > span[1] - span[0]:
+        raise InputError(
+            f"synthetic_street: somebody takes {duration:.0f} s to cross the image, and has {span[1] - span[0]:.0f} s; "
+            "raise frames, or lower rate or crossings"
+        )
+    vx, vz = ((end - start) / duration).tolist()
     stride = float(rng.uniform(0.32, 0.48))
     pose = Pose(float(rng.uniform(0, 2 * math.pi)), stride, stride, float(rng.uniform(0.1, 0.6)))
-    begin = float(rng.uniform(-0.5 * duration, length - 0.5 * duration))
-    return Walk(number, look, pose, begin, (float(ends[0]), float(depths[0])), (vx, vz), duration)
+    begin = float(rng.uniform(span[0], span[1] - duration))
+    return Walk(number, look, pose, begin, tuple(start.tolist()), (vx, vz), duration)
 
 
 def _visible(people: list[SceneObject], options: StreetOptions) -> list[SceneObject]:

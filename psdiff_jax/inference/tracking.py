@@ -1,6 +1,6 @@
 """People in a video: each frame is denoised from the people of the frame before, and they get track numbers.
 
-    for found in track(embedder, frames):      # frames: (seconds, image uint8 [H,W,3] RGB) in order
+    for found in track(embedder.detect, frames):   # frames: (seconds, image uint8 [H,W,3] RGB) in order
         found.time, found.people.boxes, found.tracks
 
 A cold frame begins from noise and takes as many steps as an image. A warm one begins near the people of the frame
@@ -12,13 +12,13 @@ Legend: K people of a frame, T open tracks.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from psdiff_jax.inference.embed import Embedder, People
+from psdiff_jax.inference.embed import People
 from psdiff_jax.ops.boxes import box_iou
 from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE
 
@@ -53,35 +53,32 @@ class TrackedFrame(NamedTuple):
     cold: bool
 
 
+class Detect(Protocol):
+    """`Embedder.detect`: everybody in an image, in a number of steps; `known`: people to begin from."""
+
+    def __call__(self, image: np.ndarray, steps: int, known: People | None = None, draw: int = 0) -> People: ...
+
+
 def track(
-    embedder: Embedder, frames: Iterable[tuple[float, np.ndarray]], options: TrackingOptions | None = None
+    detect: Detect, frames: Iterable[tuple[float, np.ndarray]], options: TrackingOptions | None = None
 ) -> Iterator[TrackedFrame]:
-    """The people of each frame (seconds, uint8 [H,W,3] RGB), in the order of the frames, one at a time."""
-    options = options or TrackingOptions()
-    tracker = Tracker(options)
-    for time, people, cold in detect(embedder, frames, options):
-        yield TrackedFrame(time, people, tracker.update(time, people), cold)
-
-
-def detect(
-    embedder: Embedder, frames: Iterable[tuple[float, np.ndarray]], options: TrackingOptions
-) -> Iterator[tuple[float, People, bool]]:
-    """(time, people, whether it was a cold frame) of each frame.
+    """The people of each frame (seconds, uint8 [H,W,3] RGB), in the order of the frames, one at a time.
 
     The first frame, those after a cut and every `cold_every`th are cold. After a frame without people there is nobody
     to begin from: then `warm_steps` steps from noise look whether somebody has come.
     """
-    before: People | None = None
+    options = options or TrackingOptions()
+    tracker, before = Tracker(options), None
     thumbnail, since = None, 0
     for number, (time, image) in enumerate(frames):
         last, thumbnail = thumbnail, _thumbnail(image)
         is_cut = last is None or float(np.abs(thumbnail - last).mean()) > options.cut
-        cold = is_cut or before is None or (options.cold_every > 0 and since >= options.cold_every)
+        cold = is_cut or 0 < options.cold_every <= since
         steps = options.cold_steps if cold else options.warm_steps
-        known = None if cold or before is None or not len(before.scores) else before
-        people = embedder.detect(image, steps, known, draw=number)
-        before, since = _at_least(people, options.known_score), 1 if cold else since + 1
-        yield time, people, cold
+        people = detect(image, steps, None if cold else before, draw=number)
+        known = _at_least(people, options.known_score)
+        before, since = known if len(known.scores) else None, 1 if cold else since + 1
+        yield TrackedFrame(time, people, tracker.update(time, people), cold)
 
 
 class Tracker:

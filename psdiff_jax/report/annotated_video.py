@@ -32,6 +32,7 @@ def annotate_video(
     """
     try:
         import av
+        from av.error import FFmpegError
     except ImportError as error:
         raise InputError(f"{path}: videos need PyAV; pip install 'psdiff-jax[video]'") from error
     count = 0
@@ -51,7 +52,7 @@ def annotate_video(
             if not count:
                 raise InputError(f"{path}: there is no frame to annotate")
             container.mux(stream.encode(None))
-    except (av.error.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         raise InputError(f"{path}: cannot be written ({error}); choose another folder") from error
     return count
 

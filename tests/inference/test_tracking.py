@@ -44,7 +44,7 @@ def test_frames_begin_from_the_people_before_them_but_for_the_first_cuts_and_eve
     fake = FakeEmbedder(found)
     images = [GREY, GREY, GREY, WHITE, WHITE, WHITE, WHITE, WHITE]
     options = TrackingOptions(cold_steps=8, warm_steps=2, cold_every=3)
-    frames = list(track(fake, enumerate(images), options))
+    frames = list(track(fake.detect, enumerate(images), options))
     cold = [True, False, False, True, False, False, True, False]
     assert [frame.cold for frame in frames] == cold
     assert [frame.time for frame in frames] == list(range(8))
@@ -57,7 +57,7 @@ def test_frames_begin_from_the_people_before_them_but_for_the_first_cuts_and_eve
 
 def test_after_an_empty_frame_a_few_steps_from_noise_look_for_somebody():
     fake = FakeEmbedder([people(), people(), people((4, 4, 0.9, RED)), people((5, 4, 0.9, RED))])
-    list(track(fake, ((i, GREY) for i in range(4)), TrackingOptions(cold_steps=8, warm_steps=1)))
+    list(track(fake.detect, ((i, GREY) for i in range(4)), TrackingOptions(cold_steps=8, warm_steps=1)))
     assert [(steps, known is None) for steps, known, _ in fake.calls] == [(8, True), (1, True), (1, True), (1, False)]
 
 
