@@ -107,7 +107,7 @@ def _line(pen: ImageDraw.ImageDraw, ranked: Sequence[tuple[int, Appearance]], to
         pen.text((x, top + BAR + 6), clock(i * step, step < 1), font=letters, fill=FAINT)
     for rank, appearance in reversed(ranked):  # the best on top
         left = column(appearance.start)
-        right = max(column(appearance.end), left + 2)
-        pen.rectangle((left, top, right, top + BAR), fill=PREDICTED, outline=PAPER)
+        right = max(column(appearance.end), left + 3)
+        pen.rectangle((left, top, right, top + BAR), fill=PREDICTED, outline=PAPER if right - left > 8 else None)
         if letters.getlength(str(rank)) + 4 <= right - left:
             pen.text(((left + right) / 2, top + BAR / 2), str(rank), font=letters, fill=INK, anchor="mm")
