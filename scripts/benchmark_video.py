@@ -11,8 +11,10 @@ seed, by their boxes, in the largest number of cold steps; the search threshold 
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from psdiff_jax.api import load_embedder
+from psdiff_jax.command_line import builder_options, set_builder_options
 from psdiff_jax.config import Config, from_values
 from psdiff_jax.data.detections import Detections
 from psdiff_jax.data.prepared import PreparedDataset
@@ -135,10 +138,12 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> None:
+def run(argv: list[str], builder: list[tuple[str, str, str]]) -> None:
+    """builder: options of datasets' builders, as `builder_options` finds them."""
     if len(argv) > 1:
         raise app.UsageError(f"arguments without a flag: {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
+    set_builder_options(CONFIG.value, builder)
     config, workdir = from_values(CONFIG.value), Path(str(WORKDIR.value)).expanduser()
     videos = Videos(open_dataset(config.evaluation_data))
     embedder, _ = load_embedder(config, workdir)
@@ -161,4 +166,5 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    sys.argv, builder = builder_options(sys.argv)  # config_flags looks for overrides there
+    app.run(partial(run, builder=builder))

@@ -103,8 +103,9 @@ class Embedder:
         return self.people(found, {**batch, "original_size": size[None]}, 0)
 
     def _known(self, people: People, batch: Batch) -> KnownPeople:
-        """People of the image that a batch repeats, padded to the number of proposals, the best scores first."""
-        rows, copies = self.predictor.sampler.num_proposals, len(batch["scale"])
+        """People of the image that a batch repeats: as many as proposals are for them, the best scores, padded."""
+        sampler, copies = self.predictor.sampler, len(batch["scale"])
+        rows = max(1, round(sampler.warm_share * sampler.num_proposals))
         boxes = to_network(people.boxes[:rows], batch["scale"][0], batch["image_size"][0])
         padded = (pad_rows(v, rows) for v in (boxes, people.embeddings[:rows], np.ones(len(boxes), bool)))
         return KnownPeople(*(np.stack([v] * copies) for v in padded))
