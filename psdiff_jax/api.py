@@ -8,13 +8,16 @@
     index = ps.index("photos")                     # a folder of images and videos
     index.search(image, (120, 40, 180, 220))       # the most similar people in it
 
+    for frame in ps.track(read_frames("clip.mp4", rate=5)):   # psdiff_jax.data.media
+        frame.time, frame.people.boxes, frame.tracks
+
 `from psdiff_jax import PersonSearch` imports it.
 """
 
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ from psdiff_jax.inference.indexing import OnProgress, Summary, update_index
 from psdiff_jax.inference.options import IndexOptions
 from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.inference.ranking import Hit
+from psdiff_jax.inference.tracking import TrackedFrame, TrackingOptions, track
 from psdiff_jax.models.weights import state_hash
 from psdiff_jax.ops.boxes import is_inside
 from psdiff_jax.options import tree
@@ -118,8 +122,22 @@ class PersonSearch:
 
     def detect(self, image: np.ndarray) -> People:
         """Everybody in an image uint8 [H,W,3] RGB, best score first: boxes are xyxy pixels of that image."""
+        return self._detect(image, self.steps)
+
+    def _detect(self, image: np.ndarray, steps: int, known: People | None = None, draw: int = 0) -> People:
         with self._lock:
-            return self._embedder.detect(_checked(image), self.steps)
+            return self._embedder.detect(_checked(image), steps, known, draw)
+
+    def track(
+        self, frames: Iterable[tuple[float, np.ndarray]], options: TrackingOptions | None = None
+    ) -> Iterator[TrackedFrame]:
+        """The people of a video's frames (seconds, uint8 [H,W,3] RGB) with track numbers, a frame at a time.
+
+        Each frame is denoised from the people of the one before, in one step; options: `TrackingOptions`, by default
+        with this model's `steps` for frames that begin from noise, and its `threshold` for people who get a number.
+        """
+        options = options or TrackingOptions(cold_steps=self.steps, track_score=self.threshold)
+        return track(self._detect, frames, options)
 
     def embed(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> np.ndarray:
         """Unit embedding [D] of the person in `box` (x1, y1, x2, y2 in pixels) of an image uint8 [H,W,3] RGB."""

@@ -1,6 +1,9 @@
 """Sampling: from Gaussian states to people in a few denoising steps, one `jax.lax.scan` (paper Algorithm 2).
 
-Legend: B image, N proposal, D embedding, O order of the solver.
+Sampling may also begin from people that are known, as those of the frame before in a video (`Known`): noised to a small
+time, they are found again in a step or two.
+
+Legend: B image, N proposal, M known person (padded), D embedding, O order of the solver.
 """
 
 from collections.abc import Callable
@@ -10,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from psdiff_jax.diffusion.noise import Diffusion, State
+from psdiff_jax.diffusion.noise import Diffusion, State, repeat_gt
 from psdiff_jax.diffusion.schedule import cosine_alpha_bar, sampling_times
 from psdiff_jax.diffusion.solvers import SOLVERS, Table, ddim_coefficients, solver_table
 from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, Need, Range
@@ -30,6 +33,8 @@ class SamplerOptions:
     order: Annotated[Literal[1, 2, 3], "order of dpm and dpm++; ddim ignores it"] = 2
     ensemble: Annotated[bool, "pool the predictions of all steps before NMS"] = False
     nms_threshold: Annotated[float, FRACTION, "IoU above which NMS drops the lower score"] = 0.5
+    warm_time: Annotated[float, FRACTION, "time that a warm start begins at, as a fraction of T"] = 0.03
+    warm_share: Annotated[float, FRACTION, "fraction of the proposals that a warm start puts on known people"] = 0.75
 
     def check(self, need: Need) -> None:
         need(self.solver in SOLVERS, "solver", f"choose from {', '.join(SOLVERS)}")
@@ -48,6 +53,13 @@ class QueryBox(NamedTuple):
     def held(self, num_proposals: int) -> jax.Array:
         """Which proposals [B,N] hold a box."""
         return self.active[:, None] & (jnp.arange(num_proposals) == 0)
+
+
+class Known(NamedTuple):
+    """People to begin from: their clean state [B,M,..] as `Diffusion.clean` makes it; which are any, bool [B,M]."""
+
+    people: State
+    valid: jax.Array
 
 
 class Path(NamedTuple):
@@ -116,6 +128,20 @@ def image_noise(diffusion: Diffusion, keys: Noise, num_proposals: int, draw: jax
     return jax.vmap(lambda key: diffusion.gaussian(jax.random.fold_in(key, draw), num_proposals))(keys)
 
 
+def warm_state(diffusion: Diffusion, keys: jax.Array, known: Known, t: int, noise: State, share: float) -> State:
+    """The first state of a warm start: known people, repeated evenly over `share` of the proposals and noised to t.
+
+    The other proposals stay noise [B,N,..], as renewal leaves them, and find who is new. Images without known people
+    are noise alone.
+    """
+    proposals = noise.box.shape[1]
+    order = jax.vmap(lambda key, valid: repeat_gt(key, valid, proposals))(keys, known.valid)
+    repeated = State(*(jnp.take_along_axis(v, order[..., None], axis=1) for v in known.people))
+    noised = diffusion.add_noise(repeated, noise, jnp.full(keys.shape, t))
+    taken = (jnp.arange(proposals) < round(share * proposals)) & known.valid.any(axis=1, keepdims=True)
+    return State(*(jnp.where(taken[..., None], x, fresh) for x, fresh in zip(noised, noise, strict=True)))
+
+
 def hold(x: State, query_box: QueryBox | None) -> State:
     """Puts the query's box back into proposal 0; the proposal's embedding is denoised like any other."""
     if query_box is None:
@@ -131,6 +157,7 @@ def sample(
     keys: Noise,
     steps: int,
     query_box: QueryBox | None = None,
+    known: Known | None = None,
 ) -> Any:
     """Runs `spec.solver`, one evaluation of the network a step.
 
@@ -141,11 +168,13 @@ def sample(
       keys: [B] one random key for each image, or the noise itself.
       steps: number of denoising steps.
       query_box: boxes to hold in proposal 0.
+      known: people to begin from, at `spec.warm_time`; None: noise at T.
 
     Returns:
       `output` of every step, stacked along a new leading axis [steps, ...]; the last one is the answer.
     """
-    times = sampling_times(diffusion.timesteps, steps, spec.time_power)
+    first = diffusion.timesteps if known is None else max(steps, round(spec.warm_time * diffusion.timesteps))
+    times = sampling_times(first, steps, spec.time_power)
     table = solver_table(spec.solver, cosine_alpha_bar(diffusion.timesteps)[times], spec.order, spec.eta)
     is_random = bool(table.noise.any())
     held = False if query_box is None else query_box.held(spec.num_proposals)
@@ -163,7 +192,10 @@ def sample(
             path = path._replace(x=renew(path.x, restart, scores, spec.renewal_threshold), length=length)
         return path, output
 
-    start = begin(image_noise(diffusion, keys, spec.num_proposals, 0), table.order)
+    start = image_noise(diffusion, keys, spec.num_proposals, 0)
+    if known is not None:
+        assert isinstance(keys, jax.Array), "a warm start draws its noise"
+        start = warm_state(diffusion, keys, known, first, start, spec.warm_share)
     numbers = jax.tree.map(jnp.float32, table)
-    _, outputs = jax.lax.scan(step, start, (jnp.arange(steps), jnp.asarray(times[:-1]), numbers))
+    _, outputs = jax.lax.scan(step, begin(start, table.order), (jnp.arange(steps), jnp.asarray(times[:-1]), numbers))
     return outputs

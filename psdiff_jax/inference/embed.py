@@ -13,9 +13,9 @@ from psdiff_jax.data.image_reader import image_batch
 from psdiff_jax.data.options import DataOptions
 from psdiff_jax.data.pipeline import Processes, eval_batches
 from psdiff_jax.data.prepared import Dataset
-from psdiff_jax.data.transforms import decode_image, to_original
+from psdiff_jax.data.transforms import decode_image, pad_rows, to_network, to_original
 from psdiff_jax.evaluation.options import EvaluateOptions
-from psdiff_jax.inference.predictor import Predictions, Predictor
+from psdiff_jax.inference.predictor import KnownPeople, Predictions, Predictor
 from psdiff_jax.models.psdiff import PSDiffOptions
 from psdiff_jax.ops.boxes import box_iou
 from psdiff_jax.progress import progress
@@ -76,19 +76,39 @@ class Embedder:
         """The same model with other noise."""
         return replace(self, key=jax.random.key(seed))
 
-    def predict(self, batch: Batch, steps: tuple[int, ...], gt_box: bool = False) -> dict[int, Predictions]:
-        """Host arrays of the whole (global) batch. `gt_box`: the first box of each image is held in proposal 0."""
+    def predict(
+        self, batch: Batch, steps: tuple[int, ...], gt_box: bool = False, known: KnownPeople | None = None
+    ) -> dict[int, Predictions]:
+        """Host arrays of the whole (global) batch.
+
+        gt_box: the first box of each image is held in proposal 0. known: people to begin from.
+        """
         wanted = {name: batch[name] for name in ("image", "image_size", "image_index")}
         on_device = parallel.put_batch(wanted, self.mesh)
         boxes = parallel.put_batch(np.ascontiguousarray(batch["boxes"][:, 0]), self.mesh) if gt_box else None
-        return parallel.fetch(self.predictor(self.params, self.rest, on_device, self.key, steps, boxes))
+        known = None if known is None else parallel.put_batch(known, self.mesh)
+        return parallel.fetch(self.predictor(self.params, self.rest, on_device, self.key, steps, boxes, known))
 
-    def detect(self, image: np.ndarray, steps: int) -> People:
-        """Everybody in `image` uint8 [H,W,3], in a number of denoising steps, best score first."""
+    def detect(self, image: np.ndarray, steps: int, known: People | None = None, draw: int = 0) -> People:
+        """Everybody in `image` uint8 [H,W,3], in a number of denoising steps, best score first.
+
+        known: people to begin from, in pixels of this image. draw: a number that chooses the noise, so that the frames
+        of a video do not share one.
+        """
         size = np.asarray(image.shape[:2])
         batch = image_batch(image, np.zeros(4, np.float32), self.data.image_size, copies=self.mesh.size)
-        found = self.predict(batch, (steps,))[steps]
+        batch["image_index"][:] = draw
+        people = None if known is None else self._known(known, batch)
+        found = self.predict(batch, (steps,), known=people)[steps]
         return self.people(found, {**batch, "original_size": size[None]}, 0)
+
+    def _known(self, people: People, batch: Batch) -> KnownPeople:
+        """People of the image that a batch repeats: as many as proposals are for them, the best scores, padded."""
+        sampler, copies = self.predictor.sampler, len(batch["scale"])
+        rows = max(1, round(sampler.warm_share * sampler.num_proposals))
+        boxes = to_network(people.boxes[:rows], batch["scale"][0], batch["image_size"][0])
+        padded = (pad_rows(v, rows) for v in (boxes, people.embeddings[:rows], np.ones(len(boxes), bool)))
+        return KnownPeople(*(np.stack([v] * copies) for v in padded))
 
     def people(self, found: Predictions, batch: Batch, i: int) -> People:
         """The people in image i of a batch: what survives NMS and the score threshold, best score first."""

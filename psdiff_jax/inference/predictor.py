@@ -1,6 +1,6 @@
 """Running the model on images: boxes, scores and unit embeddings for several numbers of steps.
 
-Legend: B image, N proposal, D embedding, K number of steps.
+Legend: B image, N proposal, M known person (padded), D embedding, K number of steps.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from einops import rearrange
 from flax import nnx
 
 from psdiff_jax.diffusion.noise import State
-from psdiff_jax.diffusion.samplers import Noise, QueryBox, SamplerOptions, sample
+from psdiff_jax.diffusion.samplers import Known, Noise, QueryBox, SamplerOptions, sample
 from psdiff_jax.models.psdiff import Condition, Estimate, PSDiff, merge
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.nms import nms
@@ -31,6 +31,14 @@ class Predictions(NamedTuple):
     scores: Any
     embeddings: Any
     keep: Any
+
+
+class KnownPeople(NamedTuple):
+    """People to begin from: boxes [B,M,4] xyxy pixels of the network image; embeddings [B,M,D]; valid bool [B,M]."""
+
+    boxes: Any
+    embeddings: Any
+    valid: Any
 
 
 def pool(trajectory: Estimate) -> Estimate:
@@ -54,19 +62,24 @@ class Predictor:
         key: jax.Array,
         steps: tuple[int, ...],
         query_boxes: jax.Array | None = None,
+        known_people: KnownPeople | None = None,
     ) -> dict[int, Predictions]:
         """One batch -> {K: Predictions} for every K in `steps`. Image features are computed once.
 
         batch: image uint8 [B,H,W,3], image_size [B,2], image_index [B] (noise is drawn from it, so that the result
-        does not depend on the batch). query_boxes: [B,4] xyxy pixels to hold in proposal 0.
+        does not depend on the batch). query_boxes: [B,4] xyxy pixels to hold in proposal 0. known_people: sampling
+        begins from them (a warm start).
         """
         model = merge(self.graphdef, params, rest, folded=True)
         condition = model.features(batch["image"], batch["image_size"])
         keys = jax.vmap(partial(jax.random.fold_in, key))(batch["image_index"])
-        query = None
+        known = query = None
+        if known_people is not None:
+            boxes, embeddings, valid = known_people
+            known = Known(model.diffusion.clean(boxes, embeddings, batch["image_size"]), valid)
         if query_boxes is not None:
             query = pixel_query(model, condition, query_boxes, jnp.ones(query_boxes.shape[0], bool))
-        return {k: predict(model, condition, self.sampler, keys, k, query) for k in steps}
+        return {k: predict(model, condition, self.sampler, keys, k, query, known) for k in steps}
 
 
 def pixel_query(model: PSDiff, condition: Condition, boxes: jax.Array, active: jax.Array) -> QueryBox:
@@ -75,16 +88,25 @@ def pixel_query(model: PSDiff, condition: Condition, boxes: jax.Array, active: j
 
 
 def predict(
-    model: PSDiff, condition: Condition, sampler: SamplerOptions, keys: Noise, steps: int, query: QueryBox | None
+    model: PSDiff,
+    condition: Condition,
+    sampler: SamplerOptions,
+    keys: Noise,
+    steps: int,
+    query: QueryBox | None = None,
+    known: Known | None = None,
 ) -> Predictions:
-    """Samples people in `steps` steps from what `model.features` made of the images. keys: as `sample` takes them."""
+    """Samples people in `steps` steps from what `model.features` made of the images.
+
+    keys, query, known: as `sample` takes them.
+    """
     held = None if query is None else query.held(sampler.num_proposals)
 
     def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array, Estimate]:
         estimate = model.denoise(condition, state, t, held)[-1]
         return *model.clean(condition, estimate), estimate
 
-    trajectory = sample(denoise, model.diffusion, sampler, keys, steps, query)
+    trajectory = sample(denoise, model.diffusion, sampler, keys, steps, query, known)
     estimate = pool(trajectory) if sampler.ensemble else jax.tree.map(lambda v: v[-1], trajectory)
     boxes = box_ops.clip(estimate.boxes, condition.image_size)
     scores = jax.nn.sigmoid(estimate.logits)

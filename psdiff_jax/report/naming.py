@@ -68,3 +68,11 @@ def plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(plain, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+
+
+def clock(seconds: float, tenths: bool = True) -> str:
+    """ "1:02.5", "1:00:02.5" of seconds from the start of a video; without `tenths` "1:02"."""
+    minutes, rest = divmod(round(seconds, 1) if tenths else round(seconds), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    text = f"{rest:04.1f}" if tenths else f"{int(rest):02d}"
+    return f"{hours}:{minutes:02d}:{text}" if hours else f"{minutes}:{text}"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from psdiff_jax.diffusion import samplers
 from psdiff_jax.diffusion.noise import Diffusion, State
-from psdiff_jax.diffusion.samplers import Path, QueryBox, SamplerOptions, begin, renew, sample
+from psdiff_jax.diffusion.samplers import Known, Path, QueryBox, SamplerOptions, begin, renew, sample
 from psdiff_jax.diffusion.schedule import cosine_alpha_bar, sampling_times
 from psdiff_jax.diffusion.solvers import solver_table
 
@@ -80,13 +80,14 @@ def test_times_may_differ_by_image():
         np.testing.assert_allclose(both.box[image], alone.box[0], rtol=1e-6)
 
 
-def run(denoise, spec, steps, images=2, query_box=None, keys=None, diffusion=DIFFUSION):
+def run(denoise, spec, steps, images=2, query_box=None, keys=None, diffusion=DIFFUSION, known=None):
     keys = jax.random.split(jax.random.key(0), images) if keys is None else keys
     # Compiling is what takes the time here, and optimising most of that.
     options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     return jax.jit(
-        lambda keys, query_box: sample(denoise, diffusion, spec, keys, steps, query_box), compiler_options=options
-    )(keys, query_box)
+        lambda keys, query_box, known: sample(denoise, diffusion, spec, keys, steps, query_box, known),
+        compiler_options=options,
+    )(keys, query_box, known)
 
 
 @EVERY_SOLVER
@@ -300,3 +301,53 @@ def test_higher_orders_hold_pinned_boxes_in_state_and_estimate(solver):
     np.testing.assert_array_equal(held.box[:, :, 0], np.tile(box, (6, 1, 1)))
     np.testing.assert_allclose(held.box[:, :, 1:], free.box[:, :, 1:], rtol=1e-6)
     np.testing.assert_allclose(held.embedding, free.embedding, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [SOLVERS[0], SOLVERS[7]], ids=["ddim", "dpm++-3"])
+def test_a_warm_start_at_T_with_nobody_is_a_cold_start(solver):
+    nobody = Known(random_state(0, num_proposals=3), jnp.zeros((2, 3), bool))
+    spec = SamplerOptions(7, renewal_threshold=0.5, warm_time=1.0, **solver)
+    warm, cold = (run(contracting, spec, 4, known=known) for known in (nobody, None))
+    for got, want in zip(jax.tree.leaves(warm), jax.tree.leaves(cold), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_warm_start_noises_the_known_people_and_leaves_noise_for_new_ones():
+    """Eq. 10 on each valid person as often as on the others, in the given share of the proposals; the noise is that of
+    the cold start. The last image has nobody."""
+    people, valid = (
+        random_state(0, images=3, num_proposals=5),
+        jnp.array([[1, 1, 0, 1, 0], [0, 1, 0, 0, 0], [0] * 5], bool),
+    )
+    spec = SamplerOptions(16, eta=0.0, renewal_threshold=0.0, warm_time=0.2, warm_share=0.75)
+
+    def denoise(x, t):
+        return x, jnp.ones(x.box.shape[:2]), (x, t)
+
+    x, t = run(denoise, spec, 2, images=3, known=Known(people, valid))
+    np.testing.assert_array_equal(t[:, 0], [200, 100])
+    noise = run(denoise, spec, 1, images=3)[0]
+    a = float(DIFFUSION.alpha_bar(jnp.int32(200)))
+    for image in range(3):
+        fresh = 0 if valid[image].any() else 16
+        from_noise = np.isclose(x.box[0, image], noise.box[0, image]).all(-1)
+        assert from_noise.sum() == (fresh or 4) and from_noise[12:].all()
+        begun = np.flatnonzero(~from_noise)
+        owners = []
+        for half in range(2):
+            clean = (np.asarray(x[half][0, image]) - np.sqrt(1 - a) * noise[half][0, image])[begun] / np.sqrt(a)
+            distance = np.abs(clean[:, None] - people[half][image]).max(-1)
+            owners.append(distance.argmin(1) if len(begun) else np.zeros(0))
+            assert not len(begun) or distance.min(1).max() < 1e-5
+        np.testing.assert_array_equal(*owners)  # box and embedding of one person
+        counts = np.bincount(np.int64(owners[0]), minlength=5)
+        np.testing.assert_array_equal(counts, np.where(valid[image], 12 // max(1, int(valid[image].sum())), 0))
+
+
+def test_a_warm_start_has_a_time_for_every_step():
+    def denoise(x, t):
+        return x, jnp.ones(x.box.shape[:2]), t
+
+    known = Known(random_state(0), jnp.ones((2, 6), bool))
+    t = run(denoise, SamplerOptions(6, renewal_threshold=0.0, warm_time=0.0), 3, known=known)
+    np.testing.assert_array_equal(t[:, 0], [3, 2, 1])
