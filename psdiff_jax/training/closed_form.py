@@ -28,7 +28,6 @@ from psdiff_jax.ops.normalize import unit_rows
 FOLDS = 5
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # per box of the fit
 MOST_KEPT = 4000  # boxes of a fold that are ranked
-MOST_FITTED = 20_000  # boxes after which no more images are read: ten for each of some 2,000 features
 
 
 class Fit(NamedTuple):
@@ -103,7 +102,7 @@ class Sums:
 
 
 def fit(boxes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], prior: Fit | None = None) -> Fit:
-    """Fits (features [n,F], unit targets [n,D], person ids [n]) batch by batch, up to some `MOST_FITTED` boxes.
+    """Fits (features [n,F], unit targets [n,D], person ids [n]) batch by batch.
 
     prior: a map that the fit departs from no further than the boxes tell.
 
@@ -123,8 +122,6 @@ def fit(boxes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], prior: Fit |
             sums[k].add(x[mine], y[mine] if prior is None else y[mine] - prior(x[mine]))
             if sum(len(part[1]) for part in kept[k]) < MOST_KEPT:
                 kept[k].append((x[mine], ids[mine]))
-        if seen >= MOST_FITTED:
-            break
     if not sums or not all(part.count for part in sums):
         raise InputError(
             f"config.train.closed_form: needs ground truths of at least {FOLDS} people with a target; turn it off"
