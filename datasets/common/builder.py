@@ -47,6 +47,10 @@ class RecordBuilder:
 
     def download_and_prepare(self, file_format: str) -> None:
         """Writes all splits."""
+        self.tfds_builder().download_and_prepare(file_format=file_format)
+
+    def tfds_builder(self) -> Any:
+        """The `tfds.core.GeneratorBasedBuilder` of these records, also for `as_data_source` once they are written."""
         import tensorflow_datasets as tfds
 
         def info(builder: Any) -> tfds.core.DatasetInfo:
@@ -63,8 +67,8 @@ class RecordBuilder:
             "_split_generators": lambda builder, dl_manager: self.splits(),
             "_generate_examples": None,  # TFDS wants it; the splits are generators already
         }
-        writer = type(type(self).__name__, (tfds.core.GeneratorBasedBuilder,), members, skip_registration=True)
-        writer(data_dir=self._data_dir).download_and_prepare(file_format=file_format)
+        builder_class = type(type(self).__name__, (tfds.core.GeneratorBasedBuilder,), members, skip_registration=True)
+        return builder_class(data_dir=self._data_dir)
 
 
 class FolderBuilder(RecordBuilder):

@@ -7,11 +7,13 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
+import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from psdiff_jax.datasets.common.checks import check
 from psdiff_jax.datasets.common.records import identities
 from psdiff_jax.datasets.prw import files, reader, release
+from psdiff_jax.datasets.prw.builder import Prw
 from psdiff_jax.errors import InputError
 
 from ..options import eval_batches, open_dataset, train_batches
@@ -86,6 +88,18 @@ def test_queries_as_counted_by_hand(config):
     assert queries.boxes.tolist() == [[1, 2, 11, 22], [0, 0, 14, 22], [20, 5, 30, 25]]
     assert queries.person_ids.tolist() == [900, 12, 12]
     assert queries.cameras.tolist() == [3, 6, 6] and queries.frames.tolist() == [10_000_201, 20_042_326, 20_042_326]
+
+
+def test_the_records_are_a_tfds_dataset(config, tree):
+    """What TFDS reads with its own builder is what the program reads without it."""
+    dataset = open_dataset(config.data)
+    builder = Prw(data_dir=str(dataset.folder.parents[1]), root=str(tree)).tfds_builder()
+    assert isinstance(builder, tfds.core.GeneratorBasedBuilder)
+    source = builder.as_data_source("gallery", decoders={"image": tfds.decode.SkipDecoding()})
+    assert len(source) == len(dataset.gallery_source)
+    for ours, theirs in ((dataset.gallery_source[i], source[i]) for i in range(len(source))):
+        assert ours["image_name"] == theirs["image_name"].decode() and ours["image"] == theirs["image"]
+        np.testing.assert_array_equal(ours["boxes"], theirs["boxes"])
 
 
 def test_image_files_are_stored_unchanged(config, tree):
