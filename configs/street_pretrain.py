@@ -57,7 +57,7 @@ def get_config() -> ConfigDict:
         }
     )
     config.noise.update({"num_proposals": 64})
-    config.sampler.update({"num_proposals": 64, "time_power": 2.0})
+    config.sampler.update({"num_proposals": 64, "time_power": 2.0, "warm_time": 0.25})
     config.train.update(
         {
             "steps": 14_000,

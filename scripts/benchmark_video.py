@@ -5,8 +5,9 @@
 
 The gallery's images are taken as videos: those of a camera in the order of their frame numbers, one at a time. Prints
 detection AP and recall, mAP and top-1 of each protocol, identity switches of the tracks, and the time of a frame (wall
-clock, and CPU time of the process, which other work on the machine changes less). Queries are embedded once for each
-seed, by their boxes, in the largest number of cold steps; the search threshold is config.evaluate.search_threshold.
+clock, and CPU time of the process, which other work on the machine changes less). Queries are embedded by their boxes,
+once for each seed, in the largest number of config.evaluate.steps, which cold frames of warm runs have, too. The search
+threshold is config.evaluate.search_threshold.
 """
 
 import json
@@ -39,6 +40,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config")
 WORKDIR = flags.DEFINE_string("workdir", None, "the run's folder")
 COLD = flags.DEFINE_list("cold", ["1", "2", "4", "8"], "denoising steps of the frames that begin from noise")
 WARM = flags.DEFINE_list("warm", ["1", "2"], "denoising steps of the frames that begin from the frame before")
+MEMORY = flags.DEFINE_float("memory", 0.0, "weight of a track's earlier embeddings (TrackingOptions.memory)")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "seeds of the sampler")
 RATE = flags.DEFINE_float("rate", 10.0, "frame numbers a second")
 OUT = flags.DEFINE_string("out", None, "a JSON file for the numbers of each seed")
@@ -66,11 +68,13 @@ class Videos:
 Finder = Callable[[Iterator[tuple[float, np.ndarray]]], Iterator[TrackedFrame]]
 
 
-def finder(embedder: Embedder, steps: int, warm: bool, cold_steps: int) -> Finder:
+def finder(embedder: Embedder, config: Config, steps: int, warm: bool) -> Finder:
     """Tracks with `steps` a frame; cold: every frame is one that begins from noise."""
-    options = TrackingOptions(cold_steps=steps, cold_every=1)
+    given = {"memory": MEMORY.value, "track_score": config.evaluate.search_threshold}
     if warm:
-        options = TrackingOptions(cold_steps=cold_steps, warm_steps=steps)
+        options = TrackingOptions(**given, cold_steps=config.exported_steps, warm_steps=steps)
+    else:
+        options = TrackingOptions(**given, cold_steps=steps, cold_every=1)
     return lambda frames: track(embedder.detect, frames, options)
 
 
@@ -151,12 +155,12 @@ def run(argv: list[str], builder: list[tuple[str, str, str]]) -> None:
     ways = [(f"cold, {k}", k, False) for k in cold] + [(f"warm, {k}", k, True) for k in warm]
     rows: dict[str, list[dict[str, float]]] = {}
     for _, steps, is_warm in ways:  # compiles
-        list(zip(range(3), finder(embedder, steps, is_warm, max(cold))(videos.frames(0, RATE.value)), strict=False))
+        list(zip(range(3), finder(embedder, config, steps, is_warm)(videos.frames(0, RATE.value)), strict=False))
     for seed in SEEDS.value:
         seeded = embedder.with_seed(int(seed))
         query = embed_queries(seeded, videos.dataset)[config.exported_steps]
         for name, steps, is_warm in ways:
-            find = finder(seeded, steps, is_warm, max(cold))
+            find = finder(seeded, config, steps, is_warm)
             rows.setdefault(name, []).append(measure(find, videos, query, config))
             print(f"seed {seed}  {name}: " + "  ".join(f"{k} {v:.3f}" for k, v in rows[name][-1].items()), flush=True)
     print(table(rows))

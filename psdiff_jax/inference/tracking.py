@@ -31,20 +31,24 @@ class TrackingOptions:
     """How a video is searched for people and how they are followed."""
 
     cold_steps: Annotated[int, AT_LEAST_1, "denoising steps of a cold frame"] = 8
-    warm_steps: Annotated[int, AT_LEAST_1, "denoising steps of the others"] = 1
+    warm_steps: Annotated[int, AT_LEAST_1, "denoising steps of the others"] = 2
     cold_every: Annotated[int, NOT_NEGATIVE, "every so many frames one is cold; 0 = the first and after cuts only"] = 0
     cut: Annotated[float, FRACTION, "mean difference of grey levels, as a fraction of white, that is a cut"] = 0.15
-    known_score: Annotated[float, FRACTION, "smallest score of people that the next frame begins from"] = 0.1
+    known_score: Annotated[float, FRACTION, "smallest score of people that the next frame begins from"] = 0.2
     track_score: Annotated[float, FRACTION, "smallest score of people who get a track number"] = 0.4
     affinity: Annotated[float, FRACTION, "smallest mean of IoU and cosine that continues a track"] = 0.35
     similarity: Annotated[float, FRACTION, "smallest cosine that continues a track without overlap"] = 0.7
+    memory: Annotated[
+        float, FRACTION, "weight of a track's earlier embeddings in the next one; 0 = each frame for itself"
+    ] = 0.5
     patience: Annotated[float, NOT_NEGATIVE, "seconds after which a track that was not seen ends"] = 2.0
 
 
 class TrackedFrame(NamedTuple):
     """The people of a frame: time in seconds; people, best score first; tracks int64 [K], NO_TRACK for low scores.
 
-    cold: whether it was denoised from noise alone.
+    The embeddings of people with a track are means over its frames so far, the last ones weighing most. cold: whether
+    it was denoised from noise with all steps.
     """
 
     time: float
@@ -75,10 +79,10 @@ def track(
         is_cut = last is None or float(np.abs(thumbnail - last).mean()) > options.cut
         cold = is_cut or 0 < options.cold_every <= since
         steps = options.cold_steps if cold else options.warm_steps
-        people = detect(image, steps, None if cold else before, draw=number)
+        people, tracks = tracker.update(time, detect(image, steps, None if cold else before, draw=number))
         known = _at_least(people, options.known_score)
         before, since = known if len(known.scores) else None, 1 if cold else since + 1
-        yield TrackedFrame(time, people, tracker.update(time, people), cold)
+        yield TrackedFrame(time, people, tracks, cold)
 
 
 class Tracker:
@@ -93,23 +97,23 @@ class Tracker:
         self._open: list[_Track] = []
         self._count = 0
 
-    def update(self, time: float, people: People) -> np.ndarray:
-        """Track numbers int64 [K] of the people in the next frame, at `time` seconds."""
+    def update(self, time: float, people: People) -> tuple[People, np.ndarray]:
+        """(people with the embeddings of their tracks, track numbers int64 [K]) of the frame at `time` seconds."""
         options, numbers = self._options, np.full(len(people.scores), NO_TRACK, np.int64)
         self._open = [track for track in self._open if time - track.seen <= options.patience]
         rows = np.flatnonzero(people.scores >= options.track_score)
-        boxes, embeddings = people.boxes[rows], people.embeddings[rows]
-        pairs = dict(self._pairs(boxes, embeddings))
+        pairs = dict(self._pairs(people.boxes[rows], people.embeddings[rows]))
+        embeddings = people.embeddings.copy()
         for i, row in enumerate(rows):
             if i in pairs:
                 track = self._open[pairs[i]]
             else:
-                track = _Track(self._count, np.zeros_like(embeddings[i]))
+                track = _Track(self._count, np.zeros_like(embeddings[row]))
                 self._open.append(track)
                 self._count += 1
-            track.see(time, boxes[i], embeddings[i])
-            numbers[row] = track.number
-        return numbers
+            track.see(time, people.boxes[row], embeddings[row], options.memory)
+            numbers[row], embeddings[row] = track.number, track.embedding
+        return people._replace(embeddings=embeddings), numbers
 
     def _pairs(self, boxes: np.ndarray, embeddings: np.ndarray) -> Iterator[tuple[int, int]]:
         """(person, place in the open tracks) of those that continue a track."""
@@ -125,7 +129,8 @@ class Tracker:
 
 
 class _Track:
-    """A track in progress: where and when it was seen last, and the direction of its mean embedding."""
+    """A track in progress: where and when it was seen last, and the direction of its mean embedding, the last frames
+    weighing most."""
 
     def __init__(self, number: int, nothing: np.ndarray):
         self.number, self._sum = number, nothing
@@ -135,8 +140,8 @@ class _Track:
     def embedding(self) -> np.ndarray:
         return self._sum / max(float(np.linalg.norm(self._sum)), 1e-9)
 
-    def see(self, time: float, box: np.ndarray, embedding: np.ndarray) -> None:
-        self.box, self.seen, self._sum = box, time, self._sum + embedding
+    def see(self, time: float, box: np.ndarray, embedding: np.ndarray, memory: float) -> None:
+        self.box, self.seen, self._sum = box, time, memory * self._sum + embedding
 
 
 def _at_least(people: People, score: float) -> People:

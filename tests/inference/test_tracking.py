@@ -66,19 +66,35 @@ def test_people_who_cross_keep_their_numbers():
     tracker, seen = Tracker(TrackingOptions()), []
     for i in range(11):
         rows = [(4 * i, 4, 0.9, (1, 0.1)), (40 - 4 * i, 4, 0.8, (0.1, 1))]
-        seen.append(tracker.update(i / 5, people(*(rows if i % 2 else rows[::-1]))))
+        seen.append(tracker.update(i / 5, people(*(rows if i % 2 else rows[::-1])))[1])
     for i, numbers in enumerate(seen):
         assert numbers.tolist() == ([1, 0] if i % 2 else [0, 1])
 
 
 def test_a_track_outlives_a_gap_ends_with_patience_and_low_scores_have_none():
     tracker = Tracker(TrackingOptions(patience=2.0))
-    assert tracker.update(0.0, people((0, 0, 0.9, RED), (30, 0, 0.1, BLUE))).tolist() == [0, NO_TRACK]
-    assert tracker.update(0.5, people()).tolist() == []
-    assert tracker.update(1.5, people((50, 0, 0.9, RED))).tolist() == [0]  # elsewhere, by similarity
-    assert tracker.update(2.0, people((50, 0, 0.9, BLUE), (90, 0, 0.9, BLUE))).tolist() == [0, 1]  # by overlap
-    assert tracker.update(4.5, people((90, 0, 0.9, BLUE))).tolist() == [2]
-    assert Tracker(TrackingOptions()).update(0.0, people()).dtype == np.int64
+
+    def numbers(time, *rows):
+        return tracker.update(time, people(*rows))[1].tolist()
+
+    assert numbers(0.0, (0, 0, 0.9, RED), (30, 0, 0.1, BLUE)) == [0, NO_TRACK]
+    assert numbers(0.5) == []
+    assert numbers(1.5, (50, 0, 0.9, RED)) == [0]  # elsewhere, by similarity
+    assert numbers(2.0, (50, 0, 0.9, BLUE), (90, 0, 0.9, BLUE)) == [0, 1]  # by overlap
+    assert numbers(4.5, (90, 0, 0.9, BLUE)) == [2]
+    assert Tracker(TrackingOptions()).update(0.0, people())[1].dtype == np.int64
+
+
+def test_an_embedding_is_the_mean_of_its_track_and_the_next_frame_begins_from_it():
+    fake = FakeEmbedder(
+        [people((4, 4, 0.9, RED), (40, 4, 0.1, BLUE)), people((4, 4, 0.9, BLUE), (40, 4, 0.1, RED))] * 2
+    )
+    frames = list(track(fake.detect, ((i / 5, GREY) for i in range(3)), TrackingOptions(memory=0.5)))
+    means = [np.array(v) / np.linalg.norm(v) for v in ((1, 0), (0.5, 1), (1.25, 0.5))]
+    for i, frame in enumerate(frames):
+        np.testing.assert_allclose(frame.people.embeddings[0], means[i], rtol=1e-5)
+        np.testing.assert_array_equal(frame.people.embeddings[1], (RED if i % 2 else BLUE))  # without a track
+    np.testing.assert_allclose(fake.calls[2][1].embeddings, [means[1]], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
