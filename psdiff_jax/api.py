@@ -133,7 +133,7 @@ class PersonSearch:
     ) -> Iterator[TrackedFrame]:
         """The people of a video's frames (seconds, uint8 [H,W,3] RGB) with track numbers, a frame at a time.
 
-        Each frame is denoised from the people of the one before, in one step; options: `TrackingOptions`, by default
+        Each frame is denoised from the people of the one before, in two steps; options: `TrackingOptions`, by default
         with this model's `steps` for frames that begin from noise, and its `threshold` for people who get a number.
         """
         options = options or TrackingOptions(cold_steps=self.steps, track_score=self.threshold)
