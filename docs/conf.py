@@ -24,6 +24,7 @@ exclude_patterns = ["build", "runs", ".*"]
 myst_heading_anchors = 4
 
 default_role = "code"  # docstrings write `name`
+smartquotes = False  # as GitHub shows them
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -34,16 +35,15 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 templates_path = ["templates"]
 html_additional_pages = {"index": "start.html"}  # the site's root leads to docs/index.html
-html_copy_source = False
+html_copy_source = html_show_copyright = False
 
 
 def tables(options: Any, key: str, level: int = 2) -> Iterator[str]:
     """The lines of a heading and a table for the options' own fields, then the same for each group in them."""
     fields = list(fields_of(options, key).values())
     own = [option for option in fields if not dataclasses.is_dataclass(option.value)]
-    yield from ["#" * level + f" {key}", "", "| key | type | default | meaning |", "|---|---|---|---|"]
-    yield from map(row, own)
-    yield ""
+    yield from ["#" * level + f" {key}", "", "```{container} options"]
+    yield from ["| key | type | default | meaning |", "|---|---|---|---|", *map(row, own), "```", ""]
     for group in fields:
         if group not in own:
             yield from tables(group.value, group.key, level + (level > 2))
