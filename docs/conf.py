@@ -24,6 +24,7 @@ exclude_patterns = ["build", "runs", ".*"]
 myst_heading_anchors = 4
 
 default_role = "code"  # docstrings write `name`
+smartquotes_action = "D"  # dashes; quotes stay as they are
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -34,19 +35,21 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 templates_path = ["templates"]
 html_additional_pages = {"index": "start.html"}  # the site's root leads to docs/index.html
-html_copy_source = False
+html_copy_source = html_show_copyright = False
 
 
-def tables(options: Any, key: str, level: int = 2) -> Iterator[str]:
-    """The lines of a heading and a table for the options' own fields, then the same for each group in them."""
-    fields = list(fields_of(options, key).values())
-    own = [option for option in fields if not dataclasses.is_dataclass(option.value)]
-    yield from ["#" * level + f" {key}", "", "| key | type | default | meaning |", "|---|---|---|---|"]
-    yield from map(row, own)
-    yield ""
-    for group in fields:
-        if group not in own:
-            yield from tables(group.value, group.key, level + (level > 2))
+def tables(options: Any, key: str) -> Iterator[str]:
+    """Lines of Markdown: a heading and a table for the options' own fields, then the same for each group in them."""
+    yield from [f"## {key}", "", *table(options), ""]
+    for field in fields_of(options, key).values():
+        if dataclasses.is_dataclass(field.value):
+            yield from tables(field.value, field.key)
+
+
+def table(options: Any) -> list[str]:
+    own = [field for field in fields_of(options).values() if not dataclasses.is_dataclass(field.value)]
+    head = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    return ["```{container} options", *head, *map(row, own), "```"]
 
 
 def row(option: Option) -> str:
@@ -60,7 +63,7 @@ def add_tables(app: Sphinx, page: str, source: list[str]) -> None:
     if page == "docs/options":
         made = {
             "<!-- config -->": tables(Config(), "config"),
-            "<!-- tracking -->": tables(TrackingOptions(), "tracking"),
+            "<!-- tracking -->": table(TrackingOptions()),
         }
         for mark, lines in made.items():
             source[0] = source[0].replace(mark, "\n".join(lines))
