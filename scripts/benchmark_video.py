@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -70,11 +71,11 @@ Finder = Callable[[Iterator[tuple[float, np.ndarray]]], Iterator[TrackedFrame]]
 
 def finder(embedder: Embedder, config: Config, steps: int, warm: bool) -> Finder:
     """Tracks with `steps` a frame; cold: every frame is one that begins from noise."""
-    given = {"memory": MEMORY.value, "track_score": config.evaluate.search_threshold}
+    options = TrackingOptions(memory=MEMORY.value, track_score=config.evaluate.search_threshold)
     if warm:
-        options = TrackingOptions(**given, cold_steps=config.exported_steps, warm_steps=steps)
+        options = replace(options, cold_steps=config.exported_steps, warm_steps=steps)
     else:
-        options = TrackingOptions(**given, cold_steps=steps, cold_every=1)
+        options = replace(options, cold_steps=steps, cold_every=1)
     return lambda frames: track(embedder.detect, frames, options)
 
 
