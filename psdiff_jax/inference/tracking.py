@@ -16,7 +16,6 @@ from typing import Annotated, NamedTuple, Protocol
 
 import cv2
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from psdiff_jax.inference.embed import People
 from psdiff_jax.ops.boxes import box_iou
@@ -117,6 +116,8 @@ class Tracker:
 
     def _pairs(self, boxes: np.ndarray, embeddings: np.ndarray) -> Iterator[tuple[int, int]]:
         """(person, place in the open tracks) of those that continue a track."""
+        from scipy.optimize import linear_sum_assignment  # here, for it takes half a second that a search would wait
+
         if not (self._open and len(boxes)):
             return
         iou_KT = box_iou(boxes, np.stack([track.box for track in self._open]))

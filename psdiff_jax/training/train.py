@@ -40,13 +40,14 @@ def build_model(config: TrainingConfig, teacher: Path) -> PSDiff:
     teacher: `.npz` of the trained teacher, for backbone_weights = "teacher".
     """
     model, options = new_model(config), config.train
-    if not options.init_from or options.init_parts:  # a whole model brings its backbones
-        if config.model.backbone_weights == "teacher":
-            nnx.update(model, load_npz(teacher, nnx.state(model), source="backbone", target="backbone"))
-        elif config.model.backbone_weights:
-            _load_backbone(model.backbone, config.model.backbone_weights)
-        if config.model.reid_weights:
-            _load_backbone(model.reid_backbone, config.model.reid_weights)
+    given = (options.init_parts or tuple(model.backbone_specs)) if options.init_from else ()
+    missing = [name for name in model.backbone_specs if name not in given]
+    if "backbone" in missing and config.model.backbone_weights == "teacher":
+        nnx.update(model, load_npz(teacher, nnx.state(model), source="backbone", target="backbone"))
+    elif "backbone" in missing and config.model.backbone_weights:
+        _load_backbone(model.backbone, config.model.backbone_weights)
+    if "reid_backbone" in missing and config.model.reid_weights:
+        _load_backbone(model.reid_backbone, config.model.reid_weights)
     if options.init_from:
         path = Path(options.init_from).expanduser()
         for part in options.init_parts or ("",):
