@@ -165,10 +165,11 @@ def test_every_config_file_is_valid():
         from_values(config)
     for config in (quickstart.get_config(), quickstart.get_config("smoke")):
         check_files(from_values(config))  # the shipped weights are there
-    for config in (people_pretrain.get_config(), people_pretrain.get_config("mobilenet")):
+    for config in (people_pretrain.get_config("imitate"), people_pretrain.get_config("mobilenet")):
         check_files(from_values(config))
-    with pytest.raises(InputError, match=r"config\.teacher\.file=''"):
-        from_values(readout_pretrain.get_config())
+    for config in (people_pretrain.get_config(), readout_pretrain.get_config()):
+        with pytest.raises(InputError, match=r"config\.teacher\.file=''"):
+            from_values(config)
     for file in (prw_c6s1, mot, custom):
         for variant in getattr(file, "VARIANTS", ("", "cpu")):
             config = file.get_config(variant)

@@ -40,7 +40,7 @@ def test_a_kind(monkeypatch, tmp_path):
     assert open_targets(options, dataset, tmp_path, embedding_dim=2).dim == 2
     with pytest.raises(InputError, match=r"config\.teacher\.file='': name whatever it is"):
         from_values({"teacher": {"kind": "toy"}})
-    with pytest.raises(InputError, match=r"config\.teacher\.kind='toys': choose one of trained, .*, file, toy"):
+    with pytest.raises(InputError, match=r"config\.teacher\.kind='toys': choose one of trained, .*, file, none, toy"):
         from_values({"teacher": {"kind": "toys"}})
 
 
