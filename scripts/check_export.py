@@ -4,7 +4,9 @@
 
 Both get the noise that the program draws. The first half of the images is searched for everybody; in the second half
 a ground-truth box is held as a query, where there is one. Printed are the largest differences: boxes in pixels of the
-network image, scores, embeddings, and the proposals that non-maximum suppression decides differently.
+network image, scores, embeddings, and how many proposals non-maximum suppression decides differently; "apart" is the
+share of proposals that differ by more than 1e-4 in anything (boxes as fractions of the image). Steps amplify rounding.
+By how much says "noise changed by 1e-6": predictor.stablehlo against itself, its noise multiplied by 1 +- 1e-6.
 """
 
 import argparse
@@ -51,22 +53,28 @@ def program_noise(embedder: Embedder, diffusion: Diffusion, num_proposals: int, 
     return np.asarray(jnp.concatenate(draw(jnp.arange(num_draws(steps))), axis=-1))
 
 
-def differences(got: Predictions, want: Predictions) -> dict[str, float]:
-    """Output -> the largest absolute difference; of `keep` how many differ."""
-    apart = {
-        name: float(np.abs(np.asarray(getattr(got, name)) - getattr(want, name)).max()) for name in got._fields[:3]
+def differences(got: Predictions, want: Predictions, side: int) -> dict[str, float]:
+    """See above; `keep` is how many differ. side: of the network image, in pixels."""
+    boxes, scores, embeddings, keep = (np.asarray(a).astype(np.float32) - b for a, b in zip(got, want, strict=True))
+    apart = np.concatenate([boxes / side, scores[..., None], embeddings], axis=-1)
+    return {
+        "boxes": abs(boxes).max(),
+        "scores": abs(scores).max(),
+        "embeddings": abs(embeddings).max(),
+        "keep": int(np.count_nonzero(keep)),
+        "apart": (abs(apart).max(axis=-1) > 1e-4).mean(),
     }
-    return {**apart, "keep": int((np.asarray(got.keep) != want.keep).sum())}
 
 
 def check(run: Path, images: int, batch_size: int) -> dict[str, dict[str, float]]:
-    """File name -> the largest differences over all images, and seconds an image (the first batch left out)."""
+    """What is compared -> differences over all images, and median seconds an image (the first batch left out)."""
     config = from_values(json.loads((run / "config.json").read_text()))
     embedder, _ = load_embedder(config, run)
     files, steps = open_files(run / "export"), config.exported_steps
     diffusion = Diffusion(**vars(config.diffusion), embedding_dim=config.model.embedding_dim)
-    results: dict[str, dict[str, float]] = {name: {} for name in files}
+    results: dict[str, list[dict[str, float]]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ("program", *files)}
+    rng = np.random.default_rng(0)
     batches = eval_batches(
         open_dataset(config.evaluation_data),
         "gallery",
@@ -86,17 +94,26 @@ def check(run: Path, images: int, batch_size: int) -> dict[str, dict[str, float]
         started = time.perf_counter()
         want = embedder.predict(batch, (steps,), gt_box=query)[steps]
         seconds["program"].append(time.perf_counter() - started)
+        side, answers = max(config.evaluation_data.image_size), {}
         for name, call in files.items():
             started = time.perf_counter()
-            got = jax.device_get(call(inputs))
+            answers[name] = jax.device_get(call(inputs))
             seconds[name].append(time.perf_counter() - started)
-            for output, value in differences(got, want).items():
-                merge = sum if output == "keep" else max
-                results[name][output] = merge((results[name].get(output, 0), value))
+            results.setdefault(name, []).append(differences(answers[name], want, side))
+        noise = inputs["noise"] * (1 + 1e-6 * rng.choice([-1, 1], inputs["noise"].shape)).astype(np.float32)
+        changed, name = (
+            jax.device_get(files["predictor.stablehlo"]({**inputs, "noise": noise})),
+            "noise changed by 1e-6",
+        )
+        results.setdefault(name, []).append(differences(changed, answers["predictor.stablehlo"], side))
         print(f"{(done + 1) * batch_size} images", file=sys.stderr, flush=True)
+    over = {"keep": np.sum, "apart": np.mean}
+    summary: dict[str, dict[str, float]] = {"program": {}}
+    for name, rows in results.items():
+        summary[name] = {key: float(over.get(key, np.max)([row[key] for row in rows])) for key in rows[0]}
     for name, times in seconds.items():
-        results.setdefault(name, {})["seconds an image"] = float(np.median(times[1:] or times)) / batch_size
-    return results
+        summary[name]["seconds an image"] = float(np.median(times[1:] or times)) / batch_size
+    return summary
 
 
 def main() -> None:
