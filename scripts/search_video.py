@@ -3,8 +3,7 @@
     python scripts/search_video.py --run runs/mine --video clip.mp4 --query photo.jpg:120,40,180,220 --out found
     python scripts/search_video.py --video clip.mp4 --query @12.5:120,40,180,220 --out found --rate 5
 
-A query @SECONDS:x1,y1,x2,y2 is a person in the video itself. Without --run the shipped weights are used, which know
-synthetic people only.
+A query @SECONDS:x1,y1,x2,y2 is a person in the video itself. Without --run the shipped weights are used.
 """
 
 from __future__ import annotations
@@ -73,11 +72,17 @@ def search(run: str | None, video: Path, query: str, out: Path, rate: float, sim
 
 def read_query(query: str, video: Path) -> tuple[np.ndarray, list[float]]:
     """(image, box) of IMAGE:x1,y1,x2,y2 or @SECONDS:x1,y1,x2,y2."""
-    given = re.fullmatch(r"(.+):([-\d.]+),([-\d.]+),([-\d.]+),([-\d.]+)", query)
+    given = re.fullmatch(r"(@\d+(?:\.\d+)?|[^@].*):([-\d.]+),([-\d.]+),([-\d.]+),([-\d.]+)", query)
     if not given:
         raise InputError(f"--query={query}: give IMAGE:x1,y1,x2,y2 or @SECONDS:x1,y1,x2,y2")
     name, box = given[1], [float(v) for v in given.groups()[1:]]
-    return frame_at(video, float(name[1:])) if name.startswith("@") else read_image(Path(name).expanduser()), box
+    if not name.startswith("@"):
+        return read_image(Path(name).expanduser()), box
+    time = float(name[1:])
+    end = count_frames(video, 1.0)  # seconds, rounded up; 0 where the file does not say
+    if end and time > end:
+        raise InputError(f"--query={query}: {video} ends after {end} seconds")
+    return frame_at(video, time), box
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.options import EvaluateOptions
 from psdiff_jax.inference.index import Index
 from psdiff_jax.inference.options import IndexOptions
+from psdiff_jax.inference.tracking import NO_TRACK, TrackingOptions
 from psdiff_jax.models.weights import save_npz
 from psdiff_jax.options import tree
 
 from .folder import write_video
+from .scripts.loading import load_script
 
 pytestmark = pytest.mark.slow
 
@@ -136,6 +138,53 @@ def test_without_a_place_the_index_is_in_the_users_cache(ps, photos, index, monk
     cached = ps.index(photos)
     assert cached.folder.parent == tmp_path / "psdiff_jax/index" and len(cached) == len(index)
     assert ps.index(photos, rate=1.0).folder != cached.folder
+
+
+def test_a_cold_frame_is_tracked_as_an_image_is_detected(ps, photos):
+    frames = list(read_frames(photos / "sub/clip.mp4", 4.0))
+    tracked = list(ps.track(iter(frames)))
+    assert [frame.time for frame in tracked] == [time for time, _ in frames]
+    assert [frame.cold for frame in tracked] == [True] + [False] * (len(frames) - 1)
+    first = ps.detect(frames[0][1])
+    for found, expected in zip(tracked[0].people, first, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(tracked[0].tracks != NO_TRACK, first.scores >= ps.threshold)
+    always_cold = list(ps.track(frames, TrackingOptions(cold_steps=1, cold_every=1, track_score=1.0)))
+    assert all(frame.cold and (frame.tracks == NO_TRACK).all() for frame in always_cold)
+
+
+def test_a_video_is_searched_by_a_time_and_a_box(ps, weights, photos, tmp_path, capsys):
+    script, video = load_script("search_video"), photos / "sub/clip.mp4"
+    script.search(str(weights), video, "@0.5:5,5,40,40", tmp_path, rate=4.0, similarity=-1.0)
+    found = json.loads((tmp_path / "appearances.json").read_text(encoding="utf-8"))
+    image, box = script.read_query("@0.5:5,5,40,40", video)
+    assert box == [5, 5, 40, 40] and image.shape == (48, 64, 3)
+    query = ps.embed(image, box)
+    tracked = list(ps.track(read_frames(video, 4.0)))
+    best = max(float((frame.people.embeddings[frame.tracks != NO_TRACK] @ query).max()) for frame in tracked)
+    assert found[0]["best_similarity"] == pytest.approx(best, abs=1e-3)
+    sights = sum(len(each["track"]) for each in found)
+    assert sights == sum((frame.tracks != NO_TRACK).sum() for frame in tracked)  # similarity -1 leaves nobody out
+    assert f"{len(found)} appearances: {tmp_path}" in capsys.readouterr().out
+    rows = (tmp_path / "appearances.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + len(found)
+    assert len(list(read_frames(tmp_path / "annotated.mp4", 1000.0))) == 30
+    assert (tmp_path / "timeline.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("clip.mp4", "--query=clip.mp4: give IMAGE:x1,y1,x2,y2 or @SECONDS:x1,y1,x2,y2"),
+        ("@soon:5,5,40,40", "--query=@soon:5,5,40,40: give IMAGE:x1,y1,x2,y2 or @SECONDS:x1,y1,x2,y2"),
+        ("@99:5,5,40,40", "sub/clip.mp4 ends after 3 seconds"),
+        ("@0.5:5,5,40,400", "does not lie in the image of 64x48 pixels"),
+    ],
+)
+def test_a_wrong_query_of_a_video_is_one_line(weights, photos, tmp_path, query, message):
+    with pytest.raises(InputError) as caught:
+        load_script("search_video").search(str(weights), photos / "sub/clip.mp4", query, tmp_path, 4.0, 0.5)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_threads_may_share_it(ps, photos):
