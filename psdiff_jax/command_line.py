@@ -66,14 +66,22 @@ def image_query(query: str) -> tuple[Path, np.ndarray] | None:
     Raises:
       InputError: there is no such file.
     """
+    given = split_query(query)
+    if given is None:
+        return None
+    path = Path(given[0]).expanduser()
+    if not path.is_file():
+        raise InputError(f"--query: there is no image {path}")
+    return path, given[1]
+
+
+def split_query(query: str) -> tuple[str, np.ndarray] | None:
+    """(NAME, box float32 [4]) of --query NAME:x1,y1,x2,y2; None for another kind of query."""
     given = re.fullmatch(r"(.+):([-\d.]+),([-\d.]+),([-\d.]+),([-\d.]+)", query)
     if given is None:
         return None
-    path = Path(given[1]).expanduser()
-    if not path.is_file():
-        raise InputError(f"--query: there is no image {path}")
     try:
-        return path, np.asarray([float(v) for v in given.groups()[1:]], np.float32)
+        return given[1], np.asarray([float(v) for v in given.groups()[1:]], np.float32)
     except ValueError as error:
         raise InputError(f"--query={query}: give the box as x1,y1,x2,y2 in pixels") from error
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from psdiff_jax import PersonSearch
+from psdiff_jax.command_line import split_query
 from psdiff_jax.data.media import Frame, count_frames, frame_at, read_frames, read_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.appearances import of_tracks, write_csv, write_json
@@ -70,19 +71,19 @@ def search(run: str | None, video: Path, query: str, out: Path, rate: float, sim
     print(f"{len(found)} appearances: {out}")
 
 
-def read_query(query: str, video: Path) -> tuple[np.ndarray, list[float]]:
+def read_query(query: str, video: Path) -> tuple[np.ndarray, np.ndarray]:
     """(image, box) of IMAGE:x1,y1,x2,y2 or @SECONDS:x1,y1,x2,y2."""
-    given = re.fullmatch(r"(@\d+(?:\.\d+)?|[^@].*):([-\d.]+),([-\d.]+),([-\d.]+),([-\d.]+)", query)
-    if not given:
+    given = split_query(query)
+    at = re.fullmatch(r"@(\d+(?:\.\d+)?)", given[0]) if given else None
+    if given is None or (given[0].startswith("@") and not at):
         raise InputError(f"--query={query}: give IMAGE:x1,y1,x2,y2 or @SECONDS:x1,y1,x2,y2")
-    name, box = given[1], [float(v) for v in given.groups()[1:]]
-    if not name.startswith("@"):
+    name, box = given
+    if not at:
         return read_image(Path(name).expanduser()), box
-    time = float(name[1:])
     end = count_frames(video, 1.0)  # seconds, rounded up; 0 where the file does not say
-    if end and time > end:
+    if end and float(at[1]) > end:
         raise InputError(f"--query={query}: {video} ends after {end} seconds")
-    return frame_at(video, time), box
+    return frame_at(video, float(at[1])), box
 
 
 if __name__ == "__main__":

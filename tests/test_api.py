@@ -158,7 +158,7 @@ def test_a_video_is_searched_by_a_time_and_a_box(ps, weights, photos, tmp_path, 
     script.search(str(weights), video, "@0.5:5,5,40,40", tmp_path, rate=4.0, similarity=-1.0)
     found = json.loads((tmp_path / "appearances.json").read_text(encoding="utf-8"))
     image, box = script.read_query("@0.5:5,5,40,40", video)
-    assert box == [5, 5, 40, 40] and image.shape == (48, 64, 3)
+    assert box.tolist() == [5, 5, 40, 40] and image.shape == (48, 64, 3)
     query = ps.embed(image, box)
     tracked = list(ps.track(read_frames(video, 4.0)))
     best = max(float((frame.people.embeddings[frame.tracks != NO_TRACK] @ query).max()) for frame in tracked)
@@ -177,6 +177,7 @@ def test_a_video_is_searched_by_a_time_and_a_box(ps, weights, photos, tmp_path, 
     [
         ("clip.mp4", "--query=clip.mp4: give IMAGE:x1,y1,x2,y2 or @SECONDS:x1,y1,x2,y2"),
         ("@soon:5,5,40,40", "--query=@soon:5,5,40,40: give IMAGE:x1,y1,x2,y2 or @SECONDS:x1,y1,x2,y2"),
+        ("@0.5:5,5,40,-.-", "give the box as x1,y1,x2,y2 in pixels"),
         ("@99:5,5,40,40", "sub/clip.mp4 ends after 3 seconds"),
         ("@0.5:5,5,40,400", "does not lie in the image of 64x48 pixels"),
     ],
