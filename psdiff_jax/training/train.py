@@ -16,7 +16,7 @@ from psdiff_jax.data.pipeline import BatchIterator
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import OneKey
 from psdiff_jax.models.psdiff import PSDiff
-from psdiff_jax.models.weights import load_npz, save_npz
+from psdiff_jax.models.weights import load_npz, read_npz, save_npz
 from psdiff_jax.training.checkpoint import Checkpoints, hashes, named_leaves, newest_hashes
 from psdiff_jax.training.loop import Hook, fit
 from psdiff_jax.training.optimizer import learning_rate, make_optimizer
@@ -53,10 +53,17 @@ def build_model(config: TrainingConfig, teacher: Path) -> PSDiff:
         for part in options.init_parts or ("",):
             nnx.update(model, load_npz(path, nnx.state(model), source=part, target=part))
     if options.readout_from:
-        path = Path(options.readout_from).expanduser()
-        for part in ("readout", "reid_backbone") if config.model.reid_backbone else ("readout",):
-            nnx.update(model, load_npz(path, nnx.state(model), source=part, target=part))
+        _load_readout(model, Path(options.readout_from).expanduser())
     return model
+
+
+def _load_readout(model: PSDiff, path: Path) -> None:
+    """The row read-out of another run, and the backbone that it reads there if this model has one for it alone."""
+    nnx.update(model, load_npz(path, nnx.state(model), source="readout", target="readout"))
+    if model.options.reid_backbone:
+        of_its_own = any(name.startswith("reid_backbone/") for name in read_npz(path))
+        source = "reid_backbone" if of_its_own else "backbone"
+        nnx.update(model, load_npz(path, nnx.state(model), source=source, target="reid_backbone"))
 
 
 def _load_backbone(backbone: Any, weights: str) -> None:

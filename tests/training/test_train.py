@@ -1,5 +1,7 @@
 """The model that weights are read into, and where they are read from."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +10,11 @@ from flax import nnx
 
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.psdiff import PSDiffOptions
-from psdiff_jax.models.weights import save_npz
+from psdiff_jax.models.weights import flatten_state, save_npz
 from psdiff_jax.training.checkpoint import Checkpoints
-from psdiff_jax.training.options import TrainingConfig
+from psdiff_jax.training.options import TrainingConfig, TrainOptions
 from psdiff_jax.training.step import TrainState
-from psdiff_jax.training.train import has_checkpoint, load_trained, new_model
+from psdiff_jax.training.train import build_model, has_checkpoint, load_trained, new_model
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "swin_t", "osnet_x0_25", "mobilenet_v2"])
@@ -42,3 +44,19 @@ def test_a_finished_runs_model_file_is_read_where_it_holds_the_newest_weights(tm
     save_npz(tmp_path / "model.npz", nnx.merge_state(tiny.params, tiny.rest))
     with pytest.raises(InputError, match=r"checkpoints/12: leaf opt_state"):
         load_trained(config, tmp_path, tmp_path / "teacher.npz")
+
+
+@pytest.mark.parametrize("of_its_own", [True, False])
+def test_a_readout_brings_the_backbone_that_it_reads(tmp_path, tiny, of_its_own):
+    """Another run's re-ID backbone, or the only one that it has."""
+    options = replace(tiny.options, readout_rows=2, reid_backbone="tiny")
+    run = replace(options, reid_backbone="tiny" if of_its_own else "")
+    given = nnx.state(new_model(TrainingConfig(model=run, seed=1)))
+    save_npz(tmp_path / "model.npz", given)
+    config = TrainingConfig(model=options, train=TrainOptions(readout_from=str(tmp_path / "model.npz")))
+    found, given = nnx.state(build_model(config, tmp_path)), dict(given)
+    source = "reid_backbone" if of_its_own else "backbone"
+    for part, expected in (("reid_backbone", source), ("readout", "readout")):
+        jax.tree.map(np.testing.assert_array_equal, flatten_state(found[part]), flatten_state(given[expected]))
+    pairs = zip(jax.tree.leaves(found["backbone"]), jax.tree.leaves(given["backbone"]), strict=True)
+    assert not all(np.array_equal(a, b) for a, b in pairs)  # what finds people is this run's own
