@@ -1,9 +1,9 @@
 """Crops of a dataset's people as a folder that `crop_sheets` reads, to train what tells people apart on sheets.
 
-    python scripts/cut_crops.py --config configs/people_pretrain.py:mobilenet --config.data.root=people_cc0.tar --out crops
+    python scripts/cut_crops.py --config configs/people_pretrain.py:mobilenet --config.data.root=TAR --out crops
 
-Writes `<person id>_<number>.jpg` of every ground truth of the split `train`, -1 where the identity is unknown, resized to
-`--size` as a teacher's crops are.
+Writes `<person id>_<number>.jpg` of every ground truth of the split `train`, -1 where the identity is unknown, resized
+to `--size` as a teacher's crops are.
 """
 
 import re
