@@ -1,10 +1,11 @@
-"""What the row read-out of a config is worth before anything is trained: person search at the ground-truth boxes.
+"""What the row read-out that a config begins with is worth: person search at the ground-truth boxes.
 
     python scripts/probe_readout.py --config configs/prw_c6s1.py:cpu --config.data.root=DATA/prw_c6s1 \\
         [--config.model.reid_backbone=... --config.model.readout_rows=...]
 
-The read-out is set in closed form on the training images and then ranks the gallery's ground truths by its embeddings
-alone: with perfect boxes, and without what denoising adds. Nothing is written but the teacher's targets, in --workdir.
+The read-out is set in closed form on the training images, with config.train.closed_form=False left as
+config.train.init_from or readout_from has it, and then ranks the gallery's ground truths by its embeddings alone: with
+perfect boxes, and without what denoising adds. Nothing is written but the teacher's targets, in --workdir.
 """
 
 import sys
@@ -48,7 +49,8 @@ def main(_: list[str]) -> None:
         workers=reading_threads(config.data),
     )
     model = build_model(config, folder / "teacher.npz")
-    closed_form(config, dataset, model, targets)
+    if config.train.closed_form:
+        closed_form(config, dataset, model, targets)
     rows = {split: embeddings(config, dataset, model, split) for split in SPLITS}
     starts = {split: row_starts(dataset.annotations(split)) for split in SPLITS}
     found = score_targets({"read-out": Targets(rows, starts, "row read-out")}, dataset, protocols_of(config, dataset))
