@@ -32,6 +32,7 @@ from psdiff_jax.inference.shards import (
     MediaFile,
     Rows,
     Settings,
+    compact,
     read_settings,
     read_shards,
     remove_leftovers,
@@ -130,6 +131,9 @@ def update_index(
         _embed(embedder, root, into, share, options, process, unreadable, on_progress)
         for other in parallel.gather_json(unreadable):
             unreadable.update(other)
+        if process == 0:
+            compact(into)
+        parallel.meet()
         people = sum(file.people for file in merged(read_shards(into)))
     embedded = {each.path for each, _ in todo} - set(unreadable)
     return Summary(

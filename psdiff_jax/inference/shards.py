@@ -9,7 +9,8 @@
         time.npy                float32 [K], seconds from the start of a video; NaN for an image
         files.json              the images and videos (or parts of one), also those without people
 
-Arrays never change. files.json is replaced as a whole where a file was moved, or deleted (its path is then null).
+Arrays never change. files.json is replaced as a whole where a file was moved, or deleted (its path is then null). A
+shard of which more than half is deleted is written anew under another name (`compact`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -181,6 +182,27 @@ def remove_leftovers(index: Path) -> None:
     empty = [shard.folder for shard in read_shards(index) if all(file.path is None for file in shard.files)]
     for folder in (*(index / SHARDS).glob(".[0-9]*"), *empty):
         shutil.rmtree(folder)
+
+
+def compact(index: Path) -> None:
+    """Writes shards anew most of whose rows are of files that are gone; no process may be writing.
+
+    A shard's files are forgotten before they stand in the new one: who is killed between has them embedded again, and
+    nothing is there twice. `remove_leftovers` deletes the emptied shard.
+    """
+    for shard in read_shards(index):
+        live = np.flatnonzero([file.path is not None for file in shard.files])
+        if len(live) in (0, len(shard.files)):
+            continue
+        rows = shard.rows()
+        kept = np.isin(rows.source, live)
+        if 2 * kept.sum() > len(kept):
+            continue
+        rows = Rows(*(array[kept] for array in rows))._replace(source=np.searchsorted(live, rows.source[kept]))
+        files = [shard.files[i] for i in live]
+        shard.files = [replace(file, path=None) for file in shard.files]
+        shard.save_files()
+        write_shard(index, int(shard.folder.name.split("-")[0]), files, rows)
 
 
 def _read(folder: Path) -> Shard:

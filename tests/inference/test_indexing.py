@@ -140,6 +140,34 @@ def test_an_index_without_its_files_is_deleted_shard_by_shard(photos, tmp_path):
     same(rows_of(into), expected_rows(photos))
 
 
+def test_what_is_deleted_is_gone_from_the_disk_too(photos, tmp_path, monkeypatch):
+    """A shard of which more than half is gone is written anew, whether or not the first attempt is killed."""
+    into, whole = tmp_path / "index", IndexOptions(min_score=0.3, shard_rows=1000)
+    update(photos, into, options=whole)
+    (shard,) = shards.read_shards(into)
+    kept = [file.path for file in shard.files][::3]
+    for file in shard.files:
+        if file.path not in kept:
+            (photos / file.path).unlink()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shards, "write_shard", killed)
+        update(photos, into, options=whole)
+    for embedded in (len(kept), 0):  # those of the shard that was not written; then nothing
+        assert update(photos, into, options=whole)[1] == embedded
+        same(rows_of(into), expected_rows(photos))
+    (photos / kept.pop()).unlink()
+    for path in kept[2:]:
+        (photos / path).unlink()
+    assert update(photos, into, options=whole)[1] == 0  # this time it was written
+    same(rows_of(into), expected_rows(photos))
+    update(photos, into, options=whole)
+    assert sum(len(shard.rows().scores) for shard in shards.read_shards(into)) == len(Index.open(into))
+
+
 def test_equal_files_are_both_there(photos, tmp_path):
     for name in ("a.png", "b.png"):
         shutil.copy(photos / "0/00.png", photos / name)
