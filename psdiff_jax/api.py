@@ -22,11 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
-from psdiff_jax import parallel
 from psdiff_jax.compilation import keep_compiled
 from psdiff_jax.config import Config, from_values
 from psdiff_jax.configs.small import PRETRAINED
@@ -41,13 +39,10 @@ from psdiff_jax.inference.options import IndexOptions
 from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.inference.ranking import Hit
 from psdiff_jax.inference.tracking import TrackedFrame, TrackingOptions, track
-from psdiff_jax.models.weights import state_hash
 from psdiff_jax.ops.boxes import is_inside
-from psdiff_jax.options import tree
 from psdiff_jax.training.train import has_checkpoint, load_trained, load_weights, weights
 
 SHIPPED = PRETRAINED / "people_psdiff.npz"
-WITHOUT_EFFECT = ("backbone_weights", "reid_weights", "roi_backend")  # options of a model that its results do not show
 
 
 def load_embedder(config: Config, workdir: Path) -> tuple[Embedder, int]:
@@ -62,7 +57,8 @@ def load_embedder(config: Config, workdir: Path) -> tuple[Embedder, int]:
 
 def _embedder(config: Config, graphdef: nnx.GraphDef, params: Any, rest: Any) -> Embedder:
     predictor = Predictor(graphdef, config.sampler)
-    return Embedder.create(config.model, predictor, params, rest, config.seed, config.evaluation_data, config.evaluate)
+    data, options = config.evaluation_data, config.evaluate
+    return Embedder.create(config.model, config.diffusion, predictor, params, rest, config.seed, data, options)
 
 
 class PersonSearch:
@@ -80,7 +76,7 @@ class PersonSearch:
         self.config = config
         self.steps = steps or config.exported_steps
         self.threshold = config.evaluate.search_threshold if threshold is None else threshold
-        self.model = _model_hash(config, embedder)
+        self.model = embedder.hash()
         self._embedder, self._lock = embedder, threading.Lock()
 
     @classmethod
@@ -215,22 +211,6 @@ def _read_config(path: Path, advice: str) -> Config:
         return from_values(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise error if isinstance(error, InputError) else InputError(f"{path}: no JSON ({error})") from error
-
-
-def _model_hash(config: Config, embedder: Embedder) -> str:
-    """Of the weights and of every option that changes what is found in an image."""
-    model = {key: value for key, value in tree(config.model).items() if key not in WITHOUT_EFFECT}
-    options = {
-        "model": model,
-        "diffusion": tree(config.diffusion),
-        "sampler": tree(config.sampler),
-        "image_size": config.data.image_size,
-        "max_detections": config.evaluate.max_detections,
-        "detection_threshold": config.evaluate.detection_threshold,
-        "seed": config.seed,
-    }
-    state = nnx.merge_state(*jax.tree.map(np.asarray, parallel.fetch((embedder.params, embedder.rest))))
-    return hashlib.sha256(f"{state_hash(state)}{json.dumps(options, sort_keys=True)}".encode()).hexdigest()[:16]
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,21 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def adding_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `path` at the end; what a killed process leaves is hidden (`remove_unfinished`)."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    unfinished.rename(path)
+
+
+def remove_unfinished(parent: Path) -> None:
+    """Deletes what killed processes left of `adding_folder` in `parent`; no process may be adding there."""
+    for folder in parent.glob(".[0-9]*"):
+        shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,8 @@ from psdiff_jax.evaluation.protocols import Protocol, make_protocols
 from psdiff_jax.evaluation.seeds import mean_and_sd
 from psdiff_jax.files import write_atomically
 from psdiff_jax.inference.calibrate import calibrate, calibrated_threshold
-from psdiff_jax.inference.embed import embed_all, image_loader
+from psdiff_jax.inference.embed import image_loader
+from psdiff_jax.inference.embed_split import embed_all, remove_shards, shards_folder
 from psdiff_jax.inference.export import ExportedPredictor, write_onnx, write_stablehlo
 from psdiff_jax.inference.ranking import rank
 from psdiff_jax.models.psdiff import PSDiff
@@ -106,7 +107,8 @@ def closed_form(config: Config, dataset: PreparedDataset, model: PSDiff, targets
 
 def embed(config: Config, workdir: Path, dataset: PreparedDataset) -> None:
     """Embeds gallery and queries and writes `workdir/embeddings`."""
-    export(config, workdir, embed_all(load_embedder(config, workdir)[0], dataset))
+    export(config, workdir, embed_all(load_embedder(config, workdir)[0], dataset, shards_folder(workdir)))
+    remove_shards(workdir)
 
 
 def export(config: Config, workdir: Path, detections: StepDetections) -> None:
@@ -134,7 +136,7 @@ def evaluate(
         settings["trained_on"] = config.data.name
     shown, evaluations = {}, []
     for seed in config.evaluate.seeds or (config.seed,):
-        detections = embed_all(embedder.with_seed(seed), dataset)
+        detections = embed_all(embedder.with_seed(seed), dataset, shards_folder(workdir))
         if not shown:
             shown = detections
             export(config, workdir, shown)
@@ -147,6 +149,7 @@ def evaluate(
         for kind, metrics in scalars(result).items():
             writer.scalars(step, kind, metrics)
     report(config, workdir, dataset, shown, evaluations[0], result)
+    remove_shards(workdir)
     return result
 
 
@@ -265,7 +268,8 @@ def search(config: Config, workdir: Path, dataset: PreparedDataset, query: str, 
     embedder, _ = load_embedder(config, workdir)
     folder, steps = workdir / "embeddings" / "gallery", config.exported_steps
     if not (folder / "embeddings.npy").is_file():
-        export(config, workdir, embed_all(embedder, dataset))
+        export(config, workdir, embed_all(embedder, dataset, shards_folder(workdir)))
+        remove_shards(workdir)
     gallery, threshold = load_embeddings(folder), config.evaluate.search_threshold
     if config.data.held_out and config.evaluate.calibrate:
         threshold = calibrated_threshold(workdir, steps) or threshold

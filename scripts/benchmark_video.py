@@ -33,7 +33,8 @@ from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.evaluation.detection import detection_metrics
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
-from psdiff_jax.inference.embed import Embedder, People, embed_queries
+from psdiff_jax.inference.embed import Embedder, People
+from psdiff_jax.inference.embed_split import embed_queries, remove_shards, shards_folder
 from psdiff_jax.inference.tracking import NO_TRACK, TrackedFrame, TrackingOptions, track
 from psdiff_jax.ops.boxes import box_iou
 
@@ -159,11 +160,12 @@ def run(argv: list[str], builder: list[tuple[str, str, str]]) -> None:
         list(zip(range(3), finder(embedder, config, steps, is_warm)(videos.frames(0, RATE.value)), strict=False))
     for seed in SEEDS.value:
         seeded = embedder.with_seed(int(seed))
-        query = embed_queries(seeded, videos.dataset)[config.exported_steps]
+        query = embed_queries(seeded, videos.dataset, shards_folder(workdir))[config.exported_steps]
         for name, steps, is_warm in ways:
             find = finder(seeded, config, steps, is_warm)
             rows.setdefault(name, []).append(measure(find, videos, query, config))
             print(f"seed {seed}  {name}: " + "  ".join(f"{k} {v:.3f}" for k, v in rows[name][-1].items()), flush=True)
+    remove_shards(workdir)
     print(table(rows))
     if OUT.value:
         Path(OUT.value).write_text(json.dumps(rows, indent=2) + "\n")

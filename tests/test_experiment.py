@@ -261,16 +261,16 @@ def test_a_query_embedding_is_that_of_its_ground_truth_box(finished):
     assert [found.images[i] for i in found.image_index] == list(queries.image_names)
 
 
-def test_detected_queries_are_detections(finished):
+def test_detected_queries_are_detections(finished, tmp_path):
     from psdiff_jax.api import load_embedder
-    from psdiff_jax.inference.embed import embed_gallery, embed_queries
+    from psdiff_jax.inference.embed_split import embed_gallery, embed_queries
 
     config, workdir = finished
     detected = config.copy_and_resolve_references()
     detected.evaluate.query = "detected"
     embedder, _ = load_embedder(from_values(detected), workdir)
     dataset = open_dataset(detected.data)
-    query, gallery = embed_queries(embedder, dataset)[2], embed_gallery(embedder, dataset)[2]
+    query, gallery = (each(embedder, dataset, tmp_path)[2] for each in (embed_queries, embed_gallery))
     for row, name in enumerate(dataset.queries().image_names):
         boxes = gallery.boxes[gallery.image_index == gallery.images.index(name)]
         assert np.abs(boxes - query.boxes[row]).max(axis=1).min() < 1e-2

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from psdiff_jax.data.blocks import Blocks
 from psdiff_jax.errors import InputError
 
 NORM_TOLERANCE = 1e-3  # the error of float16 unit vectors is well below
@@ -35,7 +36,7 @@ class Detections:
     images: names of the M images, including those without detections.
     boxes: float32 [K,4], xyxy in pixels of the original image.
     scores: float32 [K], detection confidence.
-    embeddings: float32 [K,D], unit norm.
+    embeddings: float32 [K,D], unit norm; `Blocks` where they lie in the shards that inference wrote.
     image_index: int32 [K], into `images`.
     person_id: int64 [K] for queries, else None.
     """
@@ -43,7 +44,7 @@ class Detections:
     images: tuple[str, ...]
     boxes: np.ndarray
     scores: np.ndarray
-    embeddings: np.ndarray
+    embeddings: np.ndarray | Blocks
     image_index: np.ndarray
     person_id: np.ndarray | None = None
 
@@ -62,9 +63,18 @@ def save_embeddings(folder: str | Path, detections: Detections) -> None:
         if value is None:
             path.unlink(missing_ok=True)  # a gallery written over an older query folder
         else:
-            np.save(path, np.asarray(value, dtype))
+            _save_rows(path, value, np.dtype(dtype))
     text = json.dumps(list(detections.images), ensure_ascii=False, indent=0)
     (folder / "images.json").write_text(text, encoding="utf-8")
+
+
+def _save_rows(path: Path, array: np.ndarray | Blocks, dtype: np.dtype) -> None:
+    """What `np.save` writes, a block of rows at a time."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": np.shape(array)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(array), _ROWS_AT_ONCE):
+            file.write(np.asarray(array[start : start + _ROWS_AT_ONCE], dtype).tobytes())
 
 
 def load_embeddings(folder: str | Path, mmap: bool = True) -> Detections:
@@ -94,7 +104,7 @@ def load_embeddings(folder: str | Path, mmap: bool = True) -> Detections:
 
 def check_detections(detections: Detections, where: str = "detections") -> None:
     """Raises InputError naming `where`/file of the first fault of `detections`."""
-    rows = len(np.asarray(detections.embeddings))
+    rows = len(detections.embeddings)
     for field, (_, _, trailing) in _LAYOUT.items():
         array, path = getattr(detections, field), f"{where}/{field}.npy"
         if array is None:
@@ -130,7 +140,7 @@ def _off_unit(block: np.ndarray) -> np.ndarray:
     return np.abs(np.linalg.norm(block, axis=1) - 1.0) > NORM_TOLERANCE
 
 
-def _check_rows(array: np.ndarray, path: str, wrong, complaint: str) -> None:
+def _check_rows(array: np.ndarray | Blocks, path: str, wrong, complaint: str) -> None:
     for start in range(0, len(array), _ROWS_AT_ONCE):
         bad = np.flatnonzero(wrong(np.asarray(array[start : start + _ROWS_AT_ONCE])))
         if bad.size:

@@ -18,6 +18,9 @@ class EvaluateOptions:
     query: Annotated[
         Literal["gt_box", "detected"], "query embedding: of the given box, or of the detection that overlaps it most"
     ] = "gt_box"
+    shard_rows: Annotated[
+        int, AT_LEAST_1, "a shard of embeddings is written after so many detections of all numbers of steps, or images"
+    ] = 16384
     max_detections: Annotated[int, AT_LEAST_1, "detections kept per image"] = 100
     detection_threshold: Annotated[float, FRACTION, "smallest score of a detection"] = 0.01
     search_threshold: Annotated[float, FRACTION, "smallest score of a detection that is searched"] = 0.5

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from psdiff_jax.data.blocks import Blocks
 from psdiff_jax.data.detections import Detections
 from psdiff_jax.data.schema import Annotations, Queries
 from psdiff_jax.errors import InputError
@@ -68,15 +69,14 @@ def kept_detections(
     scores = np.asarray(gallery.scores)
     numbers = np.flatnonzero(scores >= threshold)
     image = image_rows(gallery, annotations.image_names)[numbers]
-    embeddings = np.asarray(gallery.embeddings)
-    if len(numbers) < len(embeddings):
-        embeddings = embeddings[numbers]
+    everyone = len(numbers) == len(gallery.embeddings)
+    embeddings = np.asarray(gallery.embeddings) if everyone else gallery.embeddings[numbers]
     boxes, images = np.asarray(gallery.boxes)[numbers], len(annotations)
     return Kept(numbers, image, boxes, scores[numbers], embeddings, ByImage.sort(image, images), images)
 
 
 def similarities(
-    query_QD: np.ndarray, gallery_KD: np.ndarray, what: str = "search", progress: Progress = unreported
+    query_QD: np.ndarray | Blocks, gallery_KD: np.ndarray, what: str = "search", progress: Progress = unreported
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (query number, float32 [K] similarities) of unit embeddings, computed in blocks of queries."""
     block = max(1, AT_ONCE // max(len(gallery_KD), 1))

@@ -12,7 +12,8 @@ from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.calibration import choose_threshold
 from psdiff_jax.files import write_atomically
-from psdiff_jax.inference.embed import Embedder, embed_all
+from psdiff_jax.inference.embed import Embedder
+from psdiff_jax.inference.embed_split import embed_all, shards_folder
 from psdiff_jax.progress import progress
 
 FILE = "calibration.json"
@@ -35,7 +36,7 @@ def calibrate(embedder: Embedder, workdir: Path, train_set: PreparedDataset | No
         flush=True,
     )
     chosen = {}
-    for k, found in embed_all(embedder, held_out).items():
+    for k, found in embed_all(embedder, held_out, shards_folder(workdir)).items():
         try:
             chosen[str(k)] = dataclasses.asdict(choose_threshold(*found, annotations, queries, progress=progress))
         except InputError as error:  # of a model that has hardly been trained: no reason to end here

@@ -26,7 +26,7 @@ import numpy as np
 
 from psdiff_jax.data.media import Kind
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import write_atomically, writing
+from psdiff_jax.files import adding_folder, remove_unfinished, write_atomically, writing
 
 FORMAT = 1
 SETTINGS, SHARDS, FILES = "index.json", "shards", "files.json"
@@ -165,13 +165,10 @@ def write_shard(index: Path, process: int, files: Sequence[MediaFile], rows: Row
     """Adds a shard; a process that is killed leaves a hidden folder, which `remove_leftovers` deletes."""
     taken = [int(folder.name.split("-")[1]) for folder in (index / SHARDS).glob(f"{process:03}-*")]
     name = f"{process:03}-{max(taken, default=-1) + 1:06}"
-    unfinished = index / SHARDS / f".{name}"
-    with writing(index):
-        unfinished.mkdir(parents=True)
+    with writing(index), adding_folder(index / SHARDS / name) as unfinished:
         for field, array in rows._asdict().items():
             np.save(unfinished / f"{field}.npy", np.asarray(array, DTYPES[field]))
         write_atomically(unfinished / FILES, _as_json(files))
-        unfinished.rename(index / SHARDS / name)
 
 
 def remove_leftovers(index: Path) -> None:
@@ -180,7 +177,8 @@ def remove_leftovers(index: Path) -> None:
     Such shards outlive the update that emptied them, for who has the index open may still read them.
     """
     empty = [shard.folder for shard in read_shards(index) if all(file.path is None for file in shard.files)]
-    for folder in (*(index / SHARDS).glob(".[0-9]*"), *empty):
+    remove_unfinished(index / SHARDS)
+    for folder in empty:
         shutil.rmtree(folder)
 
 

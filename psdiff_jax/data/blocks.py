@@ -1,0 +1,41 @@
+"""Rows that lie in several arrays, as one: the embeddings of shards, memory-mapped where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class Blocks:
+    """float32 [K,D] arrays, one after the other, as one array of which only what is asked for is copied.
+
+    `blocks[rows]` takes a slice of step 1 or an array of row numbers; `np.asarray(blocks)` copies all.
+    """
+
+    ndim = 2
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, arrays: Sequence[np.ndarray], width: int):
+        self._arrays = [array for array in arrays if len(array)]
+        self._starts = np.cumsum([0, *(len(array) for array in self._arrays)])
+        self.shape = int(self._starts[-1]), width
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        rows = np.asarray(rows)
+        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        block_of = np.searchsorted(self._starts, rows, side="right") - 1
+        for block in np.unique(block_of):
+            inside = block_of == block
+            found[inside] = self._arrays[block][rows[inside] - self._starts[block]]
+        return found
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("blocks are one array only as a copy")
+        return np.concatenate([np.zeros((0, self.shape[1]), self.dtype), *self._arrays], dtype=dtype)
