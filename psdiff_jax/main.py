@@ -18,6 +18,7 @@ from psdiff_jax.command_line import (
 )
 from psdiff_jax.config import from_values
 from psdiff_jax.errors import InputError
+from psdiff_jax.interruption import Interrupted, interruptible, tell
 from psdiff_jax.options import describe
 
 MODES = ("train_and_evaluate", "train", "evaluate", "embed", "search", "export", "evaluate_teacher")
@@ -76,22 +77,31 @@ def print_config() -> None:
 
 def main(_: list[str]) -> None:
     try:
-        if PRINT_CONFIG.value:
-            print_config()
-            return
-        from psdiff_jax import experiment
-
-        logging.set_verbosity(logging.WARNING)  # libraries tell of every file they open
-        experiment.run(
-            CONFIG.value,
-            Path(str(WORKDIR.value)),
-            MODE.value,
-            embeddings=EMBEDDINGS.value,
-            query=QUERY.value,
-            top=TOP.value,
-        )
+        with interruptible():
+            run()
     except InputError as error:
         sys.exit(f"error: {error}")
+    except Interrupted as signalled:
+        tell(str(signalled), signalled.number)
+        sys.exit(128 + signalled.number)
+
+
+def run() -> None:
+    """Does what the command line says."""
+    if PRINT_CONFIG.value:
+        print_config()
+        return
+    from psdiff_jax import experiment
+
+    logging.set_verbosity(logging.WARNING)  # libraries tell of every file they open
+    experiment.run(
+        CONFIG.value,
+        Path(str(WORKDIR.value)),
+        MODE.value,
+        embeddings=EMBEDDINGS.value,
+        query=QUERY.value,
+        top=TOP.value,
+    )
 
 
 if __name__ == "__main__":

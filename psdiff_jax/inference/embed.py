@@ -16,6 +16,7 @@ from psdiff_jax.data.prepared import Dataset
 from psdiff_jax.data.transforms import decode_image, pad_rows, to_network, to_original
 from psdiff_jax.evaluation.options import EvaluateOptions
 from psdiff_jax.inference.predictor import KnownPeople, Predictions, Predictor
+from psdiff_jax.interruption import AGAIN, stage
 from psdiff_jax.models.psdiff import PSDiffOptions
 from psdiff_jax.ops.boxes import box_iou
 from psdiff_jax.progress import progress
@@ -125,7 +126,8 @@ class Embedder:
 
 def embed_all(embedder: Embedder, dataset: Dataset) -> dict[int | str, tuple[Detections, Detections]]:
     """{steps: (gallery, query)} of a dataset."""
-    gallery, query = embed_gallery(embedder, dataset), embed_queries(embedder, dataset)
+    with stage(f"embedding {dataset.name}", f"nothing of it is kept, the weights are; {AGAIN}"):
+        gallery, query = embed_gallery(embedder, dataset), embed_queries(embedder, dataset)
     return {k: (gallery[k], query[k]) for k in gallery}
 
 
