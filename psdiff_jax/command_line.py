@@ -2,6 +2,7 @@
 
 import ast
 import re
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.ops.boxes import is_inside
 from psdiff_jax.options import nearest
 
+UNREADABLE = object()  # in place of what a config file gives
 Renaming = tuple[str, str]  # what an argument said, and how it is said today
 
 
@@ -116,20 +118,62 @@ def unknown_key(config: Mapping[str, Any] | ConfigDict, key: str) -> str | None:
     return None
 
 
-def override_error(argv: list[str], config: ConfigDict | None, error: Exception) -> str:
-    """One line about a command line that could not be parsed. `config`: what --config gave, or None."""
-    keys = [re.match(r"--config\.([\w.]+)", arg) for arg in argv]
-    if config is not None:
+def config_first(argv: list[str]) -> list[str]:
+    """argv with --config right behind the program's name: ml_collections wants it before its overrides."""
+    at = next((i for i, arg in enumerate(argv) if arg == "--config" or arg.startswith("--config=")), None)
+    if at in (None, len(argv) - 1):
+        return argv
+    end = at + (1 if "=" in argv[at] else 2)
+    return [*argv[:1], *argv[at:end], *argv[1:at], *argv[end:]]
+
+
+def config_file(argv: list[str]) -> str:
+    """What --config names, without the variant; "" where it is missing."""
+    for arg, before in zip(argv, ["", *argv], strict=False):
+        if arg.startswith("--config=") or before == "--config":
+            return arg.removeprefix("--config=").partition(":")[0]
+    return ""
+
+
+def raised_in_config(argv: list[str], error: BaseException | None) -> str:
+    """One line with the place in the config file where an error comes from; "" for an error from elsewhere.
+
+    ml_collections and absl raise others in place of the error; those hold it as cause or context.
+    """
+    file, found = config_file(argv), ""
+    while error is not None and file:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        what = " ".join(str(error).split()) if isinstance(error, InputError) else _in_words(error)
+        if isinstance(error, SyntaxError) and error.filename == file:
+            found = f"--config {file}, line {error.lineno}: {error.msg}"
+        elif lines:
+            found = f"--config {file}, line {lines[-1]}: {what}"
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _in_words(error: BaseException) -> str:
+    """The type and the message of an error, on one line."""
+    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+
+
+def override_error(argv: list[str], config: Any, error: Exception) -> str:
+    """One line about a command line that could not be parsed. `config`: what the config file gives, or UNREADABLE."""
+    file, keys = config_file(argv), [re.match(r"--config\.([\w.]+)", arg) for arg in argv]
+    if isinstance(config, ConfigDict):
         for problem in (unknown_key(config, key[1]) for key in keys if key):
             if problem:
                 return problem
-    files = [
-        arg.split("=", 1)[-1]
-        for arg, before in zip(argv, ["", *argv], strict=False)
-        if arg.startswith("--config=") or before == "--config"
-    ]
-    if config is None and files and isinstance(error, OSError | ImportError):
-        return f"--config {files[0]}: cannot be read ({' '.join(str(error).split())[-80:]})"
-    if "Traceback" in str(error):  # raised inside the config file
-        return f"--config {files[0] if files else ''}: {str(error).strip().splitlines()[-1].split(': ', 1)[-1]}"
+    elif config is not UNREADABLE and file:
+        return f"--config {file}: get_config() returns {config!r}, not a ConfigDict"
+    elif place := raised_in_config(argv, error):
+        return place
+    elif isinstance(error, AttributeError) and error.name == "get_config":
+        return f"--config {file}: it defines no get_config()"
+    elif isinstance(error, OSError) and file:
+        cause = error.__cause__
+        reason = "no such file" if not Path(file).exists() else getattr(cause, "strerror", None) or cause or error
+        return f"--config {file}: cannot be read ({reason})"
+    elif not file and any(keys):
+        return "--config is missing, though there are overrides of it; see --help"
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,12 +1,12 @@
 """One experiment: from the command line's ConfigDict to typed options, once; opens the datasets; calls a mode."""
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from psdiff_jax import parallel
@@ -16,6 +16,7 @@ from psdiff_jax.data.records import PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
 from psdiff_jax.options import tree
+from psdiff_jax.workdir import claimed
 
 
 def run(
@@ -41,11 +42,30 @@ def run(
         raise InputError("--query goes with --mode search, and that mode needs it: IMAGE:x1,y1,x2,y2")
     keep_compiled(config.compilation_cache)
     if config.distributed:
-        jax.distributed.initialize()
+        parallel.join()
     parallel.setup_cpu_devices(config.cpu_devices, config.train.batch_size, config.evaluate.batch_size)
     parallel.meet()
-    workdir = workdir.expanduser()
-    workdir.mkdir(parents=True, exist_ok=True)
+    with _claimed(workdir.expanduser()) as folder:
+        _run(config, folder, mode, embeddings, query, top)
+
+
+@contextlib.contextmanager
+def _claimed(workdir: Path) -> Iterator[Path]:
+    """`workdir`, which the first process of a pod holds for all of them; where it cannot, all end with its line."""
+    with contextlib.ExitStack() as stack:
+        problem = ""
+        if parallel.is_main_process():
+            try:
+                stack.enter_context(claimed(workdir))
+            except InputError as error:
+                problem = str(error)
+        problem = parallel.gather_json(problem)[0]
+        if problem:
+            raise InputError(problem)
+        yield workdir
+
+
+def _run(config: Config, workdir: Path, mode: str, embeddings: str | None, query: str | None, top: int) -> None:
     written = workdir / "config.json"
     new = mode.startswith("train") or not written.is_file()  # looking at a run does not change what it says it was
     if new and parallel.is_main_process():

@@ -2,16 +2,27 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from psdiff_jax.command_line import builder_options, override_error, set_builder_options, todays_names
+from psdiff_jax.command_line import (
+    UNREADABLE,
+    builder_options,
+    config_first,
+    override_error,
+    raised_in_config,
+    set_builder_options,
+    todays_names,
+)
 from psdiff_jax.config import from_values
 from psdiff_jax.errors import InputError
+from psdiff_jax.interruption import Interrupted, interruptible, tell
 from psdiff_jax.options import describe
 
 MODES = ("train_and_evaluate", "train", "evaluate", "embed", "search", "export", "evaluate_teacher")
+EXPECTED = (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError)  # from a wrong command line
 CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, e.g. configs/quickstart.py", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, events, embeddings and the report")
 MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "what to do")
@@ -27,7 +38,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         argv, replaced = todays_names(argv)
         for before, now in replaced:
             print(f"{before} is now called {now}", file=sys.stderr)
-        argv, options = builder_options(argv)
+        argv, options = builder_options(config_first(argv))
         sys.argv = argv  # config_flags looks for overrides there
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
@@ -35,22 +46,25 @@ def parse_flags(argv: list[str]) -> list[str]:
         for flag in (CONFIG,) if PRINT_CONFIG.value else (CONFIG, WORKDIR):
             if flag.value is None:
                 raise InputError(f"--{flag.name} is missing; see --help")
-        CONFIG.value.lock()  # a config file that could not be read says so when it is touched
+        CONFIG.value.lock()
         set_builder_options(CONFIG.value, options)
         return rest
-    except (InputError, flags.Error, AttributeError, KeyError, ImportError, OSError, TypeError, ValueError) as error:
+    except Exception as error:  # a config file may raise anything
+        if not (isinstance(error, EXPECTED) or raised_in_config(argv, error)):
+            raise
         sys.exit(f"error: {override_error(argv, config_alone(argv), error)}")
 
 
-def config_alone(argv: list[str]) -> ConfigDict | None:
-    """The config file's content without the overrides, or None when the file itself is wrong."""
+def config_alone(argv: list[str]) -> Any:
+    """What the config file gives without the overrides, or UNREADABLE when the file itself is wrong."""
     given = [arg for arg in argv if not arg.startswith("--config.")]
     before, sys.argv = sys.argv, given
     try:
         flags.FLAGS(given)
+        getattr(CONFIG.value, "lock", None)  # a config file that could not be read says so when it is touched
         return CONFIG.value
-    except (flags.Error, OSError, ImportError, AttributeError, KeyError, TypeError, ValueError):
-        return None  # what is wrong with the file itself is in the first error
+    except Exception:
+        return UNREADABLE  # what is wrong with the file itself is in the first error
     finally:
         sys.argv = before
 
@@ -63,22 +77,31 @@ def print_config() -> None:
 
 def main(_: list[str]) -> None:
     try:
-        if PRINT_CONFIG.value:
-            print_config()
-            return
-        from psdiff_jax import experiment
-
-        logging.set_verbosity(logging.WARNING)  # libraries tell of every file they open
-        experiment.run(
-            CONFIG.value,
-            Path(str(WORKDIR.value)),
-            MODE.value,
-            embeddings=EMBEDDINGS.value,
-            query=QUERY.value,
-            top=TOP.value,
-        )
+        with interruptible():
+            run()
     except InputError as error:
         sys.exit(f"error: {error}")
+    except Interrupted as signalled:
+        tell(str(signalled), signalled.number)
+        sys.exit(128 + signalled.number)
+
+
+def run() -> None:
+    """Does what the command line says."""
+    if PRINT_CONFIG.value:
+        print_config()
+        return
+    from psdiff_jax import experiment
+
+    logging.set_verbosity(logging.WARNING)  # libraries tell of every file they open
+    experiment.run(
+        CONFIG.value,
+        Path(str(WORKDIR.value)),
+        MODE.value,
+        embeddings=EMBEDDINGS.value,
+        query=QUERY.value,
+        top=TOP.value,
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class Range:
 
     def __str__(self) -> str:
         if self.high < math.inf:
-            return f"must lie within {self.low:g} and {self.high:g}"
+            low, high = (f"{n:g}" if isinstance(n, float) else str(n) for n in (self.low, self.high))
+            return f"must lie within {low} and {high}"
         return f"must be above {self.low:g}" if self.above else f"must be {self.low:g} or more"
 
 
@@ -46,6 +47,7 @@ POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 AT_LEAST_1 = Range(1)
 FRACTION = Range(0, 1)
+SEED = Range(0, 2**32 - 1)  # what jax, NumPy and grain all tell apart
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,25 @@ def setup_cpu_devices(count: int, *batch_sizes: int) -> None:
             pass
 
 
+def join(**where: Any) -> None:
+    """Joins the other processes of a pod. where: arguments of `jax.distributed.initialize`, outside a known cluster.
+
+    Raises:
+      InputError: neither `where`, the environment nor the cluster says who the others are.
+    """
+    try:
+        jax.distributed.initialize(**where)
+    except ValueError as error:
+        raise InputError(
+            f"config.distributed: who the other processes are is not known ({_one_line(error)}); start this under "
+            "SLURM, Open MPI or Kubernetes or on TPU VMs, or leave config.distributed=False"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
 def meet() -> None:
     """Waits for the other processes of a pod; call it once they have joined, before anything that takes time.
 

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from psdiff_jax import experiment
 from psdiff_jax.command_line import builder_options, set_builder_options, todays_names, unknown_key
 from psdiff_jax.config import Config, check_files, from_values, to_config_dict
-from psdiff_jax.configs import base, street_pretrain
+from psdiff_jax.configs import base, quickstart, street_pretrain
 from psdiff_jax.earlier import RENAMED
 from psdiff_jax.errors import InputError
 from psdiff_jax.options import describe, tree
 
-pytestmark = pytest.mark.slow
+from .command_lines import CONFIGS, parsed
 
-CONFIGS = Path(base.__file__).parent
+pytestmark = pytest.mark.slow
 
 
 def command(*options: str, config: str | Path = CONFIGS / "street_pretrain.py") -> subprocess.CompletedProcess:
@@ -69,6 +70,66 @@ def test_an_unknown_variant_is_one_line(tmp_path):
     done = command("--workdir", str(tmp_path), config=f"{CONFIGS / 'quickstart.py'}:tiny")
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].endswith("quickstart.py has no variant 'tiny'; choose smoke")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config(\n    return 1\n", "line 1: '(' was never closed"),
+        ("import nowhere\n", "line 1: ModuleNotFoundError: No module named 'nowhere'"),
+        (
+            "def get_config():\n    return half()\ndef half():\n    return 1 / 0\n",
+            "line 4: ZeroDivisionError: division",
+        ),
+        ("def get_config():\n    raise ValueError('two\\nlines')\n", "line 2: ValueError: two lines"),
+        ("def get_config():\n    return {}['a']\n", "line 2: KeyError: 'a'"),
+        ("def get_config():\n    return get_config()\n", "line 2: RecursionError"),
+        ("def get_config():\n    open('/nowhere')\n", "line 2: FileNotFoundError"),
+        ("def get_config():\n    return 5\n", "get_config() returns 5, not a ConfigDict"),
+        ("def get_config():\n    return None\n", "get_config() returns None"),
+        ("x = 3\n", "it defines no get_config()"),
+    ],
+)
+@pytest.mark.parametrize("override", [[], ["--config.seed=3"]])
+def test_an_error_inside_a_config_file_names_its_line(content, message, override, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(content)
+    line = parsed("--config", str(file), "--workdir=x", *override)
+    assert isinstance(line, str) and line.startswith(f"error: --config {file}") and message in line, line
+    assert "\n" not in line
+
+
+def test_a_folder_is_no_config_file(tmp_path):
+    assert parsed(f"--config={tmp_path}", "--workdir=x").endswith(f"{tmp_path}: cannot be read (Is a directory)")
+
+
+def test_the_config_may_stand_behind_its_overrides():
+    config = parsed("--config.seed=7", "--workdir=x", "--config", f"{CONFIGS / 'quickstart.py'}:smoke")
+    assert config.seed == 7 and config.train.steps == quickstart.get_config("smoke").train.steps
+    assert "--config is missing, though there are overrides" in parsed("--config.seed=7", "--workdir=x")
+    assert "config" in parsed("--workdir=x", "--config")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=-1", "config.seed=-1: must lie within 0 and 4294967295"),
+        ("seed=9223372036854775808", "config.seed=9223372036854775808: must lie within"),
+        ("evaluate.seeds=(4294967296,)", "config.evaluate.seeds=(4294967296,): must lie within"),
+        ("data.threads=-1", "config.data.threads=-1: must be 0 or more"),
+    ],
+)
+def test_numbers_out_of_range_name_the_key(override, message, tmp_path):
+    config = parsed("--config", str(CONFIGS / "street_pretrain.py"), f"--workdir={tmp_path}", f"--config.{override}")
+    with pytest.raises(InputError) as caught:
+        experiment.run(config, tmp_path / "run", "train")
+    assert message in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_without_a_coordinator_nothing_is_waited_for(tmp_path):
+    done = command("--workdir", str(tmp_path / "run"), "--config.distributed=True")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: config.distributed: who the other processes are is not known" in done.stderr.splitlines()[-1]
 
 
 def test_a_missing_dataset_folder_is_named(tmp_path):

@@ -12,6 +12,7 @@ import cv2
 
 from psdiff_jax.data.schema import image_example
 from psdiff_jax.datasets.synthetic_street.street import Scene, Street
+from psdiff_jax.interruption import starting_children
 from psdiff_jax.progress import progress
 
 
@@ -43,8 +44,13 @@ def render(street: Street, split: str, workers: int = 1) -> Iterator[dict[str, A
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(street,)) as pool:
         chunk = max(1, min(32, count // (4 * workers)))
-        records = pool.map(partial(_render_one, split), range(count), chunksize=chunk)
-        yield from progress(records, what, "scenes", count)
+        with starting_children():
+            records = pool.map(partial(_render_one, split), range(count), chunksize=chunk)
+        try:
+            yield from progress(records, what, "scenes", count)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 _worker_street: Street | None = None

@@ -24,6 +24,7 @@ room for boxes (config.data.max_boxes in training, the most boxes of an image in
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -207,6 +208,11 @@ def reading_threads(options: DataOptions) -> int:
     return options.threads or min(16, os.cpu_count() or 1)
 
 
+def _ignore_ctrl_c(*_: int) -> None:
+    """In a worker: a terminal sends Ctrl-C to all processes, and training ends its step before it ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _read_ahead(batches: Any, options: DataOptions) -> Any:
     """A grain iterator whose batches are made by threads of this process, or by worker processes."""
     import grain
@@ -220,6 +226,7 @@ def _read_ahead(batches: Any, options: DataOptions) -> Any:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, even in a program without flags
         iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=options.workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=options.workers, per_worker_buffer_size=2),
+            worker_init_fn=_ignore_ctrl_c,
         )
     return iter(iterable)

@@ -57,6 +57,7 @@ from psdiff_jax.data.schema import (
 )
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import locked, write_atomically
+from psdiff_jax.interruption import AGAIN, stage
 
 __all__ = [  # this module is where the rest of the program finds all of them
     "BUILDERS",
@@ -108,7 +109,8 @@ def open_dataset(options: DataOptions) -> PreparedDataset:
     if not report_path.is_file():
         with locked(folder / ".lock", f"prepares {folder}"):  # one process of a pod builds, the others wait
             if not report_path.is_file():
-                _prepare(name, builder_class, given, report_path)
+                with stage(f"preparing dataset {name}", f"nothing of it is kept; {AGAIN}"):
+                    _prepare(name, builder_class, given, report_path)
     return PreparedDataset(name, folder_of_records(folder), json.loads(report_path.read_text())["report"])
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from psdiff_jax.data.options import DatasetOptions
 from psdiff_jax.evaluation.protocols import parse_protocol
 from psdiff_jax.evaluation.reranking import parse_rerankings
-from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, Need, Range
+from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, SEED, Need, Range
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class EvaluateOptions:
     calibrate: Annotated[bool, "choose search_threshold on the images that data.held_out holds out"] = True
     protocols: Annotated[tuple[str, ...], "galleries of a query (`evaluation.protocols`)"] = ("whole",)
     reranking: Annotated[tuple[str, ...], "scored beside plain similarities: cws, cbgm:30,4, cws+cbgm:10,3"] = ()
-    seeds: Annotated[tuple[int, ...], NOT_NEGATIVE, "sampler seeds, for a mean and deviation; () = config.seed"] = ()
+    seeds: Annotated[tuple[int, ...], SEED, "sampler seeds, for a mean and deviation; () = config.seed"] = ()
     data: Annotated[DatasetOptions, "the dataset to evaluate on, where it is not the one trained on"] = field(
         default_factory=DatasetOptions
     )

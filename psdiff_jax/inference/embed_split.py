@@ -26,6 +26,7 @@ from psdiff_jax.files import locked, remove_unfinished
 from psdiff_jax.inference.embed import Batch, Embedder, People
 from psdiff_jax.inference.predictor import Predictions
 from psdiff_jax.inference.split_shards import Found, ShardWriter, missing_images, read_shards
+from psdiff_jax.interruption import AGAIN, stage
 from psdiff_jax.ops.boxes import box_iou
 from psdiff_jax.progress import progress
 
@@ -45,7 +46,8 @@ def remove_shards(workdir: Path) -> None:
 
 def embed_all(embedder: Embedder, dataset: Dataset, folder: Path) -> dict[int, tuple[Detections, Detections]]:
     """{steps: (gallery, query)} of a dataset. folder: for the shards, within reach of all processes."""
-    gallery, query = embed_gallery(embedder, dataset, folder), embed_queries(embedder, dataset, folder)
+    with stage(f"embedding {dataset.name}", f"the shards in {folder} are kept; {AGAIN}"):
+        gallery, query = embed_gallery(embedder, dataset, folder), embed_queries(embedder, dataset, folder)
     return {k: (gallery[k], query[k]) for k in gallery}
 
 

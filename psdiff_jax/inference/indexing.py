@@ -39,6 +39,7 @@ from psdiff_jax.inference.shards import (
     write_settings,
     write_shard,
 )
+from psdiff_jax.interruption import AGAIN, stage
 from psdiff_jax.progress import progress
 
 OnProgress = Callable[[int, int], None]
@@ -116,7 +117,8 @@ def update_index(
         problem = next((f"; {path}: {reason}" for path, reason in unreadable.items()), "")
         raise InputError(f"{root} holds no images or videos{problem}")
     process, processes, _ = parallel.place()
-    with locked(into / ".lock", f"updates {into}") if process == 0 else contextlib.nullcontext():
+    lock = locked(into / ".lock", f"updates {into}") if process == 0 else contextlib.nullcontext()
+    with stage(f"indexing {root}", f"the shards in {into} are kept; {AGAIN}"), lock:
         if (into / SETTINGS).is_file():
             read_settings(into).check_same(settings, into)
         changes = Changes()

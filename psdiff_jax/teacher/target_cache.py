@@ -25,6 +25,7 @@ import numpy as np
 
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import locked, write_atomically, writing
+from psdiff_jax.interruption import AGAIN, stage
 
 Block = tuple[int, int]  # the row it ends before, CRC-32 of its bytes
 Compute = Callable[[int], Iterator[np.ndarray]]
@@ -105,12 +106,13 @@ def _fill(path: Path, key: Mapping[str, Any], shape: tuple[int, int], compute: C
     if start:
         _say(f"{path}: continuing after {start} of {shape[0]} rows")
     # Written, not mapped: a full disk then raises an error instead of a signal that ends the process.
-    for rows in compute(start) if start < shape[0] else ():
-        content = np.ascontiguousarray(rows, "<f4").tobytes()
-        start += len(rows)
-        _append(unfinished, content)  # the rows first, then the line of the journal
-        blocks.append((start, zlib.crc32(content)))
-        _append(journal, (json.dumps(blocks[-1]) + "\n").encode())
+    with stage(f"computing {path}", lambda: f"{start} of {shape[0]} rows are kept; {AGAIN}"):
+        for rows in compute(start) if start < shape[0] else ():
+            content = np.ascontiguousarray(rows, "<f4").tobytes()
+            _append(unfinished, content)  # the rows first, then the line of the journal
+            blocks.append((start + len(rows), zlib.crc32(content)))
+            _append(journal, (json.dumps(blocks[-1]) + "\n").encode())
+            start += len(rows)
     with writing(path):
         path.unlink(missing_ok=True)  # a stop between these lines is a stop after the last block
         write_atomically(path.with_suffix(".json"), json.dumps({"key": key, "blocks": blocks}) + "\n")

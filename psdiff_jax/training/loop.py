@@ -9,7 +9,6 @@ devices wait for neither.
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from jax.sharding import Mesh
 
 from psdiff_jax import parallel
 from psdiff_jax.errors import InputError
+from psdiff_jax.interruption import AGAIN, handled, restore, tell
 from psdiff_jax.training.checkpoint import Checkpoints
 from psdiff_jax.training.progress import Progress, is_done, say
 from psdiff_jax.training.writer import MetricWriter
@@ -59,14 +59,14 @@ def fit(
       state: a tree with an integer `step`; it is given up.
       batches: an iterator with a position, or a function that opens an iterator at a step.
       writer: takes the means of the scalars since the last log (of `learning_rate` the last), as split `prefix`.
-      checkpoints: written every `checkpoint_every` steps (0: only at the end), at the end, and on SIGTERM or SIGINT.
+      checkpoints: written every `checkpoint_every` steps (0: only at the end), at the end, and on a signal.
       prefix: name of this training; its learning rate is called `config.<prefix>.learning_rate`.
       mesh: where to put state and batches; None: where JAX puts them by itself.
       hooks: (every, function of (step, state)), called after the steps that divide by `every`.
 
     Raises:
       InputError: a loss or gradient is no longer finite, the data end, or the checkpoint is of something else.
-      SystemExit: with 128 + the signal, after SIGTERM or SIGINT.
+      SystemExit: with 128 + the signal, after SIGTERM, SIGINT or SIGHUP.
     """
     state = state if mesh is None else parallel.put_replicated(state, mesh)
     batches = _FromStep(batches) if callable(batches) else batches
@@ -127,7 +127,7 @@ def _exit(number: int, step: int, checkpoints: Checkpoints | None, writer: Metri
         checkpoints.wait()
     if writer:
         writer.flush()
-    outlook = "run the same command again to continue" if checkpoints else "this training keeps no checkpoints"
+    outlook = AGAIN if checkpoints else "this training keeps no checkpoints"
     say(f"stopped at step {step}; {outlook}")
     raise SystemExit(128 + number)
 
@@ -207,10 +207,10 @@ class _ReadAhead:
 
 
 class _StopSignals:
-    """Turns SIGTERM and SIGINT into a wish to stop after the step; a second one acts at once.
+    """Turns SIGTERM, SIGINT and SIGHUP into a wish to stop after the step; a second one acts at once.
 
     Many processes must stop at the same step, so there JAX's preemption service listens instead, to SIGTERM alone: in
-    about a second it tells all processes and agrees on a step.
+    about a second it tells all processes and agrees on a step. SIGHUP is passed on to it.
     """
 
     def __init__(self) -> None:
@@ -229,8 +229,12 @@ class _StopSignals:
         return stopping
 
     def __enter__(self) -> _StopSignals:
-        if not self._many and threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._notice) for number in (signal.SIGTERM, signal.SIGINT)}
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        if not self._many:
+            self._before = handled(self._notice)
+        elif signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            self._before = {signal.SIGHUP: signal.signal(signal.SIGHUP, self._pass_on)}
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -239,9 +243,12 @@ class _StopSignals:
     def _notice(self, number: int, _: Any) -> None:
         self.number = int(number)
         self._restore()
-        print(f"{signal.Signals(number).name}: stopping after this step", file=sys.stderr, flush=True)
+        tell(f"{signal.Signals(number).name}: stopping after this step", number)
+
+    def _pass_on(self, number: int, _: Any) -> None:
+        tell("SIGHUP: stopping after this step", number)
+        signal.raise_signal(signal.SIGTERM)
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        restore(self._before)
         self._before = {}

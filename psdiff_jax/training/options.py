@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 from psdiff_jax.diffusion.noise import DiffusionOptions
 from psdiff_jax.diffusion.samplers import SamplerOptions
 from psdiff_jax.models.psdiff import PSDiffOptions
-from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, Need
+from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, SEED, Need
 from psdiff_jax.training.matcher import MatchOptions
 from psdiff_jax.training.optimizer import OptimizerOptions
 from psdiff_jax.training.states import NoiseOptions
@@ -44,7 +44,7 @@ class TrainOptions(OptimizerOptions):
 class TrainingConfig:
     """Everything that decides a training but its data."""
 
-    seed: Annotated[int, NOT_NEGATIVE, "of weights, data order and noise"] = 0
+    seed: Annotated[int, SEED, "of weights, data order and noise"] = 0
     model: PSDiffOptions = field(default_factory=PSDiffOptions)
     diffusion: DiffusionOptions = field(default_factory=DiffusionOptions)
     noise: NoiseOptions = field(default_factory=NoiseOptions)

@@ -197,7 +197,7 @@ def test_data_that_end_or_fail_are_an_error():
         fit(toy_step, toy_state(), broken, steps=10)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signals_save_and_stop(tmp_path, capfd, number):
     before = signal.getsignal(number)
     with Checkpoints(tmp_path) as checkpoints:
@@ -206,7 +206,7 @@ def test_signals_save_and_stop(tmp_path, capfd, number):
                 hooks=[(13, lambda *_: os.kill(os.getpid(), number))])  # fmt: skip
         assert exit_.value.code == 128 + number
         assert signal.getsignal(number) == before
-        assert "stopped at step 14; run the same command again to continue\n" in capfd.readouterr().out
+        assert "stopped at step 14; run the same command again to go on\n" in capfd.readouterr().out
         assert checkpoints.latest_step() == 14
         state = fit(toy_step, toy_state(), toy_batches, steps=50, checkpoints=checkpoints)
     np.testing.assert_array_equal(state.params, fit(toy_step, toy_state(), toy_batches, steps=50).params)
