@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,14 +11,17 @@ class Blocks:
     """float32 [K,D] arrays, one after the other, as one array of which only what is asked for is copied.
 
     `blocks[rows]` takes a slice of step 1 or an array of row numbers; `np.asarray(blocks)` copies all.
+
+    loaders: of the arrays, called whenever rows are read: a mapped file is an open one, and a process may open about a
+    thousand. lengths: of the arrays. width: D.
     """
 
     ndim = 2
     dtype = np.dtype(np.float32)
 
-    def __init__(self, arrays: Sequence[np.ndarray], width: int):
-        self._arrays = [array for array in arrays if len(array)]
-        self._starts = np.cumsum([0, *(len(array) for array in self._arrays)])
+    def __init__(self, loaders: Sequence[Callable[[], np.ndarray]], lengths: Sequence[int], width: int):
+        self._loaders = [load for load, length in zip(loaders, lengths, strict=True) if length]
+        self._starts = np.cumsum([0, *(length for length in lengths if length)])
         self.shape = int(self._starts[-1]), width
 
     def __len__(self) -> int:
@@ -32,10 +35,12 @@ class Blocks:
         block_of = np.searchsorted(self._starts, rows, side="right") - 1
         for block in np.unique(block_of):
             inside = block_of == block
-            found[inside] = self._arrays[block][rows[inside] - self._starts[block]]
+            found[inside] = self._loaders[block]()[rows[inside] - self._starts[block]]
         return found
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("blocks are one array only as a copy")
-        return np.concatenate([np.zeros((0, self.shape[1]), self.dtype), *self._arrays], dtype=dtype)
+        return np.concatenate(
+            [np.zeros((0, self.shape[1]), self.dtype), *(load() for load in self._loaders)], dtype=dtype
+        )

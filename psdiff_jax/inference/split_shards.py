@@ -11,7 +11,8 @@ The names sort as the images do: shards of any number of processes are one seque
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,19 +88,21 @@ def read_shards(folder: Path, steps: int, embedding_dim: int) -> Found:
     Raises:
       InputError: naming a shard that cannot be read.
     """
-    embeddings: list[np.ndarray] = []
+    embeddings: list[Callable[[], np.ndarray]] = []
     boxes, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
     source = [np.zeros(0, np.int32)]
     for shard in _shards(folder):
         try:
-            mapped = np.load(shard / str(steps) / "embeddings.npy", mmap_mode="r")
+            load = partial(np.load, shard / str(steps) / "embeddings.npy", mmap_mode="r")
+            load()  # here, so that damage is noticed before anything is scored
             parts = [np.load(shard / str(steps) / f"{name}.npy") for name in ("boxes", "scores", "source")]
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{shard}: damaged shard ({error}); delete it and run again") from error
-        embeddings.append(mapped)
+        embeddings.append(load)
         for into, part in zip((boxes, scores, source), parts, strict=True):
             into.append(part)
-    return Found(Blocks(embeddings, embedding_dim), *(np.concatenate(part) for part in (boxes, scores, source)))
+    blocks = Blocks(embeddings, [len(part) for part in scores[1:]], embedding_dim)
+    return Found(blocks, *(np.concatenate(part) for part in (boxes, scores, source)))
 
 
 def _shards(folder: Path) -> list[Path]:

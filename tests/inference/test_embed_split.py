@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,14 +135,14 @@ def test_shards_together_are_the_gallery(tmp_path):
     assert len(names) > 2
     ends = [tuple(map(int, name.split("-"))) for name in names]
     assert ends[0][0] == 0 and ends[-1][1] == IMAGES - 1
-    assert all(first == last + 1 and first % BATCH == 0 for (_, last), (first, _) in zip(ends, ends[1:], strict=False))
+    assert all(first == last + 1 and first % BATCH == 0 for (_, last), (first, _) in pairwise(ends))
     # What is in memory is a shard: 16 rows, and one batch at most.
     for path in (tmp_path / "shards").glob("gallery-*/[0-9]*"):
         rows = sum(len(np.load(path / str(k) / "scores.npy")) for k in STEPS)
         assert rows < 16 + BATCH * PROPOSALS * len(STEPS)
     for k in STEPS:
         assert isinstance(found[k].embeddings, Blocks)
-        assert all(isinstance(each, np.memmap) for each in found[k].embeddings._arrays)
+        assert all(isinstance(load(), np.memmap) for load in found[k].embeddings._loaders)
 
 
 @pytest.mark.parametrize("query", ["gt_box", "detected"])
@@ -273,10 +273,11 @@ def test_a_damaged_shard_is_named(tmp_path):
 def test_blocks_are_their_concatenation():
     rng = np.random.default_rng(0)
     parts = [rng.normal(size=(n, 3)).astype(np.float32) for n in (4, 0, 1, 7)]
-    whole, blocks = np.concatenate(parts), Blocks(parts, 3)
+    whole = np.concatenate(parts)
+    blocks = Blocks([partial(np.asarray, part) for part in parts], [len(part) for part in parts], 3)
     assert len(blocks) == 12 and blocks.shape == (12, 3)
     np.testing.assert_array_equal(np.asarray(blocks), whole)
     for rows in (slice(2, 9), slice(10, 40), slice(5, 5), np.array([11, 0, 4, 3, 4]), np.array([], int)):
         np.testing.assert_array_equal(blocks[rows], whole[rows])
-    empty = SimpleNamespace(blocks=Blocks([], 3)).blocks
+    empty = SimpleNamespace(blocks=Blocks([], [], 3)).blocks
     assert np.asarray(empty).shape == (0, 3) and empty[:5].shape == (0, 3)
