@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -135,7 +135,7 @@ def test_shards_together_are_the_gallery(tmp_path):
     assert len(names) > 2
     ends = [tuple(map(int, name.split("-"))) for name in names]
     assert ends[0][0] == 0 and ends[-1][1] == IMAGES - 1
-    assert all(first == last + 1 and first % BATCH == 0 for (_, last), (first, _) in zip(ends, ends[1:], strict=False))
+    assert all(first == last + 1 and first % BATCH == 0 for (_, last), (first, _) in pairwise(ends))
     # What is in memory is a shard: 16 rows, and one batch at most.
     for path in (tmp_path / "shards").glob("gallery-*/[0-9]*"):
         rows = sum(len(np.load(path / str(k) / "scores.npy")) for k in STEPS)
