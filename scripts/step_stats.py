@@ -30,6 +30,7 @@ from psdiff_jax.config import Config, from_values, load_config
 from psdiff_jax.configs.base import PRESETS
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.errors import InputError
+from psdiff_jax.models.psdiff import PSDiff
 from psdiff_jax.training.step import TrainState
 from psdiff_jax.training.train import initial_state, new_model, training_mesh, training_step
 
@@ -38,10 +39,15 @@ _OPERATION = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
 _ARRAY = re.compile(r"(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 
 
+def abstract_model(config: Config) -> PSDiff:
+    """The model of a config: names and shapes without values."""
+    return nnx.eval_shape(lambda: new_model(config, shapes=True))
+
+
 def abstract_step(config: Config, size: tuple[int, int], boxes: int) -> tuple[Any, TrainState, dict[str, Any]]:
     """(the jitted step, shapes of its state and batch) of a config, on all devices as training has them."""
     mesh, array = training_mesh(config), jax.ShapeDtypeStruct
-    model = nnx.eval_shape(lambda: new_model(config, shapes=True))
+    model = abstract_model(config)
     graphdef, state = jax.eval_shape(lambda: initial_state(config, new_model(config, shapes=True)))
 
     def placed(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -136,8 +136,8 @@ def training_mesh(config: TrainingConfig) -> Mesh:
     if options.shards and devices % options.shards:
         raise InputError(f"config.train.shards is {options.shards}: choose a divisor of the {devices} devices")
     mesh = parallel.make_mesh(options.shards or devices)
-    key = "config.train.batch_size / config.train.accumulate"
-    parallel.check_divides(options.batch_size // options.accumulate, mesh, key if options.accumulate > 1 else key[:23])
+    key = "config.train.batch_size" + (" / config.train.accumulate" if options.accumulate > 1 else "")
+    parallel.check_divides(options.batch_size // options.accumulate, mesh, key)
     return mesh
 
 
