@@ -57,7 +57,7 @@ def train(config: Config, workdir: Path, dataset: PreparedDataset, gallery: Prep
             "with the weights of another run (config.train.init_from)"
         )
     mesh, data, folder = parallel.make_mesh(), config.data, config.teacher_folder(workdir)
-    parallel.check_divides(config.train.batch_size, mesh, "config.train.batch_size")
+    training.training_mesh(config)  # what does not divide is refused before the teacher's targets are made
     with MetricWriter(workdir) as writer:
         targets = open_targets(
             config.teacher,

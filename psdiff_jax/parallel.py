@@ -2,7 +2,8 @@
 
     mesh = make_mesh()                        axes ("data", "model") over all devices of all processes
     state = put_replicated(state, mesh)       the same values on every device
-    batch = put_batch(batch, mesh)            rows spread over "data"; each process gives its own block of rows
+    state = put_sharded(state, mesh)          large arrays divided over "model" (fully sharded data parallel)
+    batch = put_batch(batch, mesh)            rows spread over all devices; each process gives its own block of rows
     outputs = fetch(step(state, batch))       host NumPy, whole on every process
 
 Under `jax.jit` the rest follows: XLA's partitioner adds the sums over devices, and no other module names a device.
@@ -22,6 +23,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from psdiff_jax.errors import InputError
 
 AXES = ("data", "model")
+LEAST_SHARDED = (
+    1024  # numbers of an array that `put_sharded` divides; to gather a smaller one takes longer than it saves
+)
 
 
 def setup_cpu_devices(count: int, *batch_sizes: int) -> None:
@@ -89,8 +93,8 @@ def make_mesh(model_axis: int = 1, local: bool = False) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis over "data", the rest whole."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """Leading axis over all devices, the rest whole."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -98,9 +102,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def divided(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """The longest axis that divides by "model" over it, of equals the last; whole where none does, and where the array
+    is small."""
+    count = mesh.shape[AXES[1]]
+    axes = [axis for axis, size in enumerate(shape) if size % count == 0]
+    if count == 1 or not axes or np.prod(shape) < LEAST_SHARDED:
+        return replicated(mesh)
+    axis = max(axes, key=lambda axis: (shape[axis], axis))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXES[1]))
+
+
 def check_divides(batch_size: int, mesh: Mesh, key: str = "config.train.batch_size") -> None:
-    """Raises InputError, naming `key`, unless a batch over all processes divides by the mesh's data axis."""
-    devices = mesh.shape["data"]
+    """Raises InputError, naming `key`, unless a batch over all processes divides by the mesh's devices."""
+    devices = mesh.size
     if batch_size < 1 or batch_size % devices:
         raise InputError(f"{key} is {batch_size}, which does not divide by the {devices} devices: "
                          f"choose a multiple of {devices}")  # fmt: skip
@@ -109,7 +124,7 @@ def check_divides(batch_size: int, mesh: Mesh, key: str = "config.train.batch_si
 def put_batch(batch: Any, mesh: Mesh | None) -> Any:
     """A tree of NumPy arrays [rows of this process, ...] -> global jax.Arrays [rows of all processes, ...].
 
-    Rows are sharded over "data". What is on the devices already stays. Without a mesh: onto the default device.
+    Rows are sharded over all devices. What is on the devices already stays. Without a mesh: onto the default device.
     """
     if mesh is None:
         return jax.device_put(batch)
@@ -151,6 +166,27 @@ def put_replicated(tree: Any, mesh: Mesh) -> Any:
         return put(np.asarray(leaf), replicated(mesh))
 
     return jax.tree.map(place, tree)
+
+
+def put_sharded(tree: Any, mesh: Mesh) -> Any:
+    """As `put_replicated`, but arrays `divided` over the second axis of the mesh."""
+
+    def place(leaf: Any) -> jax.Array:
+        if is_key(leaf) or _is_on(leaf, mesh):
+            return put_replicated(leaf, mesh)
+        return put(np.asarray(leaf), divided(np.shape(leaf), mesh))
+
+    return jax.tree.map(place, tree)
+
+
+def gathered(tree: Any, mesh: Mesh) -> Any:
+    """Inside `jit`: the arrays of `put_sharded`, whole on every device."""
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+
+def scattered(tree: Any, mesh: Mesh) -> Any:
+    """Inside `jit`: arrays placed as `put_sharded` places them; of sums over devices each computes its part."""
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(lambda leaf: divided(leaf.shape, mesh), tree))
 
 
 def shapes_replicated(tree: Any, mesh: Mesh) -> Any:

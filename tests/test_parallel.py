@@ -66,7 +66,7 @@ def test_placing_and_fetching_changes_nothing():
     mesh = parallel.make_mesh()
     batch = {"image": np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3), "valid": np.array([True, False, True, True])}
     placed = parallel.put_batch(batch, mesh)
-    assert all(v.sharding.spec == PartitionSpec("data") for v in placed.values())
+    assert all(v.sharding.spec == PartitionSpec(("data", "model")) for v in placed.values())
     assert parallel.put_batch(placed, mesh)["image"] is placed["image"]
     tree = {"key": jax.random.key(5), "x": np.float32([1, 2]), "none": None}
     whole = parallel.put_replicated(tree, mesh)
@@ -80,7 +80,7 @@ def test_placing_and_fetching_changes_nothing():
 
 def test_a_batch_must_divide():
     class Four:
-        shape = {"data": 4, "model": 1}  # noqa: RUF012
+        size = 4
 
     parallel.check_divides(8, Four)
     with pytest.raises(InputError, match=r"config\.train\.batch_size is 6, .* 4 devices: choose a multiple of 4"):

@@ -56,9 +56,15 @@ def _max_pool(
     return array
 
 
-# What jax2onnx does not know (the first two, new in JAX 0.9 or 0.10), cannot convert where the batch size is open, or
-# converts to what onnxruntime cannot run.
-WRITTEN_OUT = {"stack": _stack, "tile": _tile, "pad": _pad, "reduce_window_max": _max_pool}
+def _named(array: jax.Array, *, name: str) -> jax.Array:
+    """A name for training (`checkpoint_name`) changes nothing."""
+    del name
+    return array
+
+
+# What jax2onnx does not know (the first three), cannot convert where the batch size is open, or converts to what
+# onnxruntime cannot run.
+WRITTEN_OUT = {"name": _named, "stack": _stack, "tile": _tile, "pad": _pad, "reduce_window_max": _max_pool}
 
 
 def simplified(function: Callable[..., Any], *args: jax.ShapeDtypeStruct) -> Callable[..., Sequence[Any]]:

@@ -27,6 +27,9 @@ class Backbone(Protocol):
 
         `train` updates statistics, if there are any. `image_size` [B,2]: (h, w) of the valid pixels, None = all: what
         lies inside must not depend on how far the batch is padded to the right and below, nor on what it holds there.
+
+        The outputs of its blocks bear the name "block" (`jax.ad_checkpoint.checkpoint_name`): they are kept where
+        training computes the other activations again (config.train.remat).
         """
         ...
 

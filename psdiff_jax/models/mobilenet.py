@@ -11,6 +11,7 @@ from itertools import accumulate
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from psdiff_jax.models.backbone import BackboneSpec, Path
 from psdiff_jax.models.layers import Depthwise, Layer, fold_layers
@@ -112,7 +113,7 @@ class MobileNetV2(nnx.Module):
         x, stride = self.stem(clear_outside(self.spec.normalize(images, dtype), image_size), train), 2
         outputs, ends = [], list(accumulate(self.spec.depths))
         for i, block in enumerate(self.blocks, 1):
-            x = block(x, train, image_size, stride)
+            x = checkpoint_name(block(x, train, image_size, stride), "block")
             stride *= block.stride
             if i in (ends[stage] for stage in OUTPUTS):
                 outputs.append(x)

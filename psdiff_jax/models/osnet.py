@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import repeat
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from psdiff_jax.models.backbone import BackboneSpec, Path
 from psdiff_jax.models.layers import Depthwise, Layer, fold_layers
@@ -158,7 +159,7 @@ class OSNet(nnx.Module):
                 x = shrunk(self.transitions[i - 1](x, train), image_size, 2, stride // 2)
             grid = Grid(image_size, stride, self.spec.gate_window)
             for block in stage:
-                x = block(x, train, grid)
+                x = checkpoint_name(block(x, train, grid), "block")
             outputs.append(x)
         x = self.conv5(x, train)
         return (*outputs, max_pool(clear_outside(x, image_size, 16)) if self.spec.last_stride == 2 else x)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from psdiff_jax.diffusion.noise import Diffusion, DiffusionOptions, State
 from psdiff_jax.models.backbone import BackboneSpec
@@ -167,7 +168,8 @@ class PSDiff(nnx.Module):
                 backend=options.roi_backend,
                 image_size=size,
             )
-            prediction = layer(rearrange(cells, "b n y x c -> b n (y x) c"), embedding, t)
+            cells = checkpoint_name(rearrange(cells, "b n y x c -> b n (y x) c"), "cells")
+            prediction = layer(cells, embedding, t)
             moved = apply_deltas(boxes, prediction.deltas)
             after = jax.lax.stop_gradient(box_ops.clip(moved, size))
             embeddings = prediction.embeddings

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from psdiff_jax.models.backbone import BackboneSpec, Path
 from psdiff_jax.models.padding import clear_outside
@@ -201,7 +202,7 @@ class ResNet(nnx.Module):
         outputs = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
-                x = block(x, train, image_size, stride)
+                x = checkpoint_name(block(x, train, image_size, stride), "block")
                 stride *= block.stride
             outputs.append(x)
         return tuple(outputs)

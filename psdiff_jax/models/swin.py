@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from psdiff_jax.models.backbone import BackboneSpec, Path
 from psdiff_jax.models.padding import clear_outside, valid_size
@@ -232,9 +233,9 @@ class Swin(nnx.Module):
         stride, outputs = self.spec.patch, []
         for stage, norm in zip(self.stages, self.norms, strict=True):
             for block in stage.blocks:
-                x = block(x, image_size, stride)
+                x = checkpoint_name(block(x, image_size, stride), "block")
             outputs.append(norm(x))
             if stage.merge is not None:
-                x = stage.merge(clear_outside(x, image_size, stride))
+                x = checkpoint_name(stage.merge(clear_outside(x, image_size, stride)), "block")
                 stride *= 2
         return tuple(outputs)

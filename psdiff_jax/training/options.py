@@ -10,6 +10,7 @@ from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, SEED, Need
 from psdiff_jax.training.matcher import MatchOptions
 from psdiff_jax.training.optimizer import OptimizerOptions
 from psdiff_jax.training.states import NoiseOptions
+from psdiff_jax.training.step import Recomputed
 
 Part = Literal["backbone", "fpn", "cdl", "reid_backbone", "readout"]  # the modules of a PSDiff
 
@@ -19,6 +20,17 @@ class TrainOptions(OptimizerOptions):
     """config.train."""
 
     batch_size: Annotated[int, AT_LEAST_1, "images per step, over all devices"] = 32
+    accumulate: Annotated[
+        int, AT_LEAST_1, "parts in which a batch is processed, one after the other; the gradient is the mean of theirs"
+    ] = 1
+    remat: Annotated[
+        tuple[Recomputed, ...], "modules whose activations are computed again in the backward pass, to save memory"
+    ] = ()
+    shards: Annotated[
+        int,
+        NOT_NEGATIVE,
+        "devices that share one copy of parameters and optimizer state; 0 = all, 1 = each has its own",
+    ] = 1
     ema_decay: Annotated[float, FRACTION, "decay of the moving average of the weights; 0 = none"] = 0.0
     init_from: Annotated[str, ".npz of a whole PSDiff to start from"] = ""
     init_parts: Annotated[tuple[Part, ...], "modules taken from that file; () = all"] = ()
@@ -37,6 +49,7 @@ class TrainOptions(OptimizerOptions):
 
     def check(self, need: Need) -> None:
         super().check(need)
+        need(self.batch_size % self.accumulate == 0, "accumulate", "must divide config.train.batch_size")
         need(set(self.frozen) != set(get_args(Part)), "frozen", "leave a module to train")
 
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
+from psdiff_jax import parallel
 from psdiff_jax.diffusion.noise import State
 from psdiff_jax.diffusion.samplers import SamplerOptions
 from psdiff_jax.models.psdiff import PSDiff, merge
@@ -17,6 +19,8 @@ from psdiff_jax.training.losses import embedding_loss, set_loss
 from psdiff_jax.training.matcher import MatchOptions
 from psdiff_jax.training.states import NoiseOptions, training_states
 
+Recomputed = Literal["backbone", "cdl"]  # what `remat` may name
+KEPT = jax.checkpoint_policies.save_only_these_names("block", "cells")  # of what is computed again
 BOX_JITTER = 0.04  # standard deviation of the edges of a box, as a share of its width and height
 
 
@@ -44,23 +48,32 @@ def loss_fn(
     noise: NoiseOptions,
     matching: MatchOptions,
     sampler: SamplerOptions,
+    remat: Sequence[Recomputed] = (),
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Loss (Eq. 13, summed over the stacked layers) and its terms, those of the last layer by name."""
+    """Loss (Eq. 13, summed over the stacked layers) and its terms, those of the last layer by name.
+
+    remat: modules whose activations are not kept for the backward pass, but for the outputs of the backbone's blocks
+    and the cells of the boxes.
+    """
     model = merge(graphdef, params, rest)
-    condition = model.features(batch["image"], batch["image_size"])
+
+    def again(part: Recomputed, function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.checkpoint(function, policy=KEPT) if part in remat else function
+
+    condition = again("backbone", model.features)(batch["image"], batch["image_size"])
     frozen = jax.lax.stop_gradient(condition)
 
     def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array]:
         return model.clean(frozen, model.denoise(frozen, state, t)[-1])
 
     state, t = training_states(key, model.diffusion, batch, denoise, noise, sampler)
-    layers = [set_loss(estimate, batch, matching) for estimate in model.denoise(condition, state, t)]
+    layers = [set_loss(estimate, batch, matching) for estimate in again("cdl", model.denoise)(condition, state, t)]
     total = jnp.asarray(sum(sum(terms.values()) for terms in layers))
     return total, layers[-1]
 
 
 def readout_loss(
-    params: Any, rest: Any, graphdef: nnx.GraphDef, key: jax.Array, batch: dict[str, jax.Array], *_: Any
+    params: Any, rest: Any, graphdef: nnx.GraphDef, key: jax.Array, batch: dict[str, jax.Array], *_: Any, **__: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The row read-out alone (`models.readout`): its embeddings of the ground truths, whose boxes are a little off, as
     predicted ones are."""
@@ -86,19 +99,50 @@ def make_train_step(
     ema_decay: float = 0.0,
     schedule: optax.Schedule | None = None,
     objective: str = "denoising",
+    accumulate: int = 1,
+    remat: Sequence[Recomputed] = (),
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step: (state, batch) -> (state, metrics). The batch's leading axis may be sharded.
 
-    `schedule` is the optimizer's learning rate, reported as a metric. `objective` names one of `OBJECTIVES`.
+    Args:
+      schedule: the optimizer's learning rate, reported as a metric.
+      objective: one of `OBJECTIVES`.
+      accumulate: the batch is processed in so many parts, one after the other; losses and gradients are their means.
+      remat: as `loss_fn` takes it.
+      mesh: with devices in its second axis, the state is placed by `parallel.put_sharded`: each parameter is gathered
+        before use, and each device updates its part of it.
     """
-    objective_fn = OBJECTIVES[objective]
+    objective_fn = partial(OBJECTIVES[objective], remat=tuple(remat))
+    sharded = mesh is not None and mesh.shape["model"] > 1
+
+    def gradients_of(params: Any, rest: Any, key: jax.Array, batch: dict[str, jax.Array]) -> Any:
+        return jax.value_and_grad(objective_fn, has_aux=True)(
+            params, rest, graphdef, key, batch, noise, matching, sampler
+        )
+
+    def in_parts(params: Any, rest: Any, key: jax.Array, batch: dict[str, jax.Array]) -> Any:
+        # Every part has rows of all devices: row i goes to part i % accumulate, so that none moves to another device.
+        parts = jax.tree.map(lambda v: jnp.moveaxis(v.reshape(-1, accumulate, *v.shape[1:]), 1, 0), batch)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(accumulate))
+        shapes = jax.eval_shape(gradients_of, params, rest, key, jax.tree.map(lambda v: v[0], parts))
+        zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
+
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            found = gradients_of(params, rest, *part)
+            found = (found[0], parallel.scattered(found[1], mesh)) if sharded else found
+            return jax.tree.map(lambda a, b: a + b / accumulate, total, found), None
+
+        return jax.lax.scan(add, zeros, (keys, parts))[0]
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        (total, terms), gradients = jax.value_and_grad(objective_fn, has_aux=True)(
-            state.params, state.rest, graphdef, key, batch, noise, matching, sampler
-        )
+        whole = parallel.gathered(state.params, mesh) if sharded else state.params
+        compute = gradients_of if accumulate == 1 else in_parts
+        (total, terms), gradients = compute(whole, state.rest, key, batch)
+        if sharded:
+            gradients = parallel.scattered(gradients, mesh)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -109,6 +153,8 @@ def make_train_step(
         metrics = {"loss": total, **terms, "gradient_norm": optax.global_norm(gradients)}
         if schedule is not None:
             metrics["learning_rate"] = jnp.asarray(schedule(state.step))
+        if sharded:  # placed as they came, or the next step would be another program
+            params, opt_state, ema = parallel.scattered((params, opt_state, ema), mesh)
         return TrainState(state.step + 1, params, state.rest, opt_state, ema, state.key), metrics
 
     return step

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from psdiff_jax import parallel
 from psdiff_jax.convert.backbone import load_backbone
@@ -18,7 +19,7 @@ from psdiff_jax.models.backbones import OneKey
 from psdiff_jax.models.psdiff import PSDiff
 from psdiff_jax.models.weights import load_npz, read_npz, save_npz
 from psdiff_jax.training.checkpoint import Checkpoints, hashes, named_leaves, newest_hashes
-from psdiff_jax.training.loop import Hook, fit
+from psdiff_jax.training.loop import Hook, StepFn, fit
 from psdiff_jax.training.optimizer import learning_rate, make_optimizer
 from psdiff_jax.training.options import TrainingConfig
 from psdiff_jax.training.step import TrainState, create_state, is_trained, make_train_step
@@ -76,6 +77,24 @@ def initial_state(config: TrainingConfig, model: PSDiff) -> tuple[nnx.GraphDef, 
     return create_state(model, optimizer, key, ema=config.train.ema_decay > 0, frozen=config.train.frozen)
 
 
+def training_step(config: TrainingConfig, graphdef: nnx.GraphDef, model: PSDiff, mesh: Mesh) -> StepFn:
+    """The jitted step of a config, for a state on `mesh`."""
+    options = config.train
+    return make_train_step(
+        graphdef,
+        make_optimizer(options, model.backbone_specs),
+        config.noise,
+        config.matching,
+        config.sampler,
+        options.ema_decay,
+        learning_rate(options),
+        options.objective,
+        options.accumulate,
+        options.remat,
+        mesh,
+    )
+
+
 def train(
     config: TrainingConfig,
     workdir: Path,
@@ -88,18 +107,9 @@ def train(
 
     Leaves `workdir/checkpoints`, and `workdir/model.npz`: the weights to evaluate or to start another run from.
     """
-    options, mesh = config.train, parallel.make_mesh()
+    options, mesh = config.train, training_mesh(config)
     graphdef, state = initial_state(config, model)
-    step = make_train_step(
-        graphdef,
-        make_optimizer(options, model.backbone_specs),
-        config.noise,
-        config.matching,
-        config.sampler,
-        options.ema_decay,
-        learning_rate(options),
-        options.objective,
-    )
+    step = training_step(config, graphdef, model, mesh)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(
         f"training {parameters / 1e6:.2f} M parameters on {mesh.size} {jax.devices()[0].platform} device(s), "
@@ -110,7 +120,7 @@ def train(
     with Checkpoints(workdir / "checkpoints", keep=options.keep_checkpoints) as checkpoints:
         state = fit(
             step,
-            parallel.put_replicated(state, mesh),
+            parallel.put_sharded(state, mesh),
             batches,
             steps=options.steps,
             writer=writer,
@@ -121,9 +131,21 @@ def train(
             mesh=mesh,
             hooks=hooks,
         )
+    whole = parallel.fetch((weights(state), state.rest))
     if parallel.is_main_process():
-        save_npz(workdir / "model.npz", nnx.merge_state(weights(state), state.rest))
+        save_npz(workdir / "model.npz", nnx.merge_state(*whole))
     return state
+
+
+def training_mesh(config: TrainingConfig) -> Mesh:
+    """All devices, config.train.shards of them in the second axis; InputError where a batch does not divide by them."""
+    options, devices = config.train, jax.device_count()
+    if options.shards and devices % options.shards:
+        raise InputError(f"config.train.shards is {options.shards}: choose a divisor of the {devices} devices")
+    mesh = parallel.make_mesh(options.shards or devices)
+    key = "config.train.batch_size" + (" / config.train.accumulate" if options.accumulate > 1 else "")
+    parallel.check_divides(options.batch_size // options.accumulate, mesh, key)
+    return mesh
 
 
 def has_checkpoint(workdir: Path) -> bool:

@@ -4,7 +4,8 @@ import pkgutil
 import subprocess
 import sys
 
-import psdiff_jax.evaluation
+import psdiff_jax.evaluation.evaluate
+import psdiff_jax.evaluation.protocols
 
 
 def test_evaluation_imports_no_accelerator_library():

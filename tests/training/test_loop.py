@@ -130,7 +130,7 @@ def test_resumes_at_the_position_of_state_and_data(tmp_path, capsys):
 def test_compiles_once(tmp_path, on_mesh, caplog):
     """Also after a restart: arguments that differ from a step's results in placement alone would compile it twice."""
     mesh = parallel.make_mesh() if on_mesh else None
-    for steps in (4, 8):
+    for steps in (4, 54):
 
         def watched_step(state, batch):
             return toy_step(state, batch)

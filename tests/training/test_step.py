@@ -1,8 +1,11 @@
 """The training step: a golden one, what it trains, and that it can learn one batch by heart."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -10,7 +13,7 @@ from psdiff_jax.diffusion.samplers import SamplerOptions
 from psdiff_jax.training.matcher import MatchOptions
 from psdiff_jax.training.optimizer import OptimizerOptions, learning_rate, make_optimizer
 from psdiff_jax.training.states import NoiseOptions
-from psdiff_jax.training.step import create_state, make_train_step
+from psdiff_jax.training.step import create_state, loss_fn, make_train_step
 
 pytestmark = pytest.mark.slow
 
@@ -144,3 +147,32 @@ def test_it_learns_one_batch_by_heart(training, batch):
     first, last = ({k: np.mean([m[k] for m in part]) for k in history[0]} for part in (history[:10], history[-10:]))
     assert last["loss"] < 0.7 * first["loss"]
     assert all(last[k] < first[k] for k in ("cls", "l1", "giou", "reid"))
+
+
+def test_a_batch_in_parts_with_activations_computed_again(tiny, make_batch):
+    """Loss and gradient are the means of the parts', each with its own noise; what is computed again is the same."""
+    batch = {k: jnp.asarray(v) for k, v in make_batch(4, people=3, seed=2).items()}
+    optimizer, sampler = optax.sgd(1.0), SamplerOptions(num_proposals=12)
+    model = nnx.merge(tiny.graphdef, *(jax.tree.map(jnp.array, tree) for tree in (tiny.params, tiny.rest)))
+    _, state = create_state(model, optimizer, jax.random.key(3), ema=False)
+    before = jax.tree.map(np.array, state.params)
+    loss = partial(loss_fn, graphdef=tiny.graphdef, noise=NOISE, matching=MatchOptions(), sampler=sampler)
+    whole = jax.jit(jax.value_and_grad(lambda p, key, b: loss(p, tiny.rest, key=key, batch=b), has_aux=True))
+    key = jax.random.fold_in(state.key, 0)
+    parts = [
+        whole(state.params, jax.random.fold_in(key, i), {name: rows[i::2] for name, rows in batch.items()})
+        for i in range(2)
+    ]
+    step = make_train_step(
+        tiny.graphdef, optimizer, NOISE, MatchOptions(), sampler, accumulate=2, remat=("backbone", "cdl")
+    )
+    compiled = step.lower(state, batch)
+    assert compiled.as_text().count("optimization_barrier") >= 2  # of jax.checkpoint, lest XLA keeps what it has
+    after, metrics = step(state, batch)
+    for name, value in {"loss": [float(part[0][0]) for part in parts]}.items():
+        assert float(metrics[name]) == pytest.approx(np.mean(value), rel=1e-5)
+    for name in ("cls", "l1", "giou", "reid"):
+        assert float(metrics[name]) == pytest.approx(np.mean([float(part[0][1][name]) for part in parts]), rel=1e-4)
+    gradients = jax.tree.map(lambda a, b: (np.asarray(a) + b) / 2, *(part[1] for part in parts))
+    for a, b, gradient in zip(*map(jax.tree.leaves, (before, after.params, gradients)), strict=True):
+        np.testing.assert_allclose(a - b, gradient, atol=2e-5 * max(1, np.abs(gradient).max()))

@@ -1,8 +1,13 @@
-"""A PSDiff step on 8 devices is the step on 1. As a program: trains on all devices, results to the folder named."""
+"""PSDiff on 8 devices is PSDiff on 1, with a state on each of them or one that they share.
 
+As a program: trains on all devices, results to the folder named.
+"""
+
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -13,7 +18,13 @@ import pytest
 from flax import nnx
 
 from psdiff_jax import parallel
+from psdiff_jax.data.options import DataOptions
+from psdiff_jax.diffusion.noise import DiffusionOptions
 from psdiff_jax.diffusion.samplers import SamplerOptions
+from psdiff_jax.evaluation.options import EvaluateOptions
+from psdiff_jax.inference.embed import Embedder
+from psdiff_jax.inference.embed_split import embed_gallery
+from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions
 from psdiff_jax.training.checkpoint import Checkpoints, named_leaves
 from psdiff_jax.training.loop import fit
@@ -21,14 +32,18 @@ from psdiff_jax.training.matcher import MatchOptions
 from psdiff_jax.training.states import NoiseOptions
 from psdiff_jax.training.step import create_state, make_train_step
 
+from ..inference.test_embed_split import Made
+from ..scripts.loading import load_script
+
 pytestmark = pytest.mark.slow
+collectives = load_script("step_stats").collectives
 
 IMAGES, HEIGHT, WIDTH, TRUTHS, DIM = 8, 64, 96, 3, 8
-STEPS = 3
+STEPS = 20
 
 
-def make_training():
-    """(step function, state at step 0)."""
+def make_training(mesh):
+    """(graphdef, step function, state at step 0)."""
     options = PSDiffOptions(
         backbone="tiny",
         dim=16,
@@ -57,8 +72,8 @@ def make_training():
     graphdef, state = create_state(model, optimizer, jax.random.key(0), ema=True)
     noise = NoiseOptions(num_proposals=12, random_fraction=0.25, rollout_probability=0.5, gt_box_proposals=0)
     sampler = SamplerOptions(num_proposals=12)
-    step = make_train_step(graphdef, optimizer, noise, MatchOptions(), sampler, ema_decay=0.9)
-    return step, state
+    step = make_train_step(graphdef, optimizer, noise, MatchOptions(), sampler, ema_decay=0.9, mesh=mesh)
+    return graphdef, step, state
 
 
 def make_batches(step: int):
@@ -79,59 +94,127 @@ def make_batches(step: int):
         step += 1
 
 
-def run(checkpoints: Checkpoints) -> dict[str, np.ndarray]:
-    """Trains on all devices; the numbers of every step and the leaves of the state."""
-    mesh = parallel.make_mesh()
-    step, state = make_training()
+def run(checkpoints: Checkpoints, shards: int) -> dict[str, np.ndarray]:
+    """Trains on all devices with one compiled program; the numbers of every step and the leaves of the state."""
+    mesh = parallel.make_mesh(shards)
+    graphdef, step, state = make_training(mesh)
     results: dict[str, np.ndarray] = {}
+    programs = []
 
     def noted(state, batch):
         rows = batch["image"].sharding.shard_shape(batch["image"].shape)[0]
         assert rows * jax.device_count() == IMAGES
-        new, metrics = step(state, batch)
+        if not programs:
+            programs.append(step.lower(state, batch).compile())
+        # What is compiled takes no arguments that are placed in another way, and under the guard nothing from the host.
+        with jax.transfer_guard("disallow"):
+            new, metrics = programs[0](state, batch)
         results.update({f"metrics.{int(new.step)}.{name}": np.asarray(v) for name, v in metrics.items()})
         return new, metrics
 
-    state = fit(noted, state, make_batches, steps=STEPS, mesh=mesh, checkpoints=checkpoints)
+    placed = parallel.put_sharded(state, mesh)
+    held = [(leaf.addressable_shards[0].data.nbytes, leaf.nbytes) for leaf in jax.tree.leaves(placed.opt_state)]
+    results["held"] = np.asarray(held).sum(0)
+    state = fit(noted, placed, make_batches, steps=STEPS, mesh=mesh, checkpoints=checkpoints)
+    for before, after in zip(jax.tree.leaves(placed), jax.tree.leaves(state), strict=True):
+        assert before.sharding == after.sharding
+    results["parameters"] = np.int64(sum(leaf.nbytes for leaf in jax.tree.leaves(state.params)))
+    results["collectives"] = np.asarray(json.dumps(collectives(programs[0].as_text())))
     kept = named_leaves(state._replace(key=jax.random.key_data(state.key)))
-    return results | {f"state.{name}": np.asarray(leaf) for name, leaf in kept}
+    return results | {f"state.{name}": parallel.fetch(leaf) for name, leaf in kept} | evaluate(graphdef, state)
 
 
-def run_on(folder: Path, devices: int) -> None:
+def evaluate(graphdef, state) -> dict[str, np.ndarray]:
+    """A pass over 11 images in batches of 8."""
+    options = EvaluateOptions(steps=(2,), batch_size=IMAGES, detection_threshold=0.0)
+    params, rest = parallel.fetch((state.params, state.rest))
+    predictor, data = Predictor(graphdef, SamplerOptions(num_proposals=12)), DataOptions(image_size=(HEIGHT, WIDTH))
+    model = PSDiffOptions(embedding_dim=DIM)
+    embedder = Embedder.create(model, DiffusionOptions(), predictor, params, rest, 0, data, options)
+    with tempfile.TemporaryDirectory() as folder:
+        found = embed_gallery(embedder, Made(Path(folder), 11), Path(folder) / "shards")[2]
+        fields = ("boxes", "scores", "embeddings", "image_index")
+        return {f"evaluation.{name}": np.asarray(getattr(found, name)) for name in fields}
+
+
+def run_on(folder: Path, devices: int, shards: int = 1) -> dict[str, np.ndarray]:
     # Compiling takes all the time, and optimising most of that.
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     environment = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    done = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, timeout=1200,
+    done = subprocess.run([sys.executable, "-m", "tests.training.test_step_sharded", str(folder), str(shards)],
+                          capture_output=True, text=True, timeout=1800, cwd=Path(__file__).parents[2],
                           env={**os.environ, **environment})  # fmt: skip
     assert done.returncode == 0, done.stderr
+    with np.load(folder / "results.npz") as results:
+        return dict(results)
 
 
-def test_eight_devices_train_as_one(tmp_path):
-    run_on(tmp_path / "8", 8)
-    run_on(tmp_path / "1", 1)
-    with np.load(tmp_path / "8" / "results.npz") as eight, np.load(tmp_path / "1" / "results.npz") as one:
-        assert set(eight.files) == set(one.files)
-        assert eight["state.step"] == STEPS
-        for name in one:
-            wrong = np.abs(eight[name].astype(np.float64) - one[name]).max(initial=0)
-            assert wrong <= 1e-5 * max(1.0, np.abs(one[name]).max(initial=0)), (name, wrong)
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[str, tuple[Path, dict[str, np.ndarray]]]:
+    """(folder, results) of one device, of eight with a state each, and of eight that share one."""
+    folder = tmp_path_factory.mktemp("sharded")
+    given = {"one": (1, 1), "replicated": (8, 1), "shared": (8, 8)}
+    return {name: (folder / name, run_on(folder / name, *numbers)) for name, numbers in given.items()}
 
-    # The checkpoint of 8 devices goes on with one.
-    _, template = make_training()
-    with Checkpoints(tmp_path / "8" / "checkpoints") as checkpoints:
+
+@pytest.mark.parametrize("way", ["replicated", "shared"])
+def test_eight_devices_train_and_evaluate_as_one(results, way):
+    one, eight = results["one"][1], results[way][1]
+    assert set(eight) == set(one) and eight["state.step"] == STEPS
+    for name in sorted(set(one) - {"held", "collectives"}):
+        wrong = np.abs(eight[name].astype(np.float64) - one[name]).max(initial=0)
+        assert wrong <= 1e-5 * max(1.0, np.abs(one[name]).max(initial=0)), (name, wrong)
+    assert len(np.unique(one["evaluation.image_index"])) == 11
+
+
+def test_what_the_devices_tell_each_other(results):
+    """The gradients once, and where the state is shared the parameters once; with one device nothing. XLA's top_k also
+    gathers the costs of the matching: [8,12,3] here, and 1% of the gradients at full size."""
+    said = {way: json.loads(str(found["collectives"])) for way, (_, found) in results.items()}
+    size = int(results["one"][1]["parameters"])
+    assert said["one"] == {} and set(said["replicated"]) == {"all-reduce", "all-gather"}
+    assert 0.99 * size < said["replicated"]["all-reduce"]["bytes"] < 1.01 * size
+    assert said["replicated"]["all-gather"]["bytes"] <= 2 * 4 * 8 * 12 * 3
+    gathered = said["shared"]["all-gather"]["bytes"]
+    assert 0.7 * size < gathered <= size  # without the small ones
+    summed = sum(said["shared"].get(name, {"bytes": 0})["bytes"] for name in ("all-reduce", "reduce-scatter"))
+    assert summed < 1.2 * size and set(said["shared"]) <= {"all-reduce", "all-gather", "reduce-scatter"}
+
+
+def test_a_shared_state_takes_an_eighth_of_the_memory(results):
+    held, whole = results["shared"][1]["held"]
+    assert held < whole / 8 + 0.2 * whole
+    held, whole = results["replicated"][1]["held"]
+    assert held == whole
+
+
+@pytest.mark.parametrize("way", ["replicated", "shared"])
+def test_a_checkpoint_of_eight_devices_opens_on_others_and_back(results, way, tmp_path):
+    _, _, template = make_training(None)
+    folder, wanted = results[way]
+    with Checkpoints(folder / "checkpoints") as checkpoints:
         restored, data_state = checkpoints.restore_latest(template)
     assert data_state == {"step": STEPS}
     assert jax.tree.structure(restored) == jax.tree.structure(template)
-    with np.load(tmp_path / "8" / "results.npz") as eight:
-        for name, leaf in named_leaves(restored._replace(key=jax.random.key_data(restored.key))):
-            assert leaf.sharding.device_set == {jax.devices()[0]}
-            np.testing.assert_array_equal(leaf, eight[f"state.{name}"], err_msg=name)
+    for name, leaf in named_leaves(restored._replace(key=jax.random.key_data(restored.key))):
+        assert leaf.sharding.device_set == {jax.devices()[0]}
+        np.testing.assert_array_equal(leaf, wanted[f"state.{name}"], err_msg=name)
+    # Saved by one device, it opens on all of them, divided.
+    mesh = parallel.make_mesh(jax.device_count())
+    with Checkpoints(tmp_path / "back") as checkpoints:
+        checkpoints.save(STEPS, restored)
+        placed = parallel.put_sharded(template, mesh)
+        back, _ = checkpoints.restore_latest(placed)
+    for wanted_leaf, leaf, like in zip(*map(jax.tree.leaves, (restored, back, placed)), strict=True):
+        assert leaf.sharding == like.sharding
+        if not parallel.is_key(leaf):
+            np.testing.assert_array_equal(leaf, wanted_leaf)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, shards: int) -> None:
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        np.savez(folder / "results.npz", **run(checkpoints))
+        np.savez(folder / "results.npz", **run(checkpoints, shards))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
