@@ -21,7 +21,7 @@ from psdiff_jax.training.checkpoint import Checkpoints, hashes, named_leaves, ne
 from psdiff_jax.training.loop import Hook, fit
 from psdiff_jax.training.optimizer import learning_rate, make_optimizer
 from psdiff_jax.training.options import TrainingConfig
-from psdiff_jax.training.step import TrainState, create_state, is_trained, make_train_step
+from psdiff_jax.training.step import TrainState, create_state, is_trained, leaving_out, make_train_step
 from psdiff_jax.training.writer import MetricWriter
 
 
@@ -93,6 +93,8 @@ def train(
         learning_rate(options),
         options.objective,
     )
+    if options.skip_not_finite:
+        step = leaving_out(step)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(
         f"training {parameters / 1e6:.2f} M parameters on {mesh.size} {jax.devices()[0].platform} device(s), "
@@ -113,6 +115,7 @@ def train(
             prefix="train",
             mesh=mesh,
             hooks=hooks,
+            skip=options.skip_not_finite,
         )
     if parallel.is_main_process():
         save_npz(workdir / "model.npz", nnx.merge_state(weights(state), state.rest))
