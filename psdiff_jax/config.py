@@ -13,7 +13,7 @@ from psdiff_jax.earlier import todays_keys
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.options import EvaluateOptions
 from psdiff_jax.inference.options import IndexOptions
-from psdiff_jax.options import NOT_NEGATIVE, Need, read, tree
+from psdiff_jax.options import NOT_NEGATIVE, POSITIVE, Need, read, tree
 from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.training.options import TrainingConfig
 
@@ -34,6 +34,7 @@ class Config(TrainingConfig):
     """config: every option of a run."""
 
     distributed: Annotated[bool, "join the other processes of a pod (SLURM, Kubernetes, TPU VMs)"] = False
+    distributed_timeout: Annotated[float, POSITIVE, "seconds to wait for all processes of a pod"] = 300.0
     cpu_devices: Annotated[int, NOT_NEGATIVE, "virtual devices where there is no accelerator; 0 = one per core"] = 0
     compilation_cache: Annotated[str, "folder of compiled programs; {cache} = the user's cache, '' = none is kept"] = (
         "{cache}/xla"

@@ -16,6 +16,7 @@ from psdiff_jax.data.records import PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
 from psdiff_jax.options import tree
+from psdiff_jax.pod import fail
 from psdiff_jax.workdir import claimed
 
 
@@ -42,11 +43,15 @@ def run(
         raise InputError("--query goes with --mode search, and that mode needs it: IMAGE:x1,y1,x2,y2")
     keep_compiled(config.compilation_cache)
     if config.distributed:
-        parallel.join()
+        parallel.join(config.distributed_timeout, trains=mode.startswith("train"))
     parallel.setup_cpu_devices(config.cpu_devices, config.train.batch_size, config.evaluate.batch_size)
-    parallel.meet()
-    with _claimed(workdir.expanduser()) as folder:
-        _run(config, folder, mode, embeddings, query, top)
+    try:
+        parallel.meet()
+        with _claimed(workdir.expanduser()) as folder:
+            _run(config, folder, mode, embeddings, query, top)
+    except (Exception, KeyboardInterrupt):
+        fail()
+        raise
 
 
 @contextlib.contextmanager

@@ -20,8 +20,9 @@ from psdiff_jax.data.pipeline import Processes, eval_batches, reading_threads, t
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
-from psdiff_jax.evaluation.evaluate import Evaluation, write_evaluation
+from psdiff_jax.evaluation.evaluate import Evaluation, threshold_at, write_evaluation
 from psdiff_jax.evaluation.evaluate import evaluate as evaluate_detections
+from psdiff_jax.evaluation.nobody import why_nobody
 from psdiff_jax.evaluation.protocols import Protocol, make_protocols
 from psdiff_jax.evaluation.seeds import mean_and_sd
 from psdiff_jax.files import write_atomically
@@ -226,13 +227,16 @@ def report(
     evaluation: of `detections`, for curves and figures; result: its numbers, or the means of several evaluations.
     """
     write_evaluation(workdir / "evaluation.json", result)
-    text = format_table(result)
+    text, steps = format_table(result), list(detections)[-1]
+    thresholds = config.evaluate.detection_threshold, threshold_at(result["settings"]["search_threshold"], steps)
+    if line := why_nobody(detections[steps][0], dataset.annotations("gallery"), *thresholds):
+        text += f"\n{line}\n"
     print(text, flush=True)
     folder = workdir / "report"
     write_atomically(folder / "table.txt", text + "\n")
     examples, searched = [], ""
     if evaluation.ranked:
-        steps, protocol = list(detections)[-1], evaluation.ranked.protocol
+        protocol = evaluation.ranked.protocol
         examples = example_queries(
             evaluation.ranked, detections[steps][0], dataset.queries(), config.evaluate.example_queries
         )

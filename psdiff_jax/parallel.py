@@ -11,6 +11,7 @@ Under `jax.jit` the rest follows: XLA's partitioner adds the sums over devices, 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from typing import Any
@@ -21,6 +22,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from psdiff_jax.errors import InputError
+from psdiff_jax.pod import leave, roll_call
 
 AXES = ("data", "model")
 LEAST_SHARDED = (
@@ -48,19 +50,32 @@ def setup_cpu_devices(count: int, *batch_sizes: int) -> None:
             pass
 
 
-def join(**where: Any) -> None:
-    """Joins the other processes of a pod. where: arguments of `jax.distributed.initialize`, outside a known cluster.
+def join(limit: float = 300.0, trains: bool = True, where: tuple[str, int, int] | None = None) -> None:
+    """Joins the other processes of a pod.
+
+    Args:
+      limit: seconds to wait for them. trains: SIGTERM asks for an agreed stop (`training.loop`), and acts at once else.
+      where: (host:port of process 0, number of processes, index of this one), outside a cluster that JAX knows.
 
     Raises:
-      InputError: neither `where`, the environment nor the cluster says who the others are.
+      InputError: it is not known who the others are, or some do not come in time.
     """
     try:
-        jax.distributed.initialize(**where)
-    except ValueError as error:
+        from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize asks
+
+        found = where or ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(limit))
+        address, count, index = found[:3]
+        if address is None or count is None or index is None:
+            raise ValueError("no cluster was found")
+    except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(
             f"config.distributed: who the other processes are is not known ({_one_line(error)}); start this under "
             "SLURM, Open MPI or Kubernetes or on TPU VMs, or leave config.distributed=False"
         ) from error
+    jax.config.update("jax_enable_preemption_service", trains)
+    for_jax = roll_call(address, count, index, limit) if count > 1 else address
+    jax.distributed.initialize(for_jax, count, index, found[3] if where is None else None)
+    atexit.register(leave)  # runs before JAX's own, which waits for the others
 
 
 def _one_line(error: Exception) -> str:

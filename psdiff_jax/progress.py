@@ -43,7 +43,11 @@ def progress(
     ) as bar:
         for item in items:
             yield item
-            bar.update(size(item))
+            if bar.n or not shown:
+                bar.update(size(item))
+            else:  # the first one waited for compilation: the rate, and with it the ETA, is that of the others
+                bar.n = bar.initial = size(item)
+                bar.start_t = bar._time()
 
 
 class _Bar(tqdm):

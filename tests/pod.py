@@ -46,7 +46,7 @@ def run_pod(module: str, *arguments: str, count: int = 2, devices: int = 1) -> l
 
 def join_pod(port: str, count: str, index: str) -> int:
     """What a process of `run_pod` begins with. Returns its index."""
-    jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(index))
+    parallel.join(where=(f"127.0.0.1:{port}", int(count), int(index)))
     parallel.meet()
     return int(index)
 

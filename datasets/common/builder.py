@@ -86,6 +86,8 @@ class FolderBuilder(RecordBuilder):
       InputError: when building, the first error that reading or checking found, and how many more there are.
     """
 
+    over_the_border = False  # whether boxes may reach over the right and the lower border
+
     def __init__(self, data_dir: str, read: Callable[..., RawDataset], root: str, **options: Any):
         self.root = Path(root).expanduser()
         self.report: dict[str, Any] = {}
@@ -120,6 +122,7 @@ class FolderBuilder(RecordBuilder):
                 person_ids=image.person_ids,
                 camera=image.camera,
                 frame=image.frame,
+                over_the_border=self.over_the_border,
             )
             yield key, example
 

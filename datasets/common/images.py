@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from psdiff_jax.datasets.common.records import ERROR, RawDataset
@@ -10,6 +10,7 @@ from psdiff_jax.datasets.common.records import ERROR, RawDataset
 # What a folder is searched for; a list may name any file that OpenCV decodes.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 NO_IMAGE = "missing or unreadable image"
+OUTSIDE = "image outside of the dataset's folder"
 
 _ORIENTATION = 0x0112  # the EXIF tag
 
@@ -29,6 +30,12 @@ class ImageHeader(NamedTuple):
     def swaps_sides(self) -> bool:
         """Viewers show height and width swapped."""
         return self.orientation >= 5
+
+
+def climbs_out(name: str) -> bool:
+    """Whether a file name leads out of the folder it is looked for in."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return ".." in parts or parts[:1] == ("/",)
 
 
 def read_header(path: Path) -> ImageHeader | None:

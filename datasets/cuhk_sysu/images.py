@@ -14,7 +14,7 @@ import numpy as np
 from psdiff_jax.data.schema import UNLABELLED
 from psdiff_jax.datasets.common import checks
 from psdiff_jax.datasets.common.boxes import BOX_WITHOUT_AREA, box_text, clip_xywh
-from psdiff_jax.datasets.common.images import find_header
+from psdiff_jax.datasets.common.images import OUTSIDE, climbs_out, find_header
 from psdiff_jax.datasets.common.records import ERROR, KNOWN, WARNING, AnnotatedImage, RawDataset
 from psdiff_jax.datasets.cuhk_sysu.annotations import RESTORE, read_images
 
@@ -55,6 +55,9 @@ def read_records(dataset: RawDataset, root: Path) -> dict[str, ImageRecord | Non
 
 
 def _record(dataset: RawDataset, where: str, name: str, path: Path, xywh: np.ndarray) -> ImageRecord | None:
+    if climbs_out(name):
+        dataset.note(ERROR, OUTSIDE, where, f"{name} leads out of {path.parent}; {RESTORE}", name)
+        return None
     header = find_header(dataset, path, name, RESTORE)
     if header is None:
         return None

@@ -23,6 +23,7 @@ class Custom(FolderBuilder):
         data_dir: str,
         root: str,
         images: str = "",
+        outside: bool = False,
         query_gap: int = 25,
         queries_per_person: int = 1,
         seed: int = 0,
@@ -32,19 +33,20 @@ class Custom(FolderBuilder):
             reader.read,
             root,
             images=images,
+            outside=outside,
             query_gap=query_gap,
             queries_per_person=queries_per_person,
             seed=seed,
         )
 
     @classmethod
-    def fingerprint(cls, root: str, images: str = "", **options: Any) -> str:
+    def fingerprint(cls, root: str, images: str = "", outside: bool = False, **options: Any) -> str:
         """A digest of the lists and of the images that they name; the options are fingerprinted separately."""
         del options
         folder = Path(root).expanduser()
         listing, files = reader.read_lists(folder, RawDataset())
         folders = image_folders(folder, images)
-        found = {path for name in listing.images if (path := find_image(name, folders)) is not None}
+        found = {path for name in listing.images if (path := find_image(name, folders, outside)) is not None}
         inside = {path for path in found if path.is_relative_to(folder)}
         elsewhere = [path.absolute() for path in found - inside]
         return digest(folder, files, inside) + digest(Path(folders[0].anchor or "/"), [], elsewhere)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 
-from psdiff_jax.datasets.common.images import NO_IMAGE, ImageHeader, find_header
+from psdiff_jax.datasets.common.images import NO_IMAGE, OUTSIDE, ImageHeader, find_header
 from psdiff_jax.datasets.common.records import ERROR, WARNING, RawDataset
 from psdiff_jax.datasets.custom.listing import ImageEntry
 
@@ -18,27 +18,39 @@ def image_folders(root: Path, images: str = "") -> list[Path]:
     return [root / Path(images).expanduser()] if images else [root, root / "images"]
 
 
-def find_image(name: str, folders: list[Path]) -> Path | None:
+def find_image(name: str, folders: list[Path], outside: bool = False) -> Path | None:
     """The file of an image, None if there is none.
 
     An absolute file name (of this machine or of another) that does not exist is looked for by its last parts, the
     longest match first: /data/cam1/7.jpg may be cam1/7.jpg here.
+
+    outside: whether it may lie in none of the folders.
     """
     absolute = name.startswith("/") or _DRIVE.match(name)
-    if absolute and Path(name).is_file():
+    inside = any(Path(name).is_relative_to(folder.absolute()) for folder in folders)
+    if absolute and (outside or inside) and Path(name).is_file():
         return Path(name)
     parts = PurePosixPath(_DRIVE.sub("", name).lstrip("/")).parts
     for start in range(len(parts) if absolute else 1):
         for folder in folders:
             path = folder.joinpath(*parts[start:])
-            if path.is_file():
+            if path.is_file() and (outside or ".." not in parts[start:]):
                 return path
     return None
 
 
-def open_image(entry: ImageEntry, folders: list[Path], dataset: RawDataset) -> tuple[Path, ImageHeader] | None:
+def open_image(
+    entry: ImageEntry, folders: list[Path], dataset: RawDataset, outside: bool = False
+) -> tuple[Path, ImageHeader] | None:
     """File and header of an image; None, with an error, if it cannot be used. Notes where the list contradicts it."""
-    path = find_image(entry.name, folders)
+    path = find_image(entry.name, folders, outside)
+    if path is None and find_image(entry.name, folders, outside=True) is not None:
+        what = (
+            f"{entry.name} lies outside of {', '.join(map(str, folders))}; copy it there, or allow such names with"
+            " config.data.builder.outside=True"
+        )
+        dataset.note(ERROR, OUTSIDE, entry.where, what, entry.name)
+        return None
     if path is None:
         what = f"{entry.name} is in none of {', '.join(map(str, folders))}; restore it, or name the image folder in"
         dataset.note(ERROR, NO_IMAGE, entry.where, f"{what} config.data.builder.images", entry.name)

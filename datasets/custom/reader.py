@@ -34,12 +34,19 @@ EXPECTED = "gallery.json (beside it train.json and query.json), annotations.json
 
 
 def read(
-    root: Path, *, images: str = "", query_gap: int = 25, queries_per_person: int = 1, seed: int = 0
+    root: Path,
+    *,
+    images: str = "",
+    outside: bool = False,
+    query_gap: int = 25,
+    queries_per_person: int = 1,
+    seed: int = 0,
 ) -> RawDataset:
     """The splits and queries.
 
     Args:
       images: folder of the images, absolute or in `root`; "": `root` and `root/images`.
+      outside: whether a list may name images that lie elsewhere.
       query_gap, queries_per_person, seed: of the rule in `query_sampling`, if the lists name no queries.
 
     Raises:
@@ -51,7 +58,7 @@ def read(
     listing, files = read_lists(root, dataset)
     ids, renumbered = numbered(box.person_id for box in [*listing.boxes, *listing.queries])
     dataset.person_names = {number: text for text, number in ids.items()} if renumbered else {}
-    _add_images(listing, ids, folders, dataset)
+    _add_images(listing, ids, folders, dataset, outside)
     _add_listed_queries(listing, ids, dataset)
     if not listing.has_queries:
         add_sampled_queries(dataset, files[-1], queries_per_person, query_gap, seed)
@@ -89,14 +96,14 @@ def read_lists(root: Path, dataset: RawDataset) -> tuple[Listing, list[Path]]:
     return listing, [path for path, _ in files]
 
 
-def _add_images(listing: Listing, ids: dict[str, int], folders: list[Path], dataset: RawDataset) -> None:
+def _add_images(listing: Listing, ids: dict[str, int], folders: list[Path], dataset: RawDataset, outside: bool) -> None:
     """Fills the splits with the images that can be used, and adds the queries marked in them."""
     boxes: dict[str, list[BoxEntry]] = {}
     for box in listing.boxes:
         boxes.setdefault(box.image, []).append(box)
     cameras, names, far_outside = _cameras(listing, dataset), {}, []
     for name, entry in listing.images.items():
-        opened = open_image(entry, folders, dataset)
+        opened = open_image(entry, folders, dataset, outside)
         if opened is None:
             continue
         path, header = opened

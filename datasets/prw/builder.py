@@ -15,16 +15,20 @@ class Prw(FolderBuilder):
     Args:
       data_dir: folder for the records.
       root: folder in PRW's on-disk format (see `files`).
+      boxes: "clipped" keeps fractions and clips boxes to the image; "seqnet" is the rule of SeqNet's loader, which
+        published numbers have: whole pixels, truncated, and not clipped.
     """
 
     description = "PRW: frames of six cameras on a campus, with labelled and unlabelled people."
 
-    def __init__(self, *, data_dir: str, root: str):
-        super().__init__(data_dir, reader.read, root)
+    def __init__(self, *, data_dir: str, root: str, boxes: str = "clipped"):
+        super().__init__(data_dir, reader.read, root, boxes=boxes)
+        self.over_the_border = boxes == "seqnet"
 
     @classmethod
-    def fingerprint(cls, root: str) -> str:
+    def fingerprint(cls, root: str, boxes: str = "clipped") -> str:
         """A digest of the contents of `root`: a copy elsewhere is the same dataset, a changed one is not."""
+        del boxes  # options are fingerprinted separately
         folder = Path(root).expanduser()
         files.check_folder(folder)
         lists = [folder / name for name in files.LISTS if (folder / name).is_file()]

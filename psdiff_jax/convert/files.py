@@ -87,8 +87,9 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # a damaged pickle fails in every way there is
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         if foreign:
-            what = f"holds more than tensors ({foreign[1]}) and is not loaded; save its state_dict alone"
-            raise InputError(f"{path}: {what}") from error
+            convert = f"torch.save(torch.load('{path.name}', weights_only=False).state_dict(), 'weights.pth')"
+            what = f"holds more than tensors ({foreign[1]}) and is not loaded; where that class can be imported, and if"
+            raise InputError(f"{path}: {what} you trust the file, convert it once: {convert}") from error
         raise InputError(f"{path}: not a readable PyTorch file, or truncated") from error
     while isinstance(content, Mapping):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)

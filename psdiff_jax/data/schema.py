@@ -104,6 +104,7 @@ def image_example(
     person_ids: np.ndarray,
     camera: int = UNKNOWN,
     frame: int = UNKNOWN,
+    over_the_border: bool = False,
 ) -> dict[str, Any]:
     """One record of `train` or `gallery`.
 
@@ -111,6 +112,7 @@ def image_example(
       image: encoded JPEG or PNG of `height` x `width` pixels.
       boxes: [n, 4] xyxy pixels, inside the image and of positive size.
       person_ids: [n], -1 unlabelled.
+      over_the_border: whether boxes may reach over the right and the lower border.
 
     Raises:
       InputError: boxes and ids that differ in number; a box outside its image or without area.
@@ -120,7 +122,7 @@ def image_example(
     if len(boxes) != len(person_ids):
         raise InputError(f"{image_name}: {len(boxes)} boxes but {len(person_ids)} person ids; give one id a box")
     for row, box in enumerate(boxes):
-        if not is_inside(box, height, width):
+        if not is_inside(box, *((np.inf, np.inf) if over_the_border else (height, width))):
             raise InputError(
                 f"{image_name}: box {row + 1} {box.tolist()} (xyxy) does not lie inside its"
                 f" {width} x {height} image; correct or remove it"

@@ -51,6 +51,7 @@ def fit(
     prefix: str = "train",
     mesh: Mesh | None = None,
     hooks: Sequence[Hook] = (),
+    skip: int = 0,
 ) -> Any:
     """Trains until `state.step` is `steps`, from the newest checkpoint where there is one, and returns the state.
 
@@ -62,6 +63,7 @@ def fit(
       checkpoints: written every `checkpoint_every` steps (0: only at the end), at the end, and on a signal.
       prefix: name of this training; its learning rate is called `config.<prefix>.learning_rate`.
       mesh: where to put state and batches; None: where JAX puts them by itself.
+      skip: how many steps may have a loss or gradient that is not finite; `step_fn` must leave their state as it was.
       hooks: (every, function of (step, state)), called after the steps that divide by `every`.
 
     Raises:
@@ -76,7 +78,7 @@ def fit(
     if start >= steps:
         say(f"{prefix}: already at step {start} of {steps}")
         return state
-    progress = Progress(prefix, steps, log_every, writer)
+    progress = Progress(prefix, steps, log_every, writer, skip)
     unread: tuple[int, Any] | None = None  # the last step sent
     with _StopSignals() as stop, _ReadAhead(batches, mesh, steps - start) as ahead:
         for step in range(start + 1, steps + 1):

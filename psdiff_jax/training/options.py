@@ -45,6 +45,9 @@ class TrainOptions(OptimizerOptions):
     log_every: Annotated[int, AT_LEAST_1, "steps between two log lines"] = 50
     checkpoint_every: Annotated[int, AT_LEAST_1, "steps between two checkpoints"] = 1_000
     image_every: Annotated[int, NOT_NEGATIVE, "steps between two TensorBoard images of predictions; 0 = none"] = 1_000
+    skip_not_finite: Annotated[
+        int, NOT_NEGATIVE, "steps of a run that may be left out for a loss or gradient that is not finite"
+    ] = 0
     keep_checkpoints: Annotated[int, AT_LEAST_1, "checkpoints that are kept"] = 2
 
     def check(self, need: Need) -> None:

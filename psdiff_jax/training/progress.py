@@ -23,7 +23,8 @@ class Progress:
     Speed leaves out the first step, which compiles, and whatever lies between `tick` and `skip`.
     """
 
-    def __init__(self, prefix: str, steps: int, log_every: int, writer: MetricWriter | None):
+    def __init__(self, prefix: str, steps: int, log_every: int, writer: MetricWriter | None, skip: int = 0):
+        self._skip, self._skipped = skip, 0  # steps that may be left out, and were
         self._prefix, self._steps, self._log_every, self._writer = prefix, steps, max(1, log_every), writer
         self._begin, self._clock = time.perf_counter(), None
         self._total = np.zeros(2)  # timed steps, seconds
@@ -37,13 +38,19 @@ class Progress:
           InputError: the loss or the gradient is not finite.
         """
         values = {name: float(value) for name, value in parallel.fetch(dict(metrics)).items()}
-        for name in MUST_BE_FINITE:
-            if not np.isfinite(values.get(name, 0.0)):
-                raise InputError(
-                    f"{self._prefix}: {name} is {values[name]} at step {step}: lower "
-                    f"config.{self._prefix}.learning_rate or lengthen the warm-up, and run again"
-                )
-        self._values.append(values)
+        wrong = next((name for name in MUST_BE_FINITE if not np.isfinite(values.get(name, 0.0))), None)
+        if wrong is None:
+            self._values.append(values)
+        elif self._skipped < self._skip:
+            self._skipped += 1
+            say(f"{self._prefix}: {wrong} is {values[wrong]} at step {step}, which is left out; "
+                f"{self._skipped} of at most {self._skip} so far")  # fmt: skip
+        else:
+            raise InputError(
+                f"{self._prefix}: {wrong} is {values[wrong]} at step {step}: lower "
+                f"config.{self._prefix}.learning_rate or lengthen the warm-up, and run again; the checkpoints before "
+                "are whole" + f"; {self._skipped} steps were left out before" * bool(self._skipped)
+            )
         if step % self._log_every == 0 or step == self._steps:
             self._report(step)
 
@@ -62,6 +69,8 @@ class Progress:
         self._clock = time.perf_counter()
 
     def _report(self, step: int) -> None:
+        if not self._values:  # all were left out
+            return
         # jit hands dicts back sorted by name; what matters comes first.
         last = self._values[-1]
         names = [*(n for n in MUST_BE_FINITE[:1] if n in last), *(n for n in last if n not in MUST_BE_FINITE[:1])]

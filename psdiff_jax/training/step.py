@@ -160,6 +160,21 @@ def make_train_step(
     return step
 
 
+def leaving_out(
+    step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """A step that counts but changes nothing else where its loss or gradient is not finite."""
+
+    @partial(jax.jit, donate_argnums=0)
+    def guarded(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        new, metrics = step(state, batch)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        return kept._replace(step=new.step), metrics
+
+    return guarded
+
+
 def is_trained(model: PSDiff, frozen: Sequence[str] = ()) -> Callable[[tuple[Any, ...], Any], bool]:
     """A filter (path, value) of the variables that are trained: all parameters but those that a backbone keeps frozen
     and those of the modules named in `frozen`."""

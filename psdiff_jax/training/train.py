@@ -22,7 +22,7 @@ from psdiff_jax.training.checkpoint import Checkpoints, hashes, named_leaves, ne
 from psdiff_jax.training.loop import Hook, StepFn, fit
 from psdiff_jax.training.optimizer import learning_rate, make_optimizer
 from psdiff_jax.training.options import TrainingConfig
-from psdiff_jax.training.step import TrainState, create_state, is_trained, make_train_step
+from psdiff_jax.training.step import TrainState, create_state, is_trained, leaving_out, make_train_step
 from psdiff_jax.training.writer import MetricWriter
 
 
@@ -80,7 +80,7 @@ def initial_state(config: TrainingConfig, model: PSDiff) -> tuple[nnx.GraphDef, 
 def training_step(config: TrainingConfig, graphdef: nnx.GraphDef, model: PSDiff, mesh: Mesh) -> StepFn:
     """The jitted step of a config, for a state on `mesh`."""
     options = config.train
-    return make_train_step(
+    step = make_train_step(
         graphdef,
         make_optimizer(options, model.backbone_specs),
         config.noise,
@@ -93,6 +93,7 @@ def training_step(config: TrainingConfig, graphdef: nnx.GraphDef, model: PSDiff,
         options.remat,
         mesh,
     )
+    return leaving_out(step) if options.skip_not_finite else step
 
 
 def train(
@@ -130,6 +131,7 @@ def train(
             prefix="train",
             mesh=mesh,
             hooks=hooks,
+            skip=options.skip_not_finite,
         )
     whole = parallel.fetch((weights(state), state.rest))
     if parallel.is_main_process():

@@ -341,6 +341,32 @@ def test_an_image_that_viewers_rotate(root):
     )
 
 
+@pytest.mark.parametrize("name", ["../elsewhere/x.jpg", "a/../../elsewhere/x.jpg", "{tmp}/elsewhere/x.jpg"])
+def test_a_name_that_leads_out_of_the_folder_is_refused_unless_allowed(root, tmp_path, name):
+    json_tree(root)
+    (tmp_path / "elsewhere").mkdir()
+    cv2.imwrite(str(tmp_path / "elsewhere/x.jpg"), np.zeros((40, 60, 3), np.uint8))
+    name = name.format(tmp=tmp_path)
+    write_json(root / "gallery.json", changed(GALLERY, image_0(file_name=name, width=None)))
+    (line,) = lines(read(root), root, "error")
+    assert re.fullmatch(r"gallery.json image 'x': \S+elsewhere/x.jpg lies outside of .*; copy it there, or allow such "
+                        r"names with config.data.builder.outside=True", line), line  # fmt: skip
+    options = {"name": "custom", "root": str(root), "prepared_dir": str(tmp_path / "prepared")}
+    with pytest.raises(InputError, match="lies outside of"):
+        open_dataset({**options, "builder": {}})
+    allowed = open_dataset({**options, "builder": {"outside": True}})
+    assert any("elsewhere/x.jpg" in name for name in allowed.annotations("gallery").image_names)
+    assert len(allowed.gallery_source) == len(GALLERY["images"])
+
+
+def test_a_link_in_the_folder_is_followed(root, tmp_path):
+    """Whoever sets a link means it; a list that came with images cannot."""
+    json_tree(root)
+    (root / "images").rename(tmp_path / "store")
+    (root / "images").symlink_to(tmp_path / "store")
+    assert read(root).errors() == []
+
+
 def test_one_image_under_two_names(root):
     json_tree(root)
     write_json(root / "gallery.json", changed(GALLERY, image_0(file_name="/elsewhere/a/1.jpg", width=None)))

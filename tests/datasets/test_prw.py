@@ -82,6 +82,43 @@ def test_images_as_counted_by_hand(config):
     assert dataset.title == "prw (cameras 1, 2, 3, 6, sequences 1, 2, 3)"
 
 
+def test_boxes_by_seqnets_rule(config):
+    """Whole pixels, uncut at the right border; of a query with a negative corner the far corner stays."""
+    config.data.builder = {"boxes": "seqnet"}
+    dataset = open_dataset(config.data)
+    train, gallery = dataset.annotations("train"), dataset.annotations("gallery")
+    assert [boxes.tolist() for boxes in train.boxes] == [[[50, 10, 70, 35]], [[5, 6, 15, 26], [30, 0, 38, 16]]]
+    assert gallery.boxes[0].tolist() == [[0, 0, 14, 22], [20, 5, 30, 25]]
+    assert dataset.queries().boxes.tolist() == [[1, 2, 11, 22], [0, 0, 10, 20], [20, 5, 30, 25]]
+    config.data.builder = {"boxes": "whole"}
+    with pytest.raises(InputError, match=r"config\.data\.builder\.boxes='whole': choose from clipped, seqnet"):
+        open_dataset(config.data)
+
+
+def test_both_rules_against_formulas_of_their_own():
+    """60 made-up boxes: SeqNet's as its loader computes them, on arrays; ours as the README says."""
+    rng = np.random.default_rng(0)
+    xywh = np.column_stack([rng.uniform(-20, 90, (60, 2)), rng.uniform(2, 40, (60, 2))])
+    rois = np.clip(xywh, 0, None)
+    rois[:, 2:] += rois[:, :2]
+    theirs = rois.astype(np.int32)
+    found = np.asarray([reader.RULES["seqnet"].annotation(*box, (80, 100)) for box in xywh])
+    np.testing.assert_array_equal(found, theirs)
+    corners = np.clip(np.column_stack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]).astype(np.int32), 0, None)
+    np.testing.assert_array_equal([reader.RULES["seqnet"].query(*box, (80, 100)) for box in xywh], corners)
+    ours = np.asarray([reader.RULES["clipped"].annotation(*box, (80, 100)) for box in xywh])
+    np.testing.assert_allclose(
+        ours, np.where([False, False, True, True], np.minimum(rois, [100, 80] * 2), rois), rtol=1e-6
+    )
+    assert (ours != found).any(1).sum() == 60
+
+
+def test_a_frame_name_that_leads_out_is_refused(config, tree):
+    scipy.io.savemat(tree / "frame_test.mat", {"img_index_test": index_of([*TEST, "../frames/odd name"])})
+    with pytest.raises(InputError, match=r"a list names \.\./frames/odd name, which leads out of frames"):
+        open_dataset(config.data)
+
+
 def test_queries_as_counted_by_hand(config):
     queries = open_dataset(config.data).queries()
     assert queries.image_names == ("c3s1_000201.jpg", "c6s2_042326.jpg", "c6s2_042326.jpg")

@@ -212,7 +212,8 @@ def test_foreign_code_and_truncated_files_are_refused(hhcl, tmp_path, capsys):
         (tmp_path / f"cut_{name}").write_bytes(content[: len(content) // 2])
     capsys.readouterr()
     for name, words in (
-        ("foreign.pth", "more than tensors"), ("module.pth", "more than tensors"), ("cut_whole.pth", "truncated"),
+        ("foreign.pth", "more than tensors"), ("module.pth", "convert it once: torch.save(torch.load('module.pth', w"),
+        ("cut_whole.pth", "truncated"),
         ("cut_whole.npz", "not a readable"), ("missing.pth", "no such file"),
     ):  # fmt: skip
         assert main([str(tmp_path / name), str(tmp_path / "out.npz")]) == 1

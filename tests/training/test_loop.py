@@ -20,6 +20,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.training.checkpoint import Checkpoints
 from psdiff_jax.training.loop import fit
 from psdiff_jax.training.progress import digits, duration
+from psdiff_jax.training.step import leaving_out
 from psdiff_jax.training.writer import MetricWriter, read_metrics
 
 RATE = 0.05
@@ -183,6 +184,39 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing(tmp_path):
             fit(toy_step, toy_state(), batches, steps=20, checkpoints=checkpoints, checkpoint_every=5)
         assert checkpoints.latest_step() == 5
         assert np.isfinite(checkpoints.restore_latest(toy_state())[0].params).all()
+
+
+def test_steps_that_are_not_finite_are_left_out_and_counted(tmp_path, capsys):
+    """NaN in the data of steps 10 and 14: the state passes over them; a third one is too many."""
+
+    def batches(wrong):
+        def open_(step):
+            for batch in toy_batches(step):
+                batch["y"] = batch["y"] + (np.nan if step in wrong else 0)
+                step += 1
+                yield batch
+
+        return open_
+
+    def step_fn(state, batch):
+        new, metrics = toy_step(state, batch)
+        return new, metrics | {"gradient_norm": metrics["loss"]}
+
+    with MetricWriter(tmp_path) as writer:
+        state = fit(leaving_out(step_fn), toy_state(), batches((9, 13)), steps=20, skip=2, writer=writer, log_every=1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert lines == ["train: loss is nan at step 10, which is left out; 1 of at most 2 so far",
+                     "train: loss is nan at step 14, which is left out; 2 of at most 2 so far"]  # fmt: skip
+    assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [
+        i for i in range(1, 21) if i not in (10, 14)
+    ]
+    by_hand_ = toy_state()
+    for i in range(20):
+        new, _ = toy_step(by_hand_, toy_batch(i))
+        by_hand_ = by_hand_._replace(step=new.step) if i in (9, 13) else new
+    np.testing.assert_array_equal(state.params, by_hand_.params)
+    with pytest.raises(InputError, match=r"loss is nan at step 17: .* whole; 2 steps were left out before"):
+        fit(leaving_out(step_fn), toy_state(), batches((9, 13, 16)), steps=20, skip=2)
 
 
 def test_data_that_end_or_fail_are_an_error():
