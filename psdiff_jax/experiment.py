@@ -85,7 +85,7 @@ def _run(config: Config, workdir: Path, mode: str, embeddings: str | None, query
             folder.embed(config, workdir)
         return
 
-    from psdiff_jax import modes
+    from psdiff_jax import gallery, modes
 
     if embeddings:
         modes.evaluate_folder(config, workdir, open_gallery(config), Path(embeddings).expanduser())
@@ -93,19 +93,19 @@ def _run(config: Config, workdir: Path, mode: str, embeddings: str | None, query
     if mode == "export":
         modes.export_predictor(config, workdir)
         return
-    gallery, train_set = open_datasets(config, mode)
+    gallery_set, train_set = open_datasets(config, mode)
     if mode == "train_and_evaluate":
-        modes.protocols_of(config, gallery)  # one that this dataset cannot serve is refused before hours of training
+        modes.protocols_of(config, gallery_set)  # one that the dataset cannot serve is refused before training
     if mode.startswith("train"):
-        modes.train(config, workdir, train_set or gallery, gallery)
+        modes.train(config, workdir, train_set or gallery_set, gallery_set)
     if mode in ("train_and_evaluate", "evaluate"):
-        modes.evaluate(config, workdir, gallery, train_set)
+        modes.evaluate(config, workdir, gallery_set, train_set)
     elif mode == "embed":
-        modes.embed(config, workdir, gallery)
+        gallery.embed(config, workdir, gallery_set)
     elif mode == "search":
-        modes.search(config, workdir, gallery, str(query), top)
+        gallery.search(config, workdir, gallery_set, str(query), top)
     elif mode == "evaluate_teacher":
-        modes.evaluate_teacher(config, workdir, gallery, train_set)
+        modes.evaluate_teacher(config, workdir, gallery_set, train_set)
 
 
 def check_folder(config: Config, mode: str) -> None:

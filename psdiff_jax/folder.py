@@ -1,7 +1,5 @@
 """`--mode embed` and `--mode search` on a folder of images and videos (config.data.name=folder)."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,7 @@ from psdiff_jax.config import Config
 from psdiff_jax.data.media import IGNORED, frame_at, read_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
-from psdiff_jax.inference.ranking import Hit
-from psdiff_jax.report.rankings import search_picture, write_picture
-from psdiff_jax.report.terminal import format_hits
+from psdiff_jax.gallery import write_hits
 
 
 def embed(config: Config, workdir: Path) -> PeopleIndex:
@@ -42,28 +38,13 @@ def search(config: Config, workdir: Path, query: str, top: int) -> list[dict[str
     index = embed(config, workdir)
     hits = index.search(image, box, top, within=lambda file: not path.samefile(index.root / str(file.path)))
     if parallel.is_main_process():
-        write_hits(workdir / "search", path, image, box, hits, index)
+        out, by_label = workdir / "search", {hit.label: hit for hit in hits}
+
+        def load(label: str) -> np.ndarray:
+            hit = by_label[label]
+            file = index.root / hit.image
+            return read_image(file) if hit.time is None else frame_at(file, hit.time)
+
+        write_atomically(out / IGNORED, "")  # a picture of hits is no image of the folder, if it stands in there
+        write_hits(out, path.name, image, box, index.settings.steps, hits, load)
     return [hit.as_json() for hit in hits]
-
-
-def write_hits(out: Path, path: Path, image: np.ndarray, box: np.ndarray, hits: list[Hit], index: PeopleIndex) -> None:
-    """Writes hits.json, hits.txt and hits.png, and prints the table."""
-    table = format_hits(hits)
-    answer = {
-        "query": {"image": path.name, "box": [float(v) for v in box]},
-        "denoising_steps": index.settings.steps,
-        "hits": [hit.as_json() for hit in hits],
-    }
-    write_atomically(out / IGNORED, "")  # a picture of hits is no image of the folder, if it stands in there
-    write_atomically(out / "hits.json", json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
-    write_atomically(out / "hits.txt", table + "\n")
-    by_label = {hit.label: hit for hit in hits}
-
-    def load(label: str) -> np.ndarray:
-        hit = by_label[label]
-        file = index.root / hit.image
-        return read_image(file) if hit.time is None else frame_at(file, hit.time)
-
-    labelled = [replace(hit, image=hit.label) for hit in hits]
-    write_picture(out / "hits.png", search_picture(image, box, labelled, load, name=path.name))
-    print(f"{table}\nsearch: {out}", flush=True)

@@ -1,6 +1,5 @@
-"""What `--mode` names: train, evaluate, embed, search, export, evaluate_teacher."""
+"""What `--mode` names: train, evaluate, export, evaluate_teacher; `gallery` and `folder` have embed and search."""
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,11 @@ from flax import nnx
 
 from psdiff_jax import parallel
 from psdiff_jax.api import load_embedder
-from psdiff_jax.command_line import check_box, image_query
 from psdiff_jax.config import Config
-from psdiff_jax.data.detections import Detections, load_embeddings, save_embeddings
+from psdiff_jax.data.detections import load_embeddings
 from psdiff_jax.data.held_out import training_positions
 from psdiff_jax.data.pipeline import Processes, eval_batches, reading_threads, train_batches
 from psdiff_jax.data.records import PreparedDataset
-from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.evaluate import Evaluation, threshold_at, write_evaluation
 from psdiff_jax.evaluation.evaluate import evaluate as evaluate_detections
@@ -26,18 +23,18 @@ from psdiff_jax.evaluation.nobody import why_nobody
 from psdiff_jax.evaluation.protocols import Protocol, make_protocols
 from psdiff_jax.evaluation.seeds import mean_and_sd
 from psdiff_jax.files import write_atomically
-from psdiff_jax.inference.calibrate import calibrate, calibrated_threshold
+from psdiff_jax.gallery import StepDetections, write_embeddings
+from psdiff_jax.inference.calibrate import calibrate
 from psdiff_jax.inference.embed import image_loader
 from psdiff_jax.inference.embed_split import embed_all, remove_shards, shards_folder
 from psdiff_jax.inference.export import ExportedPredictor, write_onnx, write_stablehlo
-from psdiff_jax.inference.ranking import rank
 from psdiff_jax.models.psdiff import PSDiff
 from psdiff_jax.progress import progress
 from psdiff_jax.report.naming import gallery_name, steps_name
 from psdiff_jax.report.predictions import prediction_images
-from psdiff_jax.report.rankings import example_queries, search_picture, write_picture
+from psdiff_jax.report.rankings import example_queries
 from psdiff_jax.report.run_page import write_report
-from psdiff_jax.report.terminal import format_hits, format_table
+from psdiff_jax.report.terminal import format_table
 from psdiff_jax.teacher.evaluate import evaluate_teacher as score_teacher
 from psdiff_jax.teacher.kinds import open_targets
 from psdiff_jax.teacher.targets import Targets
@@ -47,7 +44,6 @@ from psdiff_jax.training.loop import fit
 from psdiff_jax.training.writer import MetricWriter
 
 FITTED_BOXES = 20_000  # ten for each of the 2,000 features of a box; a pass over a large dataset takes hours
-StepDetections = dict[Any, tuple[Detections, Detections]]  # number of steps -> (gallery, query)
 
 
 def train(config: Config, workdir: Path, dataset: PreparedDataset, gallery: PreparedDataset) -> None:
@@ -106,21 +102,6 @@ def closed_form(config: Config, dataset: PreparedDataset, model: PSDiff, targets
     start_readout(model, shown)
 
 
-def embed(config: Config, workdir: Path, dataset: PreparedDataset) -> None:
-    """Embeds gallery and queries and writes `workdir/embeddings`."""
-    export(config, workdir, embed_all(load_embedder(config, workdir)[0], dataset, shards_folder(workdir)))
-    remove_shards(workdir)
-
-
-def export(config: Config, workdir: Path, detections: StepDetections) -> None:
-    """Writes `workdir/embeddings`, of `config.exported_steps`."""
-    if parallel.is_main_process():
-        chosen = config.exported_steps
-        for part, found in zip(("gallery", "query"), detections[chosen], strict=True):
-            save_embeddings(workdir / "embeddings" / part, found)
-        print(f"embeddings of {chosen} denoising steps: {workdir / 'embeddings'}", flush=True)
-
-
 def evaluate(
     config: Config, workdir: Path, dataset: PreparedDataset, train_set: PreparedDataset | None = None
 ) -> dict[str, Any]:
@@ -140,7 +121,7 @@ def evaluate(
         detections = embed_all(embedder.with_seed(seed), dataset, shards_folder(workdir))
         if not shown:
             shown = detections
-            export(config, workdir, shown)
+            write_embeddings(config, workdir, shown)
         if parallel.is_main_process():
             evaluations.append(score(config, dataset, protocols, detections, {**settings, "seed": seed}))
     if not evaluations:
@@ -262,37 +243,6 @@ def evaluate_teacher(
     )
 
 
-def search(config: Config, workdir: Path, dataset: PreparedDataset, query: str, top: int) -> list[dict[str, Any]]:
-    """Finds one person in the gallery and writes `workdir/search/{hits.json,hits.txt,hits.png}`.
-
-    query: "IMAGE:x1,y1,x2,y2" (a file of the user's, box in its pixels), or the number or image name of a query of the
-    dataset. The gallery's embeddings are read from `workdir/embeddings` and made first where they are missing.
-    """
-    image, box, name, leave_out = find_query(query, dataset)
-    embedder, _ = load_embedder(config, workdir)
-    folder, steps = workdir / "embeddings" / "gallery", config.exported_steps
-    if not (folder / "embeddings.npy").is_file():
-        export(config, workdir, embed_all(embedder, dataset, shards_folder(workdir)))
-        remove_shards(workdir)
-    gallery, threshold = load_embeddings(folder), config.evaluate.search_threshold
-    if config.data.held_out and config.evaluate.calibrate:
-        threshold = calibrated_threshold(workdir, steps) or threshold
-    hits = rank(embedder.embed_box(image, box, steps), gallery, top, threshold, leave_out)
-    out = workdir / "search"
-    out.mkdir(parents=True, exist_ok=True)
-    table = format_hits(hits)
-    answer = {
-        "query": {"image": name, "box": [float(v) for v in box]},
-        "denoising_steps": steps,
-        "hits": [hit.as_json() for hit in hits],
-    }
-    (out / "hits.json").write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / "hits.txt").write_text(table + "\n", encoding="utf-8")
-    write_picture(out / "hits.png", search_picture(image, box, hits, image_loader(dataset), name=name))
-    print(f"{table}\nsearch: {out}", flush=True)
-    return answer["hits"]
-
-
 def export_predictor(config: Config, workdir: Path) -> None:
     """Writes `workdir/export/{predictor.stablehlo,predictor.onnx}`, for `config.exported_steps`."""
     graphdef, state = training.load_trained(config, workdir, config.teacher_folder(workdir) / "teacher.npz")
@@ -305,25 +255,3 @@ def export_predictor(config: Config, workdir: Path) -> None:
         path = workdir / "export" / name
         write(path, predictor)
         print(f"{path}: {config.exported_steps} denoising steps, {path.stat().st_size / 2**20:.1f} MiB", flush=True)
-
-
-def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.ndarray, str, tuple[str, ...]]:
-    """(image uint8 RGB, box [4] in its pixels, name, gallery images to leave out) of a --query."""
-    given = image_query(query)
-    if given:
-        path, box = given
-        image = decode_image(path.read_bytes(), str(path))
-        check_box(path, box, image)
-        return image, box, path.name, ()
-    queries = dataset.queries()
-    if query.isdigit() and int(query) < len(queries.image_names):
-        row = int(query)
-    elif query in queries.image_names:
-        row = queries.image_names.index(query)
-    else:
-        raise InputError(
-            f"--query={query}: neither IMAGE:x1,y1,x2,y2 nor a query of {dataset.name} (a number "
-            f"below {len(queries.image_names)}, or an image name such as {queries.image_names[0]})"
-        )
-    name = queries.image_names[row]
-    return image_loader(dataset)(name), queries.boxes[row], name, (name,)
