@@ -25,9 +25,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.pod import leave, roll_call
 
 AXES = ("data", "model")
-LEAST_SHARDED = (
-    1024  # numbers of an array that `put_sharded` divides; to gather a smaller one takes longer than it saves
-)
+LEAST_SHARDED = 1024  # numbers of an array that is divided; to gather a smaller one takes longer than it saves
 
 
 def setup_cpu_devices(count: int, *batch_sizes: int) -> None:
