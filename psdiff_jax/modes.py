@@ -275,15 +275,14 @@ def search(config: Config, workdir: Path, dataset: PreparedDataset, query: str, 
         threshold = calibrated_threshold(workdir, steps) or threshold
     hits = rank(embedder.embed_box(image, box, steps), gallery, top, threshold, leave_out)
     out = workdir / "search"
-    out.mkdir(parents=True, exist_ok=True)
     table = format_hits(hits)
     answer = {
         "query": {"image": name, "box": [float(v) for v in box]},
         "denoising_steps": steps,
         "hits": [hit.as_json() for hit in hits],
     }
-    (out / "hits.json").write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / "hits.txt").write_text(table + "\n", encoding="utf-8")
+    write_atomically(out / "hits.json", json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(out / "hits.txt", table + "\n")
     write_picture(out / "hits.png", search_picture(image, box, hits, image_loader(dataset), name=name))
     print(f"{table}\nsearch: {out}", flush=True)
     return answer["hits"]

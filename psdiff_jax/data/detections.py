@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import replacing_folder
 
 NORM_TOLERANCE = 1e-3  # the error of float16 unit vectors is well below
 _ROWS_AT_ONCE = 65536  # limits the memory for checking a memory-mapped file
@@ -55,16 +56,12 @@ def save_embeddings(folder: str | Path, detections: Detections) -> None:
     """Writes `detections` as a folder, over an existing one; InputError if their arrays do not fit together."""
     folder = Path(folder)
     check_detections(detections, str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    for field, (_, dtype, _) in _LAYOUT.items():
-        value = getattr(detections, field)
-        path = folder / f"{field}.npy"
-        if value is None:
-            path.unlink(missing_ok=True)  # a gallery written over an older query folder
-        else:
-            np.save(path, np.asarray(value, dtype))
-    text = json.dumps(list(detections.images), ensure_ascii=False, indent=0)
-    (folder / "images.json").write_text(text, encoding="utf-8")
+    with replacing_folder(folder) as unfinished:
+        for field, (_, dtype, _) in _LAYOUT.items():
+            if (value := getattr(detections, field)) is not None:
+                np.save(unfinished / f"{field}.npy", np.asarray(value, dtype))
+        text = json.dumps(list(detections.images), ensure_ascii=False, indent=0)
+        (unfinished / "images.json").write_text(text, encoding="utf-8")
 
 
 def load_embeddings(folder: str | Path, mmap: bool = True) -> Detections:
