@@ -17,6 +17,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
 from psdiff_jax.options import tree
 from psdiff_jax.pod import fail
+from psdiff_jax.silence import broken
 from psdiff_jax.workdir import claimed
 
 
@@ -47,7 +48,8 @@ def run(
     parallel.setup_cpu_devices(config.cpu_devices, config.train.batch_size, config.evaluate.batch_size)
     try:
         parallel.meet()
-        with _claimed(workdir.expanduser()) as folder:
+        silence = broken() if parallel.is_main_process() else contextlib.nullcontext()  # the first alone speaks
+        with silence, _claimed(workdir.expanduser()) as folder:
             _run(config, folder, mode, embeddings, query, top)
     except (Exception, KeyboardInterrupt):
         fail()

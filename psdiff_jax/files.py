@@ -1,6 +1,7 @@
 """Writing files: whole or not at all, and by one process at a time."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from psdiff_jax.errors import InputError
+
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -24,15 +27,58 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write to that becomes `path` at the end, or is deleted where anything fails; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A file to write to that becomes `path` at the end, or is deleted where anything fails; makes its folder.
+
+    Raises:
+      InputError: the disk is full, the folder is read-only, ...
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to that takes the place of `path` at the end, or is deleted where anything fails. Between the
+    old one and the new one there is none, but never a mixture.
+
+    Raises:
+      InputError: the disk is full, the folder is read-only, ...
+    """
+    unfinished, old = path.with_name(f".{path.name}.unfinished"), path.with_name(f".{path.name}.old")
+    with writing(path):
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+            unfinished.mkdir(parents=True)
+            yield unfinished
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                path.rename(old)
+            unfinished.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+
+def why_not_written(error: BaseException | None) -> str | None:
+    """The system's words where a disk is full, read-only or broken, or a file may not be written; None for another
+    error. Libraries in C++ hand on the words alone."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+            return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        for number in NOT_WRITABLE:
+            if os.strerror(number) in str(error):
+                return os.strerror(number)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """python -m psdiff_jax.main --config configs/X.py --workdir DIR [--mode MODE] [--config.a.b=value] [--print_config]"""
 
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from psdiff_jax.command_line import (
 )
 from psdiff_jax.config import from_values
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import why_not_written
 from psdiff_jax.interruption import Interrupted, interruptible, tell
 from psdiff_jax.options import describe
 
@@ -76,14 +78,26 @@ def print_config() -> None:
 
 
 def main(_: list[str]) -> None:
+    threading.excepthook = thread_failed
     try:
         with interruptible():
             run()
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        reason = why_not_written(error)
+        if reason is None:
+            raise
+        sys.exit(f"error: {reason}; make room or choose another place, and run the same command again")
     except Interrupted as signalled:
         tell(str(signalled), signalled.number)
         sys.exit(128 + signalled.number)
+
+
+def thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Of a thread that cannot write nothing is said: whoever waits for it fails with the same error, in one line."""
+    if not isinstance(failure.exc_value, OSError) and why_not_written(failure.exc_value) is None:
+        threading.__excepthook__(failure)
 
 
 def run() -> None:

@@ -114,7 +114,7 @@ class FolderBuilder(RecordBuilder):
     def _examples(self, images: Iterable[AnnotatedImage]) -> Examples:
         for key, image in enumerate(images):
             example = image_example(
-                image=encoded_image(image.path),
+                image=encoded_image(image.path, (image.height, image.width)),
                 image_name=image.name,
                 height=image.height,
                 width=image.width,
@@ -141,11 +141,19 @@ def raise_on_errors(dataset: RawDataset) -> None:
         raise InputError(f"{errors[0]}{more}")
 
 
-def encoded_image(path: Path) -> bytes:
+def encoded_image(path: Path, size: tuple[int, int]) -> bytes:
     """The bytes of a JPEG or PNG file unchanged, any other image encoded as PNG. Decoded in any case, so that a damaged
-    file is reported now, by name."""
-    data = path.read_bytes()
+    file is reported now, by name, and so is one that no longer has the `size` (height, width) its header had."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read any more ({error.strerror}); restore it and run again") from error
     image = decode_image(data, str(path))
+    if image.shape[:2] != tuple(size):
+        raise InputError(
+            f"{path}: was {size[1]} x {size[0]} pixels a moment ago and is {image.shape[1]} x {image.shape[0]} now; "
+            "let nothing change the images meanwhile, and run again"
+        )
     if path.suffix.lower() in STORED_UNCHANGED:
         return data
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()

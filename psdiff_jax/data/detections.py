@@ -15,6 +15,7 @@ import numpy as np
 
 from psdiff_jax.data.blocks import Blocks
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import replacing_folder
 
 NORM_TOLERANCE = 1e-3  # the error of float16 unit vectors is well below
 _ROWS_AT_ONCE = 65536  # limits the memory for checking a memory-mapped file
@@ -53,19 +54,22 @@ class Detections:
 
 
 def save_embeddings(folder: str | Path, detections: Detections) -> None:
-    """Writes `detections` as a folder, over an existing one; InputError if their arrays do not fit together."""
+    """Writes `detections` as a folder, over an existing one.
+
+    Raises:
+      InputError: the arrays do not fit together; the folder holds other files, or cannot be written.
+    """
     folder = Path(folder)
     check_detections(detections, str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    for field, (_, dtype, _) in _LAYOUT.items():
-        value = getattr(detections, field)
-        path = folder / f"{field}.npy"
-        if value is None:
-            path.unlink(missing_ok=True)  # a gallery written over an older query folder
-        else:
-            _save_rows(path, value, np.dtype(dtype))
-    text = json.dumps(list(detections.images), ensure_ascii=False, indent=0)
-    (folder / "images.json").write_text(text, encoding="utf-8")
+    known = {"images.json", *(f"{field}.npy" for field in _LAYOUT)}
+    if strange := sorted(path.name for path in folder.glob("*") if path.name not in known):
+        raise InputError(f"{folder} holds {strange[0]}, which is none of its files: move it, or name another folder")
+    with replacing_folder(folder) as unfinished:
+        for field, (_, dtype, _) in _LAYOUT.items():
+            if (value := getattr(detections, field)) is not None:
+                _save_rows(unfinished / f"{field}.npy", value, np.dtype(dtype))
+        text = json.dumps(list(detections.images), ensure_ascii=False, indent=0)
+        (unfinished / "images.json").write_text(text, encoding="utf-8")
 
 
 def _save_rows(path: Path, array: np.ndarray | Blocks, dtype: np.dtype) -> None:

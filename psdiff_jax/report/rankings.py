@@ -6,6 +6,7 @@ Images come through `load_image(name) -> uint8 [H,W,3] RGB`, so that nothing her
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image, ImageDraw
 from psdiff_jax.data.detections import Detections
 from psdiff_jax.data.schema import Queries
 from psdiff_jax.evaluation.person_search import SearchResult
+from psdiff_jax.files import write_atomically
 from psdiff_jax.inference.ranking import Hit, hits_of_query
 from psdiff_jax.report.drawing import (
     FAINT,
@@ -208,8 +210,9 @@ def search_picture(
 def write_picture(path: str | Path, picture: np.ndarray) -> Path:
     """Writes uint8 RGB as PNG (or what the suffix says), making the folder."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path)
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, format=Image.registered_extensions()[path.suffix.lower()])
+    write_atomically(path, encoded.getvalue())
     return path
 
 

@@ -14,12 +14,13 @@ nothing about devices: it restores into the shardings of whatever template is gi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import numpy as np
 
 from psdiff_jax import parallel
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import why_not_written
 
 
 class DamagedError(Exception):
@@ -68,9 +70,11 @@ class Checkpoints:
         manifest = {"leaves": leaves, "data_state": dict(data_state or {}), "metadata": dict(metadata or {})}
         stored = {name: array for name, array in arrays.items() if array.size}  # orbax refuses empty arrays
         args = self._ocp.args
-        self._manager.save(int(step), args=args.Composite(
-            arrays=args.PyTreeSave(stored), manifest=args.JsonSave({**manifest, "sha256": _digest_json(manifest)}),
-        ))  # fmt: skip
+        composite = args.Composite(
+            arrays=args.PyTreeSave(stored), manifest=args.JsonSave({**manifest, "sha256": _digest_json(manifest)})
+        )
+        with self._writing():
+            self._manager.save(int(step), args=composite)
 
     def restore_latest(self, template: Any) -> tuple[Any, dict[str, Any]] | None:
         """(state, data_state) of the newest whole checkpoint, or None where there are none.
@@ -114,17 +118,33 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Blocks until everything saved is on the disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and ends the background work."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """InputError for a disk that is full or cannot be written to, of this save or of the one in the background."""
+        try:
+            yield
+        except Exception as error:
+            reason = why_not_written(error)
+            if reason is None:
+                raise
+            raise InputError(
+                f"{self.folder}: a checkpoint cannot be written ({reason}); make room and run the same command again, "
+                "it goes on from the checkpoint before"
+            ) from error
 
     def _read_agreed(self, step: int, template: Any) -> tuple[Any, dict[str, Any]] | None:
         """Reads a step; None, loudly, where it is damaged, on all processes if on any."""

@@ -9,6 +9,7 @@ Each split is a run of its own in `DIR/tensorboard`, so that curves of one name 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax import parallel
-from psdiff_jax.files import write_atomically
+from psdiff_jax.files import write_atomically, writing
 
 
 class MetricWriter:
@@ -67,11 +68,12 @@ class MetricWriter:
         if not self._active:
             return
         numbers = {name: _number(value) for name, value in values.items()}
-        for name, value in numbers.items():
-            self._run(split).add_scalar(name, value, step)
         safe = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._records().write(json.dumps({"step": int(step), "split": split, **safe}) + "\n")
-        self._records().flush()
+        with writing(self.path):
+            for name, value in numbers.items():
+                self._run(split).add_scalar(name, value, step)
+            self._records().write(json.dumps({"step": int(step), "split": split, **safe}) + "\n")
+            self._records().flush()
 
     def images(self, step: int, name: str, image: np.ndarray, split: str = "train") -> None:
         """One picture, uint8 [H,W,3] RGB, to TensorBoard."""
@@ -85,17 +87,18 @@ class MetricWriter:
 
     def flush(self) -> None:
         """Brings TensorBoard's events to the disk (records of `metrics.jsonl` are there at once)."""
-        for run in self._runs.values():
-            run.flush()
+        with writing(self._folder / "tensorboard"):
+            for run in self._runs.values():
+                run.flush()
 
     def close(self) -> None:
         """Closes all files; the next record opens them again."""
-        for run in self._runs.values():
-            run.close()
-        self._runs = {}
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        runs, file, self._runs, self._file = self._runs, self._file, {}, None
+        with writing(self._folder / "tensorboard"), contextlib.ExitStack() as all_of_them:
+            for run in runs.values():
+                all_of_them.callback(_close, run)
+            if file is not None:
+                all_of_them.callback(file.close)
 
     def __enter__(self) -> MetricWriter:
         return self
@@ -128,6 +131,14 @@ def read_metrics(path: str | Path, split: str | None = None) -> list[dict[str, A
     """The records of a `metrics.jsonl`, of one split or of all."""
     records = map(_parse, Path(path).read_text(encoding="utf-8").splitlines())
     return [record for record in records if record is not None and split in (None, record["split"])]
+
+
+def _close(run: Any) -> None:
+    try:
+        run.close()
+    except OSError:  # and again when the program ends, with a traceback, unless it thinks that it is closed
+        run.file_writer.event_writer.close = lambda: None
+        raise
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -59,6 +59,13 @@ def test_a_gallery_over_an_old_query_folder_leaves_no_person_ids(tmp_path):
     assert load_embeddings(tmp_path).person_id is None
 
 
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="holds thesis.tex, which is none of its files"):
+        save_embeddings(tmp_path, some())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_another_programs_types_are_converted(tmp_path):
     save_embeddings(tmp_path, some())
     np.save(tmp_path / "boxes.npy", np.load(tmp_path / "boxes.npy").astype(np.float64))
