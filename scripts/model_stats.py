@@ -32,7 +32,7 @@ from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions, merge
-from psdiff_jax.training.train import new_model
+from psdiff_jax.training.train import abstract_model
 
 # Table II of the paper: parameters (M), GFLOP, images a second on a V100.
 PAPER = {
@@ -46,11 +46,6 @@ PAPER = {
     "PSDiff, 4 steps": (31, 333, 21),
     "PSDiff, 8 steps": (31, 390, 14),
 }
-
-
-def abstract_model(config: Config) -> PSDiff:
-    """The model of a config: names and shapes without values."""
-    return nnx.eval_shape(lambda: new_model(config))
 
 
 def count_parameters(model: PSDiff) -> dict[str, int]:

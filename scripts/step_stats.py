@@ -23,25 +23,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from psdiff_jax import parallel
 from psdiff_jax.config import Config, from_values, load_config
 from psdiff_jax.configs.base import PRESETS
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.errors import InputError
-from psdiff_jax.models.psdiff import PSDiff
 from psdiff_jax.training.step import TrainState
-from psdiff_jax.training.train import initial_state, new_model, training_mesh, training_step
+from psdiff_jax.training.train import abstract_model, initial_state, new_model, training_mesh, training_step
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _OPERATION = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
 _ARRAY = re.compile(r"(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
-
-
-def abstract_model(config: Config) -> PSDiff:
-    """The model of a config: names and shapes without values."""
-    return nnx.eval_shape(lambda: new_model(config, shapes=True))
 
 
 def abstract_step(config: Config, size: tuple[int, int], boxes: int) -> tuple[Any, TrainState, dict[str, Any]]:

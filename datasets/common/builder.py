@@ -19,6 +19,7 @@ import cv2
 
 from psdiff_jax.data.schema import image_example, query_example, record_features
 from psdiff_jax.data.transforms import decode_image
+from psdiff_jax.datasets.common.ahead import map_ahead
 from psdiff_jax.datasets.common.checks import check
 from psdiff_jax.datasets.common.records import AnnotatedImage, Query, RawDataset
 from psdiff_jax.errors import InputError
@@ -112,19 +113,20 @@ class FolderBuilder(RecordBuilder):
         return splits | ({"query": query_examples(dataset.queries)} if dataset.queries else {})
 
     def _examples(self, images: Iterable[AnnotatedImage]) -> Examples:
-        for key, image in enumerate(images):
-            example = image_example(
-                image=encoded_image(image.path, (image.height, image.width)),
-                image_name=image.name,
-                height=image.height,
-                width=image.width,
-                boxes=image.boxes,
-                person_ids=image.person_ids,
-                camera=image.camera,
-                frame=image.frame,
-                over_the_border=self.over_the_border,
-            )
-            yield key, example
+        yield from enumerate(map_ahead(self._example, images))
+
+    def _example(self, image: AnnotatedImage) -> dict[str, Any]:
+        return image_example(
+            image=encoded_image(image.path, (image.height, image.width)),
+            image_name=image.name,
+            height=image.height,
+            width=image.width,
+            boxes=image.boxes,
+            person_ids=image.person_ids,
+            camera=image.camera,
+            frame=image.frame,
+            over_the_border=self.over_the_border,
+        )
 
 
 def query_examples(queries: Iterable[Query]) -> Examples:

@@ -35,6 +35,11 @@ def new_model(config: TrainingConfig, shapes: bool = False) -> PSDiff:
     return PSDiff(config.model, config.diffusion, rngs=rngs)
 
 
+def abstract_model(config: TrainingConfig) -> PSDiff:
+    """The model of a config: names and shapes without values."""
+    return nnx.eval_shape(lambda: new_model(config, shapes=True))
+
+
 def build_model(config: TrainingConfig, teacher: Path) -> PSDiff:
     """A PSDiff with the weights it starts from: those of its backbones, config.train.init_from and readout_from.
 
@@ -162,7 +167,7 @@ def weights(state: TrainState) -> Any:
 
 def load_weights(config: TrainingConfig, path: Path) -> tuple[nnx.GraphDef, Any, Any]:
     """(graphdef, parameters, the rest) of a model whose weights are all in the `.npz` at `path`; InputError if not."""
-    model = nnx.eval_shape(lambda: new_model(config, shapes=True))
+    model = abstract_model(config)
     nnx.update(model, load_npz(path, nnx.state(model)))
     graphdef, params, rest = nnx.split(model, is_trained(model), ...)
     return graphdef, params, rest

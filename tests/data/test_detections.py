@@ -61,7 +61,7 @@ def test_a_gallery_over_an_old_query_folder_leaves_no_person_ids(tmp_path):
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="holds thesis.tex, which is none of its files"):
+    with pytest.raises(InputError, match=r"holds thesis\.tex, which is none of its files"):
         save_embeddings(tmp_path, some())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

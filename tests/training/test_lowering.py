@@ -10,7 +10,7 @@ from psdiff_jax.config import from_values
 from psdiff_jax.configs.base import get_config
 from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.ops.roi_align import choose_backend
-from psdiff_jax.training.train import training_mesh
+from psdiff_jax.training.train import abstract_model, training_mesh
 
 from ..scripts.loading import load_script
 
@@ -46,7 +46,7 @@ def test_the_predictor_lowers(platform):
     config = config_for(platform)
     step_config = replace(config, train=replace(config.train, ema_decay=0.0))
     _, state, batch = step_stats.abstract_step(step_config, SIZE, boxes=1)
-    graphdef = nnx.graphdef(step_stats.abstract_model(config))
+    graphdef = nnx.graphdef(abstract_model(config))
     images = {name: batch[name] for name in ("image", "image_size")}
     images["image_index"] = jax.ShapeDtypeStruct(images["image"].shape[:1], "int32", sharding=images["image"].sharding)
     traced = Predictor.__call__.trace(
