@@ -209,8 +209,10 @@ def _read_config(path: Path, advice: str) -> Config:
         raise InputError(f"{path} is missing: {advice}")
     try:
         return from_values(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(f"{path}: no JSON ({error})") from error
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: no config in JSON ({' '.join(str(error).split())})") from error
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,17 @@ def print_config() -> None:
 
 def main(_: list[str]) -> None:
     threading.excepthook = thread_failed
+    logging.get_absl_logger().addFilter(is_news)
     try:
         with interruptible():
             run()
     except InputError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:
+    except Exception as error:
         reason = why_not_written(error)
         if reason is None:
             raise
-        sys.exit(f"error: {reason}; make room or choose another place, and run the same command again")
+        sys.exit(f"error: cannot write ({reason}); make room or choose another place, and run the same command again")
     except Interrupted as signalled:
         tell(str(signalled), signalled.number)
         sys.exit(128 + signalled.number)
@@ -98,6 +100,11 @@ def thread_failed(failure: threading.ExceptHookArgs) -> None:
     """Of a thread that cannot write nothing is said: whoever waits for it fails with the same error, in one line."""
     if not isinstance(failure.exc_value, OSError) and why_not_written(failure.exc_value) is None:
         threading.__excepthook__(failure)
+
+
+def is_news(record: LogRecord) -> bool:
+    """Whether a library's log record should be seen: orbax logs a full disk with a traceback, and then raises it."""
+    return not (record.exc_info and why_not_written(record.exc_info[1]))
 
 
 def run() -> None:

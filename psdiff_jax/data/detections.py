@@ -156,7 +156,7 @@ def _read_array(path: Path, mmap: bool) -> np.ndarray:
         raise InputError(f"{path}: file is missing from the folder of embeddings")
     try:
         array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged file fails in every way there is
         raise InputError(f"{path}: not a readable .npy file ({_first_line(error)})") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: not a single .npy array")
@@ -168,7 +168,7 @@ def _read_images(path: Path) -> tuple[str, ...]:
         raise InputError(f"{path}: file is missing from the folder of embeddings")
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not readable as JSON ({_first_line(error)})") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: expected a list of image names")

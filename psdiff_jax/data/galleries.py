@@ -6,7 +6,6 @@ Legend: P queries of a list, G images in the gallery of one query, T of those th
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +65,9 @@ def load_galleries(path: Path) -> dict[str, GalleryList]:
     try:
         with np.load(path) as stored:
             return {str(name): _read(stored, i) for i, name in enumerate(stored["names"])}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged ({error}): delete its folder, it is then built again") from error
+    except Exception as error:  # a damaged file fails in every way there is
+        why = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged ({why}): delete its folder, it is then built again") from error
 
 
 def _read(stored: Mapping[str, np.ndarray], i: int) -> GalleryList:

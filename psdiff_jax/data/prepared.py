@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,14 +38,25 @@ class Source:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self._paths, self._positions = list(paths), positions
-        self._records = ArrayRecordDataSource(self._paths) if self._paths else ()  # a split without records
+        with self._reading("its index"):
+            self._records = ArrayRecordDataSource(self._paths) if self._paths else ()  # a split without records
 
     def __len__(self) -> int:
         return len(self._records) if self._positions is None else len(self._positions)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         position = int(index) if self._positions is None else int(self._positions[index])
-        return read_record(self._records[position])
+        if not 0 <= position < len(self._records):
+            raise IndexError(position)
+        with self._reading(f"record {position}"):
+            return read_record(self._records[position])
+
+    @contextlib.contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a damaged file fails in every way there is
+            raise InputError(damaged(Path(self._paths[0]).parent, f"{what}: {one_line(error)}")) from error
 
     def at(self, positions: np.ndarray) -> Source:
         """The records of the files at `positions` [K], in that order."""
@@ -132,7 +142,7 @@ class PreparedDataset:
     def person_names(self) -> dict[int, str]:
         """Person id -> the identity's name in the user's folder; empty if the ids are the folder's own numbers."""
         path = self.folder / PERSON_NAMES_FILE
-        return {int(number): name for number, name in json.loads(path.read_text()).items()} if path.is_file() else {}
+        return {int(number): name for number, name in read_json(path).items()} if path.is_file() else {}
 
     @cached_property
     def galleries(self) -> dict[str, GalleryList]:
@@ -161,7 +171,7 @@ class PreparedDataset:
 
     def _read_annotations(self, split: str) -> Annotations:
         path = self.folder / f"annotations-{split}.npz"
-        with contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile):
+        with contextlib.suppress(Exception):  # not there, or damaged in one of many ways: it is made again
             return _load_annotations(path)
         source = Source(self._paths(split))
         rows = [{key: value for key, value in source[i].items() if key != "image"} for i in range(len(source))]
@@ -191,8 +201,30 @@ def folder_of_records(prepared: Path) -> Path:
 
 def shard_sizes(folder: Path) -> dict[str, list[int]]:
     """How many records each ArrayRecord file of each split holds, as TFDS wrote it down."""
-    splits = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))["splits"]
-    return {split["name"]: [int(size) for size in split["shardLengths"]] for split in splits}
+    path = folder / INFO_FILE
+    try:
+        return {split["name"]: [int(size) for size in split["shardLengths"]] for split in read_json(path)["splits"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(damaged(folder, f"{path.name}: {one_line(error)}")) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that belongs to a prepared dataset; InputError where it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(damaged(path.parent, f"{path.name}: {one_line(error)}")) from error
+    if not isinstance(found, dict):
+        raise InputError(damaged(path.parent, f"{path.name} holds no object"))
+    return found
+
+
+def damaged(folder: Path, why: str) -> str:
+    return f"{folder} is damaged ({why}): delete this folder, it is then built again"
+
+
+def one_line(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _save_annotations(path: Path, annotations: Annotations) -> None:

@@ -44,6 +44,7 @@ from psdiff_jax.data.prepared import (
     PreparedDataset,
     Source,
     folder_of_records,
+    read_json,
     shard_sizes,
 )
 from psdiff_jax.data.schema import (
@@ -111,7 +112,7 @@ def open_dataset(options: DataOptions) -> PreparedDataset:
             if not report_path.is_file():
                 with stage(f"preparing dataset {name}", f"nothing of it is kept; {AGAIN}"):
                     _prepare(name, builder_class, given, report_path)
-    return PreparedDataset(name, folder_of_records(folder), json.loads(report_path.read_text())["report"])
+    return PreparedDataset(name, folder_of_records(folder), read_json(report_path).get("report", {}))
 
 
 def _prepare(name: str, builder_class: Any, options: Mapping[str, Any], report_path: Path) -> None:

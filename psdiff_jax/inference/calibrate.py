@@ -1,8 +1,10 @@
 """The search threshold, chosen on training images that were held out."""
 
+import contextlib
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +51,26 @@ def calibrate(embedder: Embedder, workdir: Path, train_set: PreparedDataset | No
 def calibrated_threshold(workdir: Path, steps: int) -> float | None:
     """The threshold that `calibrate` chose for a number of steps; None where it has not."""
     chosen = _calibration(workdir, steps)
-    return float(chosen["threshold"]) if chosen else None
+    with _reading(workdir / FILE):
+        return float(chosen["threshold"]) if chosen else None
 
 
 def calibrated_precision(workdir: Path, steps: int) -> dict[str, list[float | None]] | None:
     """{"similarities", "precision"} that `calibrate` measured for a number of steps; None where it has not."""
     found = _calibration(workdir, steps)
-    return {key: found[key] for key in ("similarities", "precision")} if found.get("precision") else None
+    with _reading(workdir / FILE):
+        return {key: found[key] for key in ("similarities", "precision")} if found.get("precision") else None
 
 
 def _calibration(workdir: Path, steps: int) -> dict[str, Any]:
     path = workdir / FILE
-    return json.loads(path.read_text()).get(str(steps), {}) if path.is_file() else {}
+    with _reading(path):
+        return json.loads(path.read_text()).get(str(steps), {}) if path.is_file() else {}
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}): delete it, --mode evaluate makes it again") from error

@@ -18,9 +18,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -118,14 +118,18 @@ class Shard:
           InputError: a file is missing or does not fit the others.
         """
         rows = Rows(self.embeddings(), *(self._load(name) for name in Rows._fields[1:]))
-        if len({len(array) for array in rows}) > 1 or np.any(rows.source >= len(self.files)):
+        count, width = len(rows.scores), rows.embeddings.shape[-1]
+        shapes = Rows((count, width), (count, 4), (count,), (count,), (count,))
+        kinds = [array.dtype == DTYPES[name] for name, array in rows._asdict().items()]
+        fit = all(array.shape == shape for array, shape in zip(rows, shapes, strict=True)) and all(kinds)
+        if not fit or np.any((rows.source < 0) | (rows.source >= len(self.files))):
             raise InputError(damaged(self.folder, "its files do not belong together"))
         return rows
 
     def _load(self, name: str, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
         try:
             return np.load(self.folder / f"{name}.npy", mmap_mode=mmap_mode)
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged file fails in every way there is
             raise InputError(damaged(self.folder, error)) from error
 
     def save_files(self) -> None:
@@ -135,7 +139,7 @@ class Shard:
 
 
 def damaged(folder: Path, why: object) -> str:
-    return f"{folder}: damaged shard ({why}); delete it and update the index"
+    return f"{folder}: damaged shard ({' '.join(str(why).split())}); delete it and update the index"
 
 
 def read_settings(index: Path) -> Settings:
@@ -147,8 +151,11 @@ def read_settings(index: Path) -> Settings:
         values = json.loads(path.read_bytes())
         if values.get("format") != FORMAT:
             raise InputError(f"{path} has format {values.get('format')}, this program reads {FORMAT}: make it again")
-        return Settings(**values)
-    except (ValueError, TypeError, AttributeError) as error:
+        settings = Settings(**values)
+        if any(type(getattr(settings, field.name)).__name__ != field.type for field in fields(settings)):
+            raise ValueError(f"it holds {settings}")
+        return settings
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}); delete {index} and make the index again") from error
 
 
@@ -205,9 +212,18 @@ def compact(index: Path) -> None:
 
 def _read(folder: Path) -> Shard:
     try:
-        return Shard(folder, [MediaFile(**values) for values in json.loads((folder / FILES).read_bytes())])
-    except (OSError, ValueError, TypeError) as error:
+        files = [MediaFile(**values) for values in json.loads((folder / FILES).read_bytes())]
+        if wrong := next((file for file in files if not _is_whole(file)), None):
+            raise ValueError(f"{FILES} holds {wrong}")
+        return Shard(folder, files)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(damaged(folder, error)) from error
+
+
+def _is_whole(file: MediaFile) -> bool:
+    numbers = (file.size, file.mtime, file.ctime, file.width, file.height, file.people, file.images)
+    texts = isinstance(file.path, str | None) and isinstance(file.digest, str) and file.kind in get_args(Kind)
+    return texts and all(type(n) is int for n in numbers) and isinstance(file.until, int | float | None)
 
 
 def _as_json(files: Sequence[MediaFile]) -> str:

@@ -122,14 +122,14 @@ class MetricWriter:
             torn = self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n")
             if torn:  # killed in the middle of a record: the next one must not be glued to it
                 whole = self.path.read_bytes().rpartition(b"\n")
-                write_atomically(self.path, (whole[0] + whole[1]).decode("utf-8"))
+                write_atomically(self.path, whole[0] + whole[1])
             self._file = self.path.open("a", encoding="utf-8")
         return self._file
 
 
 def read_metrics(path: str | Path, split: str | None = None) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`, of one split or of all."""
-    records = map(_parse, Path(path).read_text(encoding="utf-8").splitlines())
+    records = map(_parse, Path(path).read_text(encoding="utf-8", errors="replace").splitlines())
     return [record for record in records if record is not None and split in (None, record["split"])]
 
 
@@ -144,9 +144,10 @@ def _close(run: Any) -> None:
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and "step" in record and "split" in record else None
+    whole = isinstance(record, dict) and isinstance(record.get("step"), int) and isinstance(record.get("split"), str)
+    return record if whole else None
 
 
 def _number(value: Any) -> float | int:
