@@ -8,6 +8,7 @@ The second leaves out a backbone that is somebody else's. configs/pretrained/REA
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 from absl import app, flags
@@ -55,4 +56,7 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    try:
+        app.run(main)
+    except InputError as error:
+        sys.exit(f"error: {error}")
