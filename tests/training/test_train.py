@@ -10,9 +10,9 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.models.psdiff import PSDiffOptions
 from psdiff_jax.models.weights import save_npz
 from psdiff_jax.training.checkpoint import Checkpoints
-from psdiff_jax.training.options import TrainingConfig
+from psdiff_jax.training.options import TrainingConfig, TrainOptions
 from psdiff_jax.training.step import TrainState
-from psdiff_jax.training.train import has_checkpoint, load_trained, new_model
+from psdiff_jax.training.train import has_checkpoint, load_trained, new_model, training_mesh
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "swin_t", "osnet_x0_25", "mobilenet_v2"])
@@ -42,3 +42,17 @@ def test_a_finished_runs_model_file_is_read_where_it_holds_the_newest_weights(tm
     save_npz(tmp_path / "model.npz", nnx.merge_state(tiny.params, tiny.rest))
     with pytest.raises(InputError, match=r"checkpoints/12: leaf opt_state"):
         load_trained(config, tmp_path, tmp_path / "teacher.npz")
+
+
+def test_devices_share_what_divides():
+    devices = jax.device_count()
+    for shards, shape in ((1, (devices, 1)), (0, (1, devices)), (devices, (1, devices))):
+        mesh = training_mesh(TrainingConfig(train=TrainOptions(batch_size=2 * devices, shards=shards)))
+        assert tuple(mesh.shape.values()) == shape
+    for options, message in (
+        ({"shards": devices + 1}, f"config.train.shards is {devices + 1}: choose a divisor of the {devices} devices"),
+        ({"batch_size": devices + 1}, f"config.train.batch_size is {devices + 1}, which does not divide"),
+        ({"batch_size": 2 * devices, "accumulate": 4}, "config.train.batch_size / config.train.accumulate is"),
+    ):
+        with pytest.raises(InputError, match=message):
+            training_mesh(TrainingConfig(train=TrainOptions(**options)))
