@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 from benchmarks import onnx_peers, psdiff, torch_peers
@@ -80,11 +81,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser().parse_args(argv)
     if min(*given.size, given.images, given.repeats, given.matmul, *given.steps) < 1:
         raise InputError("--size, --images, --steps, --repeats and --matmul must be 1 or more")
-    values = load_config(given.config) if given.config else base(given.preset)
+    values: Any = load_config(given.config) if given.config else base(given.preset)
     if given.dtype:
         values.model.dtype = given.dtype
     config = from_values(values)
-    setting = Setting(config, tuple(given.size), given.images)
+    height, width = given.size
+    setting = Setting(config, (height, width), given.images)
     matmul = matmul_rate(config.model.dtype, given.matmul, CLOCKS[given.clock])
     about = {
         "device": jax.devices()[0].device_kind,

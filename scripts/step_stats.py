@@ -118,7 +118,7 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     if min(*arguments.size, *arguments.batches) < 1:
         raise InputError("--size and --batches must be 1 or more")
-    values = load_config(arguments.config) if arguments.config else base(arguments.preset)
+    values: Any = load_config(arguments.config) if arguments.config else base(arguments.preset)
     values.model.update({k: v for k in ("backbone", "dtype") if (v := getattr(arguments, k))})
     values.train.update({"shards": arguments.shards, "remat": tuple(arguments.remat)})
     config = from_values(values)
@@ -128,10 +128,11 @@ def main(given: Sequence[str] | None = None) -> None:
         f"{arguments.shards}, computed again: {', '.join(arguments.remat) or 'nothing'}; GiB a device\n"
     )
     print("| images a device | state and batch | temporaries | peak | collectives |\n|---|---|---|---|---|", flush=True)
+    height, width = arguments.size
     rows = []
     for batch in arguments.batches:
         train = replace(config.train, batch_size=batch * jax.device_count())
-        rows.append(stats_of(replace(config, train=train), tuple(arguments.size)))
+        rows.append(stats_of(replace(config, train=train), (height, width)))
         print(row(rows[-1]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

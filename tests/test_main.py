@@ -184,6 +184,8 @@ def test_unknown_key_suggests_the_nearest():
         ("data.held_out", 1.5, "config.data.held_out"),
         ("noise.one_step", True, "config.evaluate.steps"),
         ("train.warmup", 90_000, "config.train.warmup"),
+        ("train.accumulate", 5, "config.train.accumulate"),
+        ("train.remat", ("fpn",), "config.train.remat"),
         ("sampler.renewal_threshold", 1.5, "config.sampler.renewal_threshold"),
         ("sampler.solver", "euler", "config.sampler.solver='euler': choose from ddim, dpm, dpm"),
         ("sampler.order", 4, "config.sampler.order=4: choose from 1, 2, 3"),

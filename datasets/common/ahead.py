@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def map_ahead(function: Callable[[T], R], items: Iterable[T], threads: int = 0) -> Iterator[R]:

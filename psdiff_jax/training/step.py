@@ -114,7 +114,7 @@ def make_train_step(
         before use, and each device updates its part of it.
     """
     objective_fn = partial(OBJECTIVES[objective], remat=tuple(remat))
-    sharded = mesh is not None and mesh.shape["model"] > 1
+    shared = mesh if mesh is not None and mesh.shape["model"] > 1 else None  # whose devices share a state
 
     def gradients_of(params: Any, rest: Any, key: jax.Array, batch: dict[str, jax.Array]) -> Any:
         return jax.value_and_grad(objective_fn, has_aux=True)(
@@ -130,7 +130,7 @@ def make_train_step(
 
         def add(total: Any, part: Any) -> tuple[Any, None]:
             found = gradients_of(params, rest, *part)
-            found = (found[0], parallel.scattered(found[1], mesh)) if sharded else found
+            found = found if shared is None else (found[0], parallel.scattered(found[1], shared))
             return jax.tree.map(lambda a, b: a + b / accumulate, total, found), None
 
         return jax.lax.scan(add, zeros, (keys, parts))[0]
@@ -138,11 +138,13 @@ def make_train_step(
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        whole = parallel.gathered(state.params, mesh) if sharded else state.params
+        whole = state.params, state.rest
+        if shared is not None:
+            whole = parallel.gathered(whole, shared)
         compute = gradients_of if accumulate == 1 else in_parts
-        (total, terms), gradients = compute(whole, state.rest, key, batch)
-        if sharded:
-            gradients = parallel.scattered(gradients, mesh)
+        (total, terms), gradients = compute(*whole, key, batch)
+        if shared is not None:
+            gradients = parallel.scattered(gradients, shared)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -153,8 +155,8 @@ def make_train_step(
         metrics = {"loss": total, **terms, "gradient_norm": optax.global_norm(gradients)}
         if schedule is not None:
             metrics["learning_rate"] = jnp.asarray(schedule(state.step))
-        if sharded:  # placed as they came, or the next step would be another program
-            params, opt_state, ema = parallel.scattered((params, opt_state, ema), mesh)
+        if shared is not None:  # placed as they came, or the next step would be another program
+            params, opt_state, ema = parallel.scattered((params, opt_state, ema), shared)
         return TrainState(state.step + 1, params, state.rest, opt_state, ema, state.key), metrics
 
     return step

@@ -71,7 +71,7 @@ class Setting:
         boxes = np.clip(random_boxes(self.images, places, self.size), 0, [*self.size[::-1], *self.size[::-1]])
         return {
             "image": rng.integers(0, 256, (self.images, *self.size, 3)).astype(np.uint8),
-            "image_size": np.tile(np.int32(self.size), (self.images, 1)),
+            "image_size": np.tile(np.asarray(self.size, np.int32), (self.images, 1)),
             "image_index": np.arange(self.images, dtype=np.int32),
             "boxes": boxes.astype(np.float32),
             "boxes_mask": np.tile(np.arange(places) < PEOPLE, (self.images, 1)),

@@ -4,7 +4,9 @@ torchvision's Faster R-CNN, or else transformers' DETR and RT-DETR. They find no
 all that they do, and more.
 """
 
+import importlib
 import importlib.util
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -74,35 +76,32 @@ class DETR(Adapter):
     transformer: Mapping[str, Any] = {}
 
     def __init__(self, setting: Setting):
-        from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
-
-        config = DetrConfig(
-            backbone_config=ResNetConfig(out_features=["stage4"], **self.backbone),
+        transformers: Any = importlib.import_module("transformers")
+        config = transformers.DetrConfig(
+            backbone_config=transformers.ResNetConfig(out_features=["stage4"], **self.backbone),
             use_timm_backbone=False,
             use_pretrained_backbone=False,
             num_labels=1,
             **self.transformer,
         )
-        super().__init__(DetrForObjectDetection(config), setting)
+        super().__init__(transformers.DetrForObjectDetection(config), setting)
 
 
 class RTDETR(Adapter):
     """Zhao et al. 2024: R50-vd, three levels, 300 queries."""
 
     def __init__(self, setting: Setting):
-        from transformers import RTDetrConfig, RTDetrForObjectDetection
-
-        super().__init__(RTDetrForObjectDetection(RTDetrConfig(num_labels=1)), setting)
+        transformers: Any = importlib.import_module("transformers")
+        super().__init__(transformers.RTDetrForObjectDetection(transformers.RTDetrConfig(num_labels=1)), setting)
 
 
 class FasterRCNN(Adapter):
     """Ren et al. 2015 with a feature pyramid."""
 
     def __init__(self, setting: Setting):
-        from torchvision.models.detection import fasterrcnn_resnet50_fpn
-
+        models: Any = importlib.import_module("torchvision.models.detection")
         low, high = min(setting.size), max(setting.size)
-        network = fasterrcnn_resnet50_fpn(
+        network = models.fasterrcnn_resnet50_fpn(
             weights=None, weights_backbone=None, num_classes=2, min_size=low, max_size=high, trainable_backbone_layers=5
         )
         super().__init__(network, setting)
@@ -161,8 +160,6 @@ def finish(device: str) -> None:
 
 def with_peak(run: Callable[[], None], device: str, first: bool = False) -> Ready:
     """On a GPU the peak is the allocator's, of a first run; `first`: that run compiles, and is timed."""
-    import time
-
     import torch
 
     started, peak = time.perf_counter(), None

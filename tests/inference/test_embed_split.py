@@ -1,6 +1,10 @@
-"""Embedding a split: a pipeline, shards as they fill, and the same detections whatever happens on the way."""
+"""Embedding a split: a pipeline, shards as they fill, and the same detections whatever happens on the way.
+
+As a program: one of two processes that embed together.
+"""
 
 import dataclasses
+import sys
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
@@ -24,6 +28,8 @@ from psdiff_jax.inference import embed_split
 from psdiff_jax.inference.embed import Embedder
 from psdiff_jax.inference.embed_split import embed_all, embed_gallery, embed_queries, remove_shards, shards_folder
 from psdiff_jax.inference.predictor import Predictions
+
+from ..pod import join_pod, run_pod
 
 IMAGES, PROPOSALS, DIM, BATCH = 23, 5, 4, 4
 STEPS = (1, 3)
@@ -94,12 +100,12 @@ def embedder(shard_rows: int = 16, **options) -> Embedder:
 
 @pytest.fixture(autouse=True)
 def weights_hash(monkeypatch):
+    monkeypatch.setattr(Embedder, "hash", toy_hash)
+
+
+def toy_hash(self) -> str:
     """The toy's parameter is no nnx state."""
-
-    def hashed(self):
-        return f"{float(self.params)}{jax.random.key_data(self.key)}"
-
-    monkeypatch.setattr(Embedder, "hash", hashed)
+    return f"{float(self.params.addressable_data(0))}{jax.random.key_data(self.key)}"
 
 
 def plainly(model: Embedder, dataset: Made, k: int) -> Detections:
@@ -241,6 +247,36 @@ def test_processes_share_the_images(tmp_path, monkeypatch, processes):
             np.testing.assert_allclose(getattr(found[k], name), getattr(whole[k], name), rtol=1e-5, atol=1e-6)
 
 
+def test_two_processes_embed_what_one_does(tmp_path):
+    for code, output in run_pod("tests.inference.test_embed_split", str(tmp_path)):
+        assert code == 0, output
+    whole = embed_all(embedder(), Made(tmp_path, 12), tmp_path / "whole")
+    for k in STEPS:
+        for part, one in zip(("gallery", "query"), whole[k], strict=True):
+            both = [load_embeddings(tmp_path / f"of {process}" / str(k) / part) for process in range(2)]
+            assert_equal(*both)
+            assert both[0].image_index.tolist() == one.image_index.tolist()
+            for name in ("boxes", "scores", "embeddings"):
+                np.testing.assert_allclose(getattr(both[0], name), getattr(one, name), rtol=1e-5, atol=1e-6)
+    # Each wrote shards of its own half, of devices of its own.
+    assert (tmp_path / "sent 0").read_text() == (tmp_path / "sent 1").read_text() == "3 x 2"
+
+
+def main(process: int, folder: Path) -> None:
+    Embedder.hash, send, sizes = toy_hash, Embedder.send, []
+
+    def sending(self, batch, *given):
+        if not given[1]:
+            sizes.append(len(batch["image"]))
+        return send(self, batch, *given)
+
+    Embedder.send = sending
+    for k, both in embed_all(embedder(), Made(folder, 12), folder / "shards").items():
+        for part, found in zip(("gallery", "query"), both, strict=True):
+            save_embeddings(folder / f"of {process}" / str(k) / part, found)
+    (folder / f"sent {process}").write_text(f"{len(sizes)} x {sizes[0]}")
+
+
 def test_the_next_batch_is_sent_before_one_is_read(tmp_path, monkeypatch):
     dataset, model, events = Made(tmp_path, 12), embedder(), []
     send, fetch = Embedder.send, parallel.fetch
@@ -281,3 +317,7 @@ def test_blocks_are_their_concatenation():
         np.testing.assert_array_equal(blocks[rows], whole[rows])
     empty = SimpleNamespace(blocks=Blocks([], [], 3)).blocks
     assert np.asarray(empty).shape == (0, 3) and empty[:5].shape == (0, 3)
+
+
+if __name__ == "__main__":
+    main(join_pod(*sys.argv[1:4]), Path(sys.argv[4]))

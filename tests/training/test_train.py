@@ -14,7 +14,7 @@ from psdiff_jax.models.weights import flatten_state, save_npz
 from psdiff_jax.training.checkpoint import Checkpoints
 from psdiff_jax.training.options import TrainingConfig, TrainOptions
 from psdiff_jax.training.step import TrainState
-from psdiff_jax.training.train import build_model, has_checkpoint, load_trained, new_model
+from psdiff_jax.training.train import build_model, has_checkpoint, load_trained, new_model, training_mesh
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "swin_t", "osnet_x0_25", "mobilenet_v2"])
@@ -60,3 +60,17 @@ def test_a_readout_brings_the_backbone_that_it_reads(tmp_path, tiny, of_its_own)
         jax.tree.map(np.testing.assert_array_equal, flatten_state(found[part]), flatten_state(given[expected]))
     pairs = zip(jax.tree.leaves(found["backbone"]), jax.tree.leaves(given["backbone"]), strict=True)
     assert not all(np.array_equal(a, b) for a, b in pairs)  # what finds people is this run's own
+
+
+def test_devices_share_what_divides():
+    devices = jax.device_count()
+    for shards, shape in ((1, (devices, 1)), (0, (1, devices)), (devices, (1, devices))):
+        mesh = training_mesh(TrainingConfig(train=TrainOptions(batch_size=2 * devices, shards=shards)))
+        assert tuple(mesh.shape.values()) == shape
+    for options, message in (
+        ({"shards": devices + 1}, f"config.train.shards is {devices + 1}: choose a divisor of the {devices} devices"),
+        ({"batch_size": devices + 1}, f"config.train.batch_size is {devices + 1}, which does not divide"),
+        ({"batch_size": 2 * devices, "accumulate": 4}, "config.train.batch_size / config.train.accumulate is"),
+    ):
+        with pytest.raises(InputError, match=message):
+            training_mesh(TrainingConfig(train=TrainOptions(**options)))
