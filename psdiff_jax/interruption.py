@@ -16,8 +16,10 @@ import signal
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from psdiff_jax import pod
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AGAIN = "run the same command again to go on"
@@ -34,9 +36,9 @@ class Interrupted(KeyboardInterrupt):
         return f"{signal.Signals(self.number).name}: {said}"
 
 
-def handled(handler: Callable[[int, Any], None]) -> dict[int, Any]:
-    """Sets the handler of all three signals but those that are ignored, as nohup does; returns those before."""
-    wanted = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+def handled(handler: Callable[[int, Any], None], signals: Sequence[signal.Signals] = SIGNALS) -> dict[int, Any]:
+    """Sets the handler of the signals but for those that are ignored, as nohup does; returns those before."""
+    wanted = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in wanted}
 
 
@@ -79,8 +81,10 @@ def starting_children() -> Iterator[None]:
     """Processes that this thread starts inside never see the three signals, which a terminal or a scheduler sends to
     all: their parent ends them. A signal to the parent meanwhile takes effect at the end."""
     arrived: list[int] = []
+    # Another thread may receive it, so that a mask is not enough. In a pod SIGTERM is JAX's, from C++.
+    signals = SIGNALS if pod.index() is None else (signal.SIGINT, signal.SIGHUP)
     main = threading.current_thread() is threading.main_thread()
-    handlers = handled(lambda number, _: arrived.append(number)) if main else {}  # another thread may receive it
+    handlers = handled(lambda number, _: arrived.append(number), signals) if main else {}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # children inherit it
     try:
         yield

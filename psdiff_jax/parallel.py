@@ -61,8 +61,8 @@ def join(limit: float = 300.0, trains: bool = True, where: tuple[str, int, int] 
     try:
         from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize asks
 
-        found = where or ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(limit))
-        address, count, index = found[:3]
+        detected: Any = ClusterEnv.auto_detect_unset_distributed_params
+        address, count, index, local = (*where, None) if where else detected(None, None, None, None, None, int(limit))
         if address is None or count is None or index is None:
             raise ValueError("no cluster was found")
     except (ValueError, RuntimeError, KeyError) as error:
@@ -72,7 +72,7 @@ def join(limit: float = 300.0, trains: bool = True, where: tuple[str, int, int] 
         ) from error
     jax.config.update("jax_enable_preemption_service", trains)
     for_jax = roll_call(address, count, index, limit) if count > 1 else address
-    jax.distributed.initialize(for_jax, count, index, found[3] if where is None else None)
+    jax.distributed.initialize(for_jax, count, index, local)
     atexit.register(leave)  # runs before JAX's own, which waits for the others
 
 

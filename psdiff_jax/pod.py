@@ -35,6 +35,7 @@ ALIVE, DEAD, BYE = b"+", b"-", b"."  # DEAD is followed by the number of a proce
 NUMBER = struct.Struct("!i")
 
 _watch: _Watch | None = None
+_index: int | None = None
 _relaying: subprocess.Popen | None = None  # ends when this process closes its pipe
 
 
@@ -46,14 +47,19 @@ def roll_call(address: str, count: int, index: int, limit: float) -> str:
     Raises:
       InputError: some have not come in time; they are named.
     """
-    global _watch
+    global _watch, _index
     host, _, port = address.rpartition(":")
     end = time.monotonic() + limit
     peers = (
         _receive_all(int(port), count, end, limit) if index == 0 else {0: _report(address, index, count, end, limit)}
     )
-    _watch = _Watch(peers, count)
+    _watch, _index = _Watch(peers, count), index
     return address if index == 0 else _relay(host.strip("[]"), int(port))
+
+
+def index() -> int | None:
+    """The number of this process in its pod; None outside of one."""
+    return _index
 
 
 def leave() -> None:

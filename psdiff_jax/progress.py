@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 
-from tqdm import tqdm
+from tqdm import std, tqdm
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
@@ -47,7 +47,7 @@ def progress(
                 bar.update(size(item))
             else:  # the first one waited for compilation: the rate, and with it the ETA, is that of the others
                 bar.n = bar.initial = size(item)
-                bar.start_t = bar._time()
+                bar.start_t = std.time()
 
 
 class _Bar(tqdm):

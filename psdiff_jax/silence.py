@@ -30,7 +30,7 @@ def broken(seconds: float = SECONDS) -> Iterator[None]:
             last = max(said, out.last, err.last)
             if time.monotonic() - last >= seconds:
                 minutes, rest = divmod(round(time.monotonic() - begin), 60)
-                print(f"still at work after {minutes}:{rest:02d}, in {_where(main)}", file=err, flush=True)
+                print(f"still at work after {minutes}:{rest:02d}, in {_where(main)}", file=sys.stderr, flush=True)
                 said = time.monotonic()
 
     before = sys.stdout, sys.stderr
@@ -50,6 +50,9 @@ class _Noted:
 
     def __init__(self, stream: TextIO):
         self._stream, self.last = stream, time.monotonic()
+
+    def flush(self) -> None:
+        self._stream.flush()
 
     def write(self, text: str) -> int:
         self.last = time.monotonic()

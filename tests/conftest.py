@@ -1,7 +1,12 @@
 """Session setup, and the tiny model and batch that tests of models, samplers and training share."""
 
+import ctypes
+import gc
 import os
+import resource
+import sys
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 # Before jax is imported anywhere: tests run on the CPU unless told otherwise.
@@ -27,6 +32,32 @@ def pytest_configure(config: pytest.Config) -> None:
     # Compiled programs are kept between sessions: most of the suite's time is XLA's.
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+MEMORY = 1 << 30  # bytes; a process with jax, torch and TFDS has half of it before it compiles anything
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Programs and their constants stay in JAX's caches until they are dropped: gigabytes by the end of the session."""
+    yield
+    drop_programs(MEMORY)
+
+
+def drop_programs(above: int) -> None:
+    """Drops what JAX keeps of programs if the process has more than `above` bytes in memory."""
+    if resident() > above:
+        jax.clear_caches()
+        gc.collect()
+        if hasattr(ctypes.CDLL(None), "malloc_trim"):  # glibc
+            ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    if sys.platform == "linux":
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def numpy_weights(state, scale: float = 1.0):

@@ -142,7 +142,10 @@ class PreparedDataset:
     def person_names(self) -> dict[int, str]:
         """Person id -> the identity's name in the user's folder; empty if the ids are the folder's own numbers."""
         path = self.folder / PERSON_NAMES_FILE
-        return {int(number): name for number, name in read_json(path).items()} if path.is_file() else {}
+        names = read_json(path) if path.is_file() else {}
+        if not all(number.isdecimal() and isinstance(name, str) for number, name in names.items()):
+            raise InputError(damaged(self.folder, f"{path.name} holds other than numbers and names"))
+        return {int(number): name for number, name in names.items()}
 
     @cached_property
     def galleries(self) -> dict[str, GalleryList]:

@@ -43,6 +43,7 @@ from psdiff_jax.data.prepared import (
     SPLITS,
     PreparedDataset,
     Source,
+    damaged,
     folder_of_records,
     read_json,
     shard_sizes,
@@ -112,7 +113,10 @@ def open_dataset(options: DataOptions) -> PreparedDataset:
             if not report_path.is_file():
                 with stage(f"preparing dataset {name}", f"nothing of it is kept; {AGAIN}"):
                     _prepare(name, builder_class, given, report_path)
-    return PreparedDataset(name, folder_of_records(folder), read_json(report_path).get("report", {}))
+    report = read_json(report_path).get("report")
+    if not isinstance(report, dict):
+        raise InputError(damaged(folder, f"{report_path.name} holds no report"))
+    return PreparedDataset(name, folder_of_records(folder), report)
 
 
 def _prepare(name: str, builder_class: Any, options: Mapping[str, Any], report_path: Path) -> None:

@@ -119,7 +119,7 @@ class Shard:
         """
         rows = Rows(self.embeddings(), *(self._load(name) for name in Rows._fields[1:]))
         count, width = len(rows.scores), rows.embeddings.shape[-1]
-        shapes = Rows((count, width), (count, 4), (count,), (count,), (count,))
+        shapes = ((count, width), (count, 4), (count,), (count,), (count,))  # in the order of `Rows`
         kinds = [array.dtype == DTYPES[name] for name, array in rows._asdict().items()]
         fit = all(array.shape == shape for array, shape in zip(rows, shapes, strict=True)) and all(kinds)
         if not fit or np.any((rows.source < 0) | (rows.source >= len(self.files))):

@@ -68,7 +68,11 @@ def index_contents(index: Path) -> Any:
 
     opened = Index.open(index)
     near = opened.nearest(np.eye(photos.DIM)[0])
-    return len(opened), sorted(file.path for file in opened.files), [repr(hit) for hit in near]
+    return (
+        len(opened),
+        sorted(file.path for file in opened.files),
+        [(hit.image, hit.box, hit.score, hit.similarity) for hit in near],
+    )
 
 
 def embeddings(place: Path) -> Any:

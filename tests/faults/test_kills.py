@@ -1,4 +1,4 @@
-"""kill -9 at random moments: the run after it ends as if nothing had been. Indexing: tests/inference/test_indexing."""
+"""kill -9 at random moments: the run after it ends as if nothing had been."""
 
 import signal
 import subprocess

@@ -93,7 +93,7 @@ def test_an_image_that_is_replaced_while_a_dataset_is_prepared(tmp_path, monkeyp
 
 def test_an_image_that_is_replaced_while_it_is_indexed(tmp_path, monkeypatch, tried):
     """Whichever content is embedded, the next update brings the index to the folder as it is."""
-    real, turns = readings.read_image, itertools.count()
+    real, turns = readings.read_bytes, itertools.count()
 
     def replaced(path):
         found = real(path)
@@ -102,7 +102,7 @@ def test_an_image_that_is_replaced_while_it_is_indexed(tmp_path, monkeypatch, tr
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(readings, "read_image", replaced)
+        patch.setattr(readings, "read_bytes", replaced)
         stages.indexing(tmp_path / "changing")
     after = stages.indexing(tmp_path / "changing")
     photos.update_index(photos.ColourEmbedder(), tmp_path / "changing/photos", tmp_path / "new", photos.OPTIONS)
