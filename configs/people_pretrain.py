@@ -1,15 +1,22 @@
 """Weights for real people, from drawn and rendered people in strongly varied places: what is shipped for photographs.
 
+Four runs, each of which takes the results of those before:
+
     python scripts/imitate_backbone.py --config configs/people_pretrain.py:imitate --config.data.root=TAR \\
         --imitated person-detection-0203.xml --workdir runs/imitated
-    python -m psdiff_jax.main --config configs/people_pretrain.py --config.data.root=TAR --workdir runs/people \\
-        --config.model.backbone_weights=runs/imitated/backbone.npz \\
-        --config.teacher.file=person-reidentification-retail-0277.xml
+    python -m psdiff_jax.main --config configs/people_pretrain.py:mobilenet --config.data.root=TAR --mode train \\
+        --config.model.backbone_weights=person-detection-0203.xml --workdir runs/people_pyramid
+    configs/readout_pretrain.py:people, to runs/people_readout
+    python -m psdiff_jax.main --config configs/people_pretrain.py --config.data.root=TAR --mode train \\
+        --config.model.backbone_weights=runs/imitated/backbone.npz --workdir runs/people \\
+        --config.train.init_from=runs/people_pyramid/model.npz --config.train.readout_from=runs/people_readout/model.npz
 
-TAR: cut-outs of rendered people (datasets/synthetic_street/README.md), half of the people; the others are drawn. The
-backbone learns the maps of a detector of the Open Model Zoo and is frozen; the row read-out learns to tell people apart
-as one of its re-ID networks does. `configs/people_pretrain.py:mobilenet` trains pyramid and denoising layer for the
-detector's own backbone, and they are taken over; name its file in config.model.backbone_weights.
+TAR: cut-outs of rendered people (datasets/synthetic_street/README.md), half of the people; the others are drawn.
+
+1. A backbone learns the maps of a detector of the Open Model Zoo.
+2. Pyramid and denoising layer are trained on that detector's own backbone, whose maps the first one makes.
+3. A copy of the backbone, with the row read-out, learns to tell people apart as a re-ID network of the zoo does.
+4. The parts are put together; nothing is trained (`config.train.steps`).
 """
 
 from ml_collections import ConfigDict
@@ -52,11 +59,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.update({"backbone": "mobilenet_v2_omz", "backbone_weights": ""})
     if variant == "":
         config.data.image_size = (432, 576)
-        config.data.augment.scale_jitter = (0.5, 1.2)  # scenes are rendered at 240x320
-        config.data.cache = False
-        config.teacher.kind = "openvino"
-        config.model.readout_rows = 4
-        config.train.closed_form = True
+        few = {"train_images": 16, "gallery_images": 16, "train_identities": 8, "test_identities": 4, "queries": 4}
+        config.data.builder.update(few)
+        config.teacher.kind = "none"
+        config.model.update({"reid_backbone": "mobilenet_v2_omz", "readout_rows": 4})
+        config.train.update({"steps": 0, "frozen": ("backbone", "reid_backbone")})
         config.train.scales.readout = 0.02
     elif variant == "mobilenet":
         config.teacher.kind = "none"

@@ -47,6 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.train.steps = 2_100
     elif variant.startswith("small"):
         with_people_weights(config, image_size=(432, 540))
+        config.train.init_parts += ("readout",)  # this teacher is the one that it was made for
     if variant.endswith("distillation"):
         config.noise.one_step = True
         config.evaluate.steps = (1,)

@@ -32,6 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     elif variant == "people":
         with_people_weights(config, image_size=(432, 540))
         config.data.builder.update({"size": (432, 540), "person_height": (52, 216)})
+        config.model.reid_backbone = ""
         config.train.update({"init_parts": ("backbone",), "frozen": ("fpn", "cdl")})
     else:
         raise variant_error("readout_pretrain.py", variant, VARIANTS)

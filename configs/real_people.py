@@ -17,15 +17,18 @@ REID = "{root}/../weights/osnet_x0_25_msmt17.onnx"
 
 
 def with_people_weights(config: ConfigDict, image_size: tuple[int, int]) -> ConfigDict:
-    """The model that is shipped for photographs, to be fine-tuned; its read-out starts anew, for this teacher."""
+    """The model that is shipped for photographs, to be fine-tuned; its read-out starts anew, for another teacher.
+
+    It has two backbones of one kind: one finds people, from the other's maps the row read-out tells them apart.
+    """
     shrink(config, image_size)
-    config.model.update({"backbone": "mobilenet_v2_omz", "readout_rows": 4})
+    config.model.update({"backbone": "mobilenet_v2_omz", "reid_backbone": "mobilenet_v2_omz", "readout_rows": 4})
     config.matching.score = "iou"
     config.train.update(
         {
             "init_from": str(PRETRAINED / "people_psdiff.npz"),
-            "init_parts": ("backbone", "fpn", "cdl"),
-            "frozen": ("backbone",),
+            "init_parts": ("backbone", "fpn", "cdl", "reid_backbone"),
+            "frozen": ("backbone", "reid_backbone"),
             "closed_form": True,
         }
     )
@@ -45,5 +48,5 @@ def with_published_backbones(config: ConfigDict, image_size: tuple[int, int]) ->
             "reid_weights": REID,
         }
     )
-    config.train.update({"init_parts": ("fpn", "cdl"), "frozen": ("backbone", "reid_backbone")})
+    config.train.init_parts = ("fpn", "cdl")
     return config

@@ -228,11 +228,11 @@ def test_every_config_file_is_valid():
         from_values(config)
     for config in (quickstart.get_config(), quickstart.get_config("smoke")):
         check_files(from_values(config))  # the shipped weights are there
-    for config in (people_pretrain.get_config("imitate"), people_pretrain.get_config("mobilenet")):
-        check_files(from_values(config))
-    for config in (people_pretrain.get_config(), readout_pretrain.get_config()):
+    for variant in people_pretrain.VARIANTS:
+        check_files(from_values(people_pretrain.get_config(variant)))
+    for variant in readout_pretrain.VARIANTS:
         with pytest.raises(InputError, match=r"config\.teacher\.file=''"):
-            from_values(config)
+            from_values(readout_pretrain.get_config(variant))
     for file in (prw_c6s1, mot, custom):
         for variant in getattr(file, "VARIANTS", ("", "cpu")):
             config = file.get_config(variant)
