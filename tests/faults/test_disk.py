@@ -16,7 +16,7 @@ from psdiff_jax.files import why_not_written
 
 from .stages import STAGES, leftovers
 
-MOST = 8  # places tried of a stage
+MOST = 5  # places tried of a stage
 
 pytestmark = pytest.mark.slow
 
