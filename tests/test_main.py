@@ -177,6 +177,7 @@ def test_unknown_key_suggests_the_nearest():
         ("noise.gt_box_proposals", 300, "config.noise.gt_box_proposals"),
         ("noise.num_proposals", 5, "config.noise.num_proposals"),
         ("evaluate.steps", (0,), "config.evaluate.steps"),
+        ("evaluate.steps", (8, 1, 8), "config.evaluate.steps=.*: give each number of denoising steps once"),
         ("evaluate.protocols", ("whoole",), "whoole"),
         ("evaluate.reranking", ("cbgm:3",), "config.evaluate.reranking"),
         ("evaluate.reranking", ("cws", "cws"), "'cws' is given twice"),

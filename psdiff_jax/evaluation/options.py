@@ -35,6 +35,7 @@ class EvaluateOptions:
 
     def check(self, need: Need) -> None:
         need(len(self.steps) > 0, "steps", "give at least one number of denoising steps")
+        need(len(set(self.steps)) == len(self.steps), "steps", "give each number of denoising steps once")
         need(len(set(self.seeds)) == len(self.seeds), "seeds", "give different whole numbers, or () for config.seed")
         for protocol in self.protocols:
             parse_protocol(protocol)
