@@ -1,10 +1,11 @@
 """How far a long loop is, on standard error: a bar on a terminal, a plain line every ten seconds in a log file."""
 
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 
-from tqdm import std, tqdm
+from tqdm import tqdm
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 10.0
@@ -47,7 +48,7 @@ def progress(
                 bar.update(size(item))
             else:  # the first one waited for compilation: the rate, and with it the ETA, is that of the others
                 bar.n = bar.initial = size(item)
-                bar.start_t = std.time()
+                bar.start_t = time.time()
 
 
 class _Bar(tqdm):

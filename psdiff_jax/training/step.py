@@ -138,11 +138,11 @@ def make_train_step(
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(state.key, state.step)
-        whole = state.params, state.rest
+        whole, rest = state.params, state.rest
         if shared is not None:
-            whole = parallel.gathered(whole, shared)
+            whole, rest = parallel.gathered((whole, rest), shared)
         compute = gradients_of if accumulate == 1 else in_parts
-        (total, terms), gradients = compute(*whole, key, batch)
+        (total, terms), gradients = compute(whole, rest, key, batch)
         if shared is not None:
             gradients = parallel.scattered(gradients, shared)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
