@@ -27,10 +27,7 @@ def main() -> None:
     try:
         runs = read_runs(args.runs, [name.strip() for name in args.names.split(",")] if args.names else ())
         chapters = compare(runs)
-        try:
-            write_atomically(out, comparison_page(runs, chapters))
-        except OSError as error:
-            raise InputError(f"--out: cannot write {out} ({error.strerror})") from error
+        write_atomically(out, comparison_page(runs, chapters))
     except InputError as error:
         sys.exit(f"error: {error}")
     print(f"{comparison_text(chapters)}\ncomparison: {out}")

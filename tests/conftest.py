@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import resource
+import signal
 import sys
 import zlib
 from pathlib import Path
@@ -23,6 +24,9 @@ pytest_plugins = ("tests.gallery",)  # made-up galleries for evaluation, reports
 
 def pytest_configure(config: pytest.Config) -> None:
     flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:  # under nohup or in the background of a script
+            signal.signal(number, handler)
     # Fixed from the start: once JAX has computed anything a run in this process could not choose it any more, and the
     # order of its sums, hence its last bits, would depend on which test came before.
     if "JAX_NUM_CPU_DEVICES" not in os.environ:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 from pathlib import Path
 
 from psdiff_jax.datasets.common.records import ERROR, WARNING, RawDataset
@@ -63,7 +64,7 @@ class _Table:
         """Column -> value; ValueError for more values than columns."""
         if any(values[len(self.columns) :]):
             raise ValueError(f"it has {len(values)} values for {len(self.columns)} columns")
-        found = dict(zip(self.columns, values, strict=False))
+        found = dict(itertools.zip_longest(self.columns, values[: len(self.columns)], fillvalue=""))
         decimal = "." if self.separator == "," else ","  # 12,5 where commas do not separate the columns
         return {key: value.replace(decimal, ".") if key in BOX else value for key, value in found.items()}
 

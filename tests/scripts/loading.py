@@ -1,9 +1,13 @@
 """Scripts are programs, not modules of the package: tests load them by path."""
 
+import contextlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+
+from absl import flags
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -13,5 +17,23 @@ def load_script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    with _flags_of_its_own():
+        spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _flags_of_its_own() -> Iterator[None]:
+    """Flags that a program defines inside are gone afterwards: no two programs of one process have to agree on them."""
+    defined = flags.FLAGS.flags_by_module_dict()
+    before = {flag.name: flag for module in ("psdiff_jax.main", "__main__") for flag in defined.get(module, [])}
+    for name in before:
+        delattr(flags.FLAGS, name)
+    others = set(flags.FLAGS)
+    try:
+        yield
+    finally:
+        for name in set(flags.FLAGS) - others:
+            delattr(flags.FLAGS, name)
+        for name, flag in before.items():
+            flags.FLAGS[name] = flag

@@ -1,9 +1,10 @@
 """The benchmark in miniature: its table and its file, and that the peers are what they are called."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from .loading import SCRIPTS, load_script
@@ -93,8 +94,15 @@ def test_the_peers_parameters_are_those_of_their_papers(benchmark):
     assert millions == {"DETR": pytest.approx(41.3, abs=0.5), "RT-DETR": pytest.approx(42, abs=1)}
 
 
-def test_the_memory_of_a_run_is_seen(benchmark):
-    timing = __import__("benchmarks.timing").timing
-    held = []
-    grown = timing.host_peak(lambda: held.append(np.ones(2**23)))  # 64 MiB
-    assert grown is None or 60 < grown / 2**20 < 90
+def test_the_memory_of_a_run_is_seen():
+    """In a process of its own: this one gives memory back when it likes."""
+    lines = """
+import numpy as np
+from benchmarks.timing import host_peak
+held = []
+print(host_peak(lambda: held.append(np.ones(2**23))))
+"""
+    done = subprocess.run([sys.executable, "-c", lines], cwd=SCRIPTS, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    grown = done.stdout.strip()
+    assert grown == "None" or 60 < int(grown) / 2**20 < 90  # 64 MiB
