@@ -25,8 +25,10 @@ def load_script(name: str) -> ModuleType:
 @contextlib.contextmanager
 def _flags_of_its_own() -> Iterator[None]:
     """Flags that a program defines inside are gone afterwards: no two programs of one process have to agree on them."""
-    defined = flags.FLAGS.flags_by_module_dict()
-    before = {flag.name: flag for module in ("psdiff_jax.main", "__main__") for flag in defined.get(module, [])}
+    programs = ("psdiff_jax.main", None)  # None: put back by an earlier call
+    before = {
+        name: flags.FLAGS[name] for name in flags.FLAGS if flags.FLAGS.find_module_defining_flag(name) in programs
+    }
     for name in before:
         delattr(flags.FLAGS, name)
     others = set(flags.FLAGS)
