@@ -76,7 +76,7 @@ class PersonSearch:
         self.config = config
         self.steps = steps or config.exported_steps
         self.threshold = config.evaluate.search_threshold if threshold is None else threshold
-        self.model = embedder.hash()
+        self.model = embedder.hash
         self._embedder, self._lock = embedder, threading.Lock()
 
     @classmethod

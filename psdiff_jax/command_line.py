@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from psdiff_jax.earlier import RENAMED, RENAMED_VALUES
-from psdiff_jax.errors import InputError
+from psdiff_jax.errors import InputError, one_line
 from psdiff_jax.ops.boxes import is_inside
 from psdiff_jax.options import nearest
 
@@ -176,4 +176,4 @@ def override_error(argv: list[str], config: Any, error: Exception) -> str:
         return f"--config {file}: cannot be read ({reason})"
     elif not file and any(keys):
         return "--config is missing, though there are overrides of it; see --help"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

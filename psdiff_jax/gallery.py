@@ -18,7 +18,7 @@ from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
 from psdiff_jax.inference.calibrate import calibrated_threshold
-from psdiff_jax.inference.embed import LoadImage, image_loader
+from psdiff_jax.inference.embed import Embedder, LoadImage, image_loader
 from psdiff_jax.inference.embed_split import embed_all, remove_shards, shards_folder
 from psdiff_jax.inference.ranking import Hit, rank
 from psdiff_jax.report.rankings import search_picture, write_picture
@@ -29,7 +29,11 @@ StepDetections = Mapping[Any, tuple[Detections, Detections]]  # number of steps 
 
 def embed(config: Config, workdir: Path, dataset: PreparedDataset) -> None:
     """Embeds gallery and queries and writes `workdir/embeddings`."""
-    write_embeddings(config, workdir, embed_all(load_embedder(config, workdir)[0], dataset, shards_folder(workdir)))
+    _embed(config, workdir, dataset, load_embedder(config, workdir)[0])
+
+
+def _embed(config: Config, workdir: Path, dataset: PreparedDataset, embedder: Embedder) -> None:
+    write_embeddings(config, workdir, embed_all(embedder, dataset, shards_folder(workdir)))
     remove_shards(workdir)
 
 
@@ -52,8 +56,7 @@ def search(config: Config, workdir: Path, dataset: PreparedDataset, query: str, 
     embedder, _ = load_embedder(config, workdir)
     folder, steps = workdir / "embeddings" / "gallery", config.exported_steps
     if not (folder / "embeddings.npy").is_file():
-        write_embeddings(config, workdir, embed_all(embedder, dataset, shards_folder(workdir)))
-        remove_shards(workdir)
+        _embed(config, workdir, dataset, embedder)
     gallery, threshold = load_embeddings(folder), config.evaluate.search_threshold
     if config.data.held_out and config.evaluate.calibrate:
         threshold = calibrated_threshold(workdir, steps) or threshold

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Blocks:
-    """float32 [K,D] arrays, one after the other, as one array of which only what is asked for is copied.
+    """Arrays [K,D], one after the other, as one float32 array of which only what is asked for is copied.
 
     `blocks[rows]` takes a slice of step 1 or an array of row numbers; `np.asarray(blocks)` copies all.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from psdiff_jax.errors import InputError
+from psdiff_jax.errors import InputError, one_line
 from psdiff_jax.files import write_atomically
 
 
@@ -66,7 +66,7 @@ def load_galleries(path: Path) -> dict[str, GalleryList]:
         with np.load(path) as stored:
             return {str(name): _read(stored, i) for i, name in enumerate(stored["names"])}
     except Exception as error:  # a damaged file fails in every way there is
-        why = " ".join(str(error).split())[:200]
+        why = one_line(error)[:200]
         raise InputError(f"{path} is damaged ({why}): delete its folder, it is then built again") from error
 
 

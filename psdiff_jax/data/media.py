@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from psdiff_jax.errors import InputError
+from psdiff_jax.errors import InputError, one_line
 
 with contextlib.suppress(ImportError):
     import pillow_heif
@@ -136,7 +136,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: more than {MAX_PIXELS / 1e6:.0f} million pixels") from error
     except Exception as error:  # whatever a decoder raises on broken data
-        raise InputError(f"{name}: broken image ({_one_line(error)})") from error
+        raise InputError(f"{name}: broken image ({one_line(error)})") from error
 
 
 def read_frames(path: str | Path, rate: float, after: float | None = None) -> Iterator[Frame]:
@@ -187,7 +187,7 @@ def _open_video(path: Path) -> Iterator[Any]:
                 raise InputError(f"{path}: a video file without pictures")
             yield container
     except (FFmpegError, OSError) as error:
-        raise InputError(f"{path}: broken video ({_one_line(error)})") from error
+        raise InputError(f"{path}: broken video ({one_line(error)})") from error
 
 
 def _decode(path: Path, start: float) -> Iterator[tuple[float, Any]]:
@@ -231,7 +231,3 @@ def _not_an_image(name: str, data: bytes) -> str:
         return "an empty file"
     heic = name.lower().endswith((".heic", ".heif")) and ".heic" not in Image.registered_extensions()
     return "HEIC needs pillow-heif; pip install 'psdiff-jax[heic]'" if heic else "not an image"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -18,7 +18,7 @@ import numpy as np
 
 from psdiff_jax.data.galleries import GalleryList, load_galleries
 from psdiff_jax.data.schema import Annotations, Queries, read_record
-from psdiff_jax.errors import InputError
+from psdiff_jax.errors import InputError, one_line
 from psdiff_jax.files import write_atomically
 
 SPLITS = ("train", "gallery", "query")
@@ -56,7 +56,7 @@ class Source:
         try:
             yield
         except Exception as error:  # a damaged file fails in every way there is
-            raise InputError(damaged(Path(self._paths[0]).parent, f"{what}: {one_line(error)}")) from error
+            raise InputError(damaged(Path(self._paths[0]).parent, f"{what}: {one_line(error)[:200]}")) from error
 
     def at(self, positions: np.ndarray) -> Source:
         """The records of the files at `positions` [K], in that order."""
@@ -208,7 +208,7 @@ def shard_sizes(folder: Path) -> dict[str, list[int]]:
     try:
         return {split["name"]: [int(size) for size in split["shardLengths"]] for split in read_json(path)["splits"]}
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(damaged(folder, f"{path.name}: {one_line(error)}")) from error
+        raise InputError(damaged(folder, f"{path.name}: {one_line(error)[:200]}")) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(damaged(path.parent, f"{path.name}: {one_line(error)}")) from error
+        raise InputError(damaged(path.parent, f"{path.name}: {one_line(error)[:200]}")) from error
     if not isinstance(found, dict):
         raise InputError(damaged(path.parent, f"{path.name} holds no object"))
     return found
@@ -224,10 +224,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def damaged(folder: Path, why: str) -> str:
     return f"{folder} is damaged ({why}): delete this folder, it is then built again"
-
-
-def one_line(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _save_annotations(path: Path, annotations: Annotations) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -79,6 +80,7 @@ class Embedder:
         }
         return cls(predictor, model.embedding_dim, params, rest, jax.random.key(seed), mesh, data, options, settings)
 
+    @cached_property
     def hash(self) -> str:
         """Of the weights and of every option that changes what is found in an image."""
         state = nnx.merge_state(*parallel.fetch((self.params, self.rest)))

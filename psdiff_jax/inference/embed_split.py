@@ -135,7 +135,7 @@ def _identity(embedder: Embedder, dataset: Dataset, split: str) -> str:
     """A name for what the shards of a split depend on: the model, and what is asked of which images."""
     annotations = dataset.annotations(split)
     asked = split, embedder.options.steps, embedder.options.query, str(dataset.folder), dataset.name
-    digest = hashlib.sha256(repr((embedder.hash(), asked, annotations.image_names)).encode())
+    digest = hashlib.sha256(repr((embedder.hash, asked, annotations.image_names)).encode())
     for array in (annotations.sizes, *annotations.boxes):
         digest.update(array.tobytes())
     return f"{split}-{digest.hexdigest()[:16]}"

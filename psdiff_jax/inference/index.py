@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from psdiff_jax.data.blocks import Blocks
 from psdiff_jax.data.detections import NORM_TOLERANCE
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.nearest import top_k
@@ -49,7 +50,8 @@ class Index:
         self.source = np.concatenate([np.zeros(0, np.int32), *sources])
         self.live = self.source >= 0
         self._shards = [shard for shard, part in zip(shards, rows, strict=True) if len(part.scores)]
-        self._starts = np.cumsum([0, *(len(part.scores) for part in rows if len(part.scores))])
+        loaders, lengths = [shard.embeddings for shard in shards], [len(part.scores) for part in rows]
+        self._blocks = Blocks(loaders, lengths, self.settings.embedding_dim)
 
     @classmethod
     def open(cls, folder: str | Path) -> Index:
@@ -74,11 +76,7 @@ class Index:
     def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The unit embeddings of some rows, float32 [n,D]."""
         rows = np.asarray(rows, int).reshape(-1)
-        blocks = self.embeddings
-        found = np.zeros((len(rows), self.settings.embedding_dim), np.float32)
-        for i, row in enumerate(rows):
-            block = int(np.searchsorted(self._starts, row, side="right")) - 1
-            found[i] = blocks[block][row - self._starts[block]]
+        found = self._blocks[rows]
         return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
     def nearest(

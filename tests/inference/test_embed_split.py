@@ -100,7 +100,7 @@ def embedder(shard_rows: int = 16, **options) -> Embedder:
 
 @pytest.fixture(autouse=True)
 def weights_hash(monkeypatch):
-    monkeypatch.setattr(Embedder, "hash", toy_hash)
+    monkeypatch.setattr(Embedder, "hash", property(toy_hash))
 
 
 def toy_hash(self) -> str:
@@ -263,7 +263,7 @@ def test_two_processes_embed_what_one_does(tmp_path):
 
 
 def main(process: int, folder: Path) -> None:
-    Embedder.hash, send, sizes = toy_hash, Embedder.send, []
+    Embedder.hash, send, sizes = property(toy_hash), Embedder.send, []
 
     def sending(self, batch, *given):
         if not given[1]:
