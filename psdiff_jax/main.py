@@ -1,5 +1,6 @@
 """python -m psdiff_jax.main --config configs/X.py --workdir DIR [--mode MODE] [--config.a.b=value] [--print_config]"""
 
+import gc
 import sys
 import threading
 from logging import LogRecord
@@ -80,6 +81,7 @@ def print_config() -> None:
 
 def main(_: list[str]) -> None:
     threading.excepthook = thread_failed
+    gc.set_threshold(50_000)  # tracing makes millions of objects that stay: looking through them takes half a second
     logging.get_absl_logger().addFilter(is_news)
     try:
         with interruptible():

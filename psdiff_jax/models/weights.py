@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from psdiff_jax.errors import InputError
@@ -123,7 +122,10 @@ def assign(state: Any, arrays: Mapping[str, np.ndarray], where: str, target: str
 
     def pick(path: tuple[Any, ...], leaf: Any) -> Any:
         name = path_name(path)
-        return jnp.asarray(arrays[name[len(prefix) :]], leaf.dtype) if name.startswith(prefix) else leaf
+        if not name.startswith(prefix):
+            return leaf
+        # NumPy casts, and nothing but the values is sent: `jnp.asarray` compiles a program for each shape.
+        return jax.device_put(np.asarray(arrays[name[len(prefix) :]], leaf.dtype))
 
     return jax.tree_util.tree_unflatten(tree, [pick(path, leaf) for path, leaf in leaves])
 
