@@ -111,12 +111,14 @@ class Embedder:
     def send(
         self, batch: Batch, steps: tuple[int, ...], gt_box: bool = False, known: KnownPeople | None = None
     ) -> dict[int, Predictions]:
-        """What `predict` fetches: the devices are at work on it."""
+        """What `predict` fetches: the devices are at work on it. One program serves images with and without a box."""
         wanted = {name: batch[name] for name in ("image", "image_size", "image_index")}
         on_device = parallel.put_batch(wanted, self.mesh)
-        boxes = parallel.put_batch(np.ascontiguousarray(batch["boxes"][:, 0]), self.mesh) if gt_box else None
+        images = len(batch["image"])
+        boxes = np.ascontiguousarray(batch["boxes"][:, 0]) if gt_box else np.zeros((images, 4), np.float32)
+        held = parallel.put_batch((boxes, np.full(images, gt_box)), self.mesh)
         known = None if known is None else parallel.put_batch(known, self.mesh)
-        return self.predictor(self.params, self.rest, on_device, self.key, steps, boxes, known)
+        return self.predictor(self.params, self.rest, on_device, self.key, steps, *held, known)
 
     def detect(self, image: np.ndarray, steps: int, known: People | None = None, draw: int = 0) -> People:
         """Everybody in `image` uint8 [H,W,3], in a number of denoising steps, best score first.

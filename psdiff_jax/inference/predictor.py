@@ -62,13 +62,14 @@ class Predictor:
         key: jax.Array,
         steps: tuple[int, ...],
         query_boxes: jax.Array | None = None,
+        has_query: jax.Array | None = None,
         known_people: KnownPeople | None = None,
     ) -> dict[int, Predictions]:
         """One batch -> {K: Predictions} for every K in `steps`. Image features are computed once.
 
         batch: image uint8 [B,H,W,3], image_size [B,2], image_index [B] (noise is drawn from it, so that the result
-        does not depend on the batch). query_boxes: [B,4] xyxy pixels to hold in proposal 0. known_people: sampling
-        begins from them (a warm start).
+        does not depend on the batch). query_boxes: [B,4] xyxy pixels to hold in proposal 0, in the images that
+        `has_query` [B] names (None: in all). known_people: sampling begins from them (a warm start).
         """
         model = merge(self.graphdef, params, rest, folded=True)
         condition = model.features(batch["image"], batch["image_size"])
@@ -78,7 +79,8 @@ class Predictor:
             boxes, embeddings, valid = known_people
             known = Known(model.diffusion.clean(boxes, embeddings, batch["image_size"]), valid)
         if query_boxes is not None:
-            query = pixel_query(model, condition, query_boxes, jnp.ones(query_boxes.shape[0], bool))
+            active = jnp.ones(query_boxes.shape[0], bool) if has_query is None else has_query
+            query = pixel_query(model, condition, query_boxes, active)
         return {k: predict(model, condition, self.sampler, keys, k, query, known) for k in steps}
 
 

@@ -73,7 +73,7 @@ class Made:
 
 
 @partial(jax.jit, static_argnums=4)
-def predictor(params, rest, batch, key, steps, query_boxes, known):
+def predictor(params, rest, batch, key, steps, query_boxes, has_query, known):
     """Depends on an image's pixels and noise, on the number of steps, and on the box that is held."""
     mean = batch["image"].astype(jnp.float32).mean((1, 2))
     draws = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (PROPOSALS, DIM + 5)))(
@@ -84,8 +84,7 @@ def predictor(params, rest, batch, key, steps, query_boxes, known):
         x = draws * k + mean[:, None, :1] / 255 + params
         corner = jnp.abs(x[..., :2]) * 5
         boxes = jnp.concatenate([corner, corner + 4 + jnp.abs(x[..., 2:4])], -1)
-        if query_boxes is not None:
-            boxes = boxes.at[:, 0].set(query_boxes)
+        boxes = boxes.at[:, 0].set(jnp.where(has_query[:, None], query_boxes, boxes[:, 0]))
         unit = x[..., 5:] / jnp.linalg.norm(x[..., 5:], axis=-1, keepdims=True)
         found[k] = Predictions(boxes, jax.nn.sigmoid(x[..., 4]), unit, x[..., 4] > -0.5)
     return found

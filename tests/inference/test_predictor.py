@@ -32,7 +32,7 @@ def batch(make_batch):
 
 @pytest.fixture
 def predict(predictor, tiny):
-    return lambda batch, query=None: predictor(tiny.params, tiny.rest, batch, jax.random.key(1), STEPS, query)
+    return lambda batch, *query: predictor(tiny.params, tiny.rest, batch, jax.random.key(1), STEPS, *query)
 
 
 def same(a, b):
@@ -72,6 +72,19 @@ def test_a_pinned_query_looks_at_its_box(predict, batch):
     for k in STEPS:
         assert not np.allclose(here[k].embeddings[:, 0], there[k].embeddings[:, 0], atol=1e-3)
         np.testing.assert_allclose(here[k].boxes[:, 1:], there[k].boxes[:, 1:], atol=2e-3)
+
+
+def test_images_with_and_without_a_query_share_a_program(predict, predictor, batch):
+    boxes, every = np.float32([[4, 4, 30, 40]] * 4), np.ones(4, bool)
+    plain, held, mixed = (
+        predict(batch, *query) for query in ((), (boxes, every), (boxes, np.bool_([True, False, False, True])))
+    )
+    programs = type(predictor).__call__._cache_size()
+    predict(batch, np.zeros((4, 4), np.float32), ~every)
+    assert type(predictor).__call__._cache_size() == programs
+    for k in STEPS:
+        for image, one in enumerate((held, plain, plain, held)):
+            same(*(jax.tree.map(lambda v, i=image: v[i], found[k]) for found in (mixed, one)))
 
 
 def test_an_ensemble_pools_all_steps_last_first_and_padding_changes_nothing(predict, predictor, tiny, batch):
