@@ -1,8 +1,10 @@
 """CUHK-SYSU's reader on small trees in the release's format, with its known defects (see cuhk_tree)."""
 
+import os
 import shutil
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,6 +285,17 @@ def test_missing_and_unreadable_images(config, root):
     assert [images.tolist() for images in dataset.galleries["50"].images] == [[2, 2, 3], [0, 2]]
     assert [places.tolist() for places in dataset.galleries["50"].gt_places] == [[], [0, 1]]
     assert len(dataset.galleries["low_resolution"]) == 0 and len(dataset.queries) == 3
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere/x.jpg", "a/../../x.jpg"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(config, root, name):
+    """Although the file is there, and an image."""
+    path = root / "Image" / "SSM" / name
+    file = Path(os.path.normpath(path))
+    file.parent.mkdir(exist_ok=True)
+    cuhk_tree.save_image(file, 100)
+    cuhk_tree.save_images(root, IMAGES | {name: [[3, 3, 9, 9]]})
+    assert refused(config) == f"{root / 'annotation/Images.mat'} {name}: {name} leads out of {path.parent}; {RELEASE}"
 
 
 def gallery_of(entries):
