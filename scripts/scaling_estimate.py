@@ -3,12 +3,13 @@
     XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0" \\
         python scripts/step_stats.py --batches 1 --json step.json
     python scripts/scaling_estimate.py step.json [--accelerator h100|v5e] [--devices 8 64 512] [--batch 4]
-        [--utilisation 0.4] [--images 11206] [--jpeg 200] [--json FILE]
+        [--utilisation 0.4] [--join 30] [--images 11206] [--jpeg 200] [--json FILE]
 
 FLOPs and collectives are the file's, link speeds are published (`ACCELERATORS`), and the rest is assumed:
 - compute: FLOPs / (peak x utilisation), in proportion to the images of a device;
 - communication: every collective is a ring within a host and one across hosts, each device with its own link:
-  n devices exchange bytes x (n - 1) / n each way, for a sum twice that; and LATENCY for each collective and ring;
+  n devices exchange bytes x (n - 1) / n each way, for a sum twice that; and LATENCY for each collective and ring. XLA
+  joins neighbouring collectives, on GPUs to 30 MiB, on the CPU that compiled the step not: `--join 0` takes its count;
 - nothing overlaps: a step is the sum of both. XLA on GPUs and TPUs hides a part of the communication behind the
   backward pass, so that this is pessimistic; stragglers and waiting for data are left out, which is optimistic.
 """
@@ -78,23 +79,29 @@ def ring(size: float, devices: int, accelerator: Accelerator) -> tuple[float, fl
     return near / accelerator.near + far / accelerator.far + rings * LATENCY, near + far
 
 
-def communication(stats: Mapping[str, Any], devices: int, accelerator: Accelerator) -> tuple[float, float]:
-    """(seconds, bytes moved) of the collectives of a step. Those who share a state gather it among themselves."""
+def communication(
+    stats: Mapping[str, Any], devices: int, accelerator: Accelerator, join: int = 0
+) -> tuple[float, float]:
+    """(seconds, bytes moved) of the collectives of a step. Those who share a state gather it among themselves.
+
+    join: bytes that collectives of a kind are joined to; 0: they stay as they are.
+    """
     seconds = moved = 0.0
     for name, found in stats["collectives"].items():
         sharing = min(stats["shards"], devices) if name == "all-gather" and stats["shards"] > 1 else devices
-        one = ring(found["bytes"] / found["count"], sharing, accelerator)
-        rings = found["count"] * (2 if name == "all-reduce" else 1)
+        count = min(found["count"], -(-found["bytes"] // join)) if join else found["count"]
+        one = ring(found["bytes"] / count, sharing, accelerator)
+        rings = count * (2 if name == "all-reduce" else 1)
         seconds, moved = seconds + rings * one[0], moved + rings * one[1]
     return seconds, moved
 
 
 def estimate(
-    stats: Mapping[str, Any], devices: int, batch: int, accelerator: Accelerator, utilisation: float
+    stats: Mapping[str, Any], devices: int, batch: int, accelerator: Accelerator, utilisation: float, join: int = 0
 ) -> Estimate:
     """A row for `devices` with `batch` images each, from a row of `step_stats.py` (any batch)."""
     compute = stats["flops"] / stats["batch"] * batch / (accelerator.flops * utilisation)
-    seconds, moved = communication(stats, devices, accelerator)
+    seconds, moved = communication(stats, devices, accelerator, join)
     return Estimate(devices, batch, compute, seconds, moved, devices * batch / (compute + seconds))
 
 
@@ -147,17 +154,21 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--devices", nargs="+", type=int, default=[8, 64, 512])
     parser.add_argument("--batch", type=int, default=4, help="images a device")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is reached")
+    parser.add_argument("--join", type=int, default=30, help="MiB that collectives are joined to; 0: not at all")
     parser.add_argument("--images", type=int, default=11_206, help="of the training data; default: CUHK-SYSU's")
     parser.add_argument("--jpeg", type=float, default=200, help="KB of a compressed image")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args(given)
-    if min(*arguments.devices, arguments.batch, arguments.images) < 1 or not 0 < arguments.utilisation <= 1:
-        raise InputError("--devices, --batch and --images must be 1 or more, --utilisation above 0 and at most 1")
+    if min(*arguments.devices, arguments.batch, arguments.images) < 1 or arguments.join < 0:
+        raise InputError("--devices, --batch and --images must be 1 or more, --join 0 or more")
+    if not 0 < arguments.utilisation <= 1:
+        raise InputError("--utilisation must be above 0 and at most 1")
     stats, accelerator = read(arguments.stats), ACCELERATORS[arguments.accelerator]
     for devices in arguments.devices:
         if devices > accelerator.island and devices % accelerator.island:
             raise InputError(f"--devices {devices}: choose a multiple of {accelerator.island}")
-    rows = [estimate(stats, n, arguments.batch, accelerator, arguments.utilisation) for n in arguments.devices]
+    assumed = arguments.batch, accelerator, arguments.utilisation, arguments.join * 2**20
+    rows = [estimate(stats, n, *assumed) for n in arguments.devices]
     print(
         f"{stats['backbone']}, {stats['size'][0]}x{stats['size'][1]}, shards {stats['shards']}: "
         f"{stats['flops'] / stats['batch'] / 1e9:.0f} GFLOP an image; {accelerator.name} at "

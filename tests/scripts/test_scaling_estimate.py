@@ -35,6 +35,9 @@ def test_a_step_by_hand():
     assert row.communication == pytest.approx(2 * 7e8 / 450e9 + 2 * 4 * scaling.LATENCY)
     assert row.images == pytest.approx(32 / (row.compute + row.communication))
     assert row.efficiency == pytest.approx(row.compute / row.step)
+    joined = scaling.estimate(STATS, 8, 4, H100, 0.5, join=400_000_000)  # four become two
+    assert row.communication - joined.communication == pytest.approx(2 * 2 * scaling.LATENCY)
+    assert scaling.estimate(STATS, 8, 4, H100, 0.5, join=1) == row
 
 
 def test_a_state_is_gathered_among_those_who_share_it():
