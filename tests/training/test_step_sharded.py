@@ -22,6 +22,7 @@ from psdiff_jax.evaluation.options import EvaluateOptions
 from psdiff_jax.inference.embed import Embedder
 from psdiff_jax.inference.embed_split import embed_gallery
 from psdiff_jax.inference.predictor import Predictor
+from psdiff_jax.models.backbones import OneKey
 from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions
 from psdiff_jax.training.checkpoint import Checkpoints, named_leaves
 from psdiff_jax.training.loop import fit
@@ -30,7 +31,7 @@ from psdiff_jax.training.states import NoiseOptions
 from psdiff_jax.training.step import create_state, make_train_step
 
 from ..inference.test_embed_split import Made
-from ..pod import LIMIT, join_pod, run_pod
+from ..pod import join_pod, run_pod
 from ..scripts.loading import load_script
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,7 @@ def make_training(mesh):
         return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1]))), leaf.dtype)
 
     # NumPy's weights: compiling the model's own initialisers would take as long as the step.
-    skeleton, shapes = nnx.split(nnx.eval_shape(lambda: PSDiff(options, rngs=nnx.Rngs(0))))
+    skeleton, shapes = nnx.split(nnx.eval_shape(lambda: PSDiff(options, rngs=OneKey())))
     model = nnx.merge(skeleton, jax.tree_util.tree_map_with_path(draw, shapes))
     # Not Adam: it makes full steps of rounding errors where the gradient is zero (the bias of an attention's keys).
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.01, momentum=0.9))
@@ -152,16 +153,9 @@ def evaluate(folder: Path, graphdef, state) -> dict[str, np.ndarray]:
 def run_on(folder: Path, devices: int, shards: int = 1, processes: int = 1) -> dict[str, np.ndarray]:
     """Trains on so many devices of each process; the results of the first, and that the others say the same."""
     # Compiling takes all the time, and optimising most of that.
-    given = {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-        # The first process compiles what all run together, and hands it on.
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "JAX_SHARE_BINARY_BETWEEN_HOSTS": "true",
-        "JAX_SHARE_BINARY_BETWEEN_HOSTS_TIMEOUT_MS": str(1000 * LIMIT),
-    }
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in given.items():
-            patch.setenv(name, value)
+        patch.setenv("XLA_FLAGS", flags)
         arguments = (str(folder), str(shards))
         pod = run_pod("tests.training.test_step_sharded", *arguments, count=processes, devices=devices)
     for code, output in pod:
