@@ -92,7 +92,7 @@ def cost_matrix(
 
 
 def largest(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """As `jax.lax.top_k` of [M,N]: values and columns [M,count]. For that XLA gathers the batch of all devices on each."""
+    """As `jax.lax.top_k` of [M,N]: values and columns [M,count]. For `top_k` XLA gathers the batch of all devices."""
 
     def take(left: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         best = jnp.argmax(left, axis=1).astype(jnp.int32)
