@@ -9,7 +9,7 @@ FLOPs and collectives are the file's, link speeds are published (`ACCELERATORS`)
 - compute: FLOPs / (peak x utilisation), in proportion to the images of a device;
 - communication: every collective is a ring within a host and one across hosts, each device with its own link:
   n devices exchange bytes x (n - 1) / n each way, for a sum twice that; and LATENCY for each collective and ring. XLA
-  joins neighbouring collectives, on GPUs to 30 MiB, on the CPU that compiled the step not: `--join 0` takes its count;
+  joins collectives of a kind, on GPUs to 30 MiB, on a CPU not all of them: `--join 0` takes the file's count;
 - nothing overlaps: a step is the sum of both. XLA on GPUs and TPUs hides a part of the communication behind the
   backward pass, so that this is pessimistic; stragglers and waiting for data are left out, which is optimistic.
 """
