@@ -134,8 +134,17 @@ def run(folder: Path, checkpoints: Checkpoints, shards: int) -> dict[str, np.nda
         assert before.sharding == after.sharding
     results["parameters"] = np.int64(sum(leaf.nbytes for leaf in jax.tree.leaves(state.params)))
     results["collectives"] = np.asarray(json.dumps(collectives(programs[0].as_text())))
-    kept = named_leaves(state._replace(key=jax.random.key_data(state.key)))
-    return results | {f"state.{name}": parallel.fetch(leaf) for name, leaf in kept} | evaluate(folder, graphdef, state)
+    results |= numbers("state", state)
+    with Checkpoints(folder.parent / "one" / "checkpoints") as of_one:  # of one device, opened by all
+        restored, _ = of_one.restore_latest(state)
+    for leaf, like in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert leaf.sharding == like.sharding
+    return results | numbers("opened", restored) | evaluate(folder, graphdef, state)
+
+
+def numbers(name: str, state) -> dict[str, np.ndarray]:
+    leaves = named_leaves(state._replace(key=jax.random.key_data(state.key)))
+    return {f"{name}.{leaf_name}": parallel.fetch(leaf) for leaf_name, leaf in leaves}
 
 
 def evaluate(folder: Path, graphdef, state) -> dict[str, np.ndarray]:
@@ -183,6 +192,8 @@ def test_many_train_and_evaluate_as_one(results, way):
     for name in sorted(set(one) - {"held", "collectives"}):
         wrong = np.abs(many[name].astype(np.float64) - one[name]).max(initial=0)
         assert wrong <= 1e-5 * max(1.0, np.abs(one[name]).max(initial=0)), (name, wrong)
+        if name.startswith("opened."):  # what one device wrote
+            np.testing.assert_array_equal(many[name], one[name.replace("opened", "state")], err_msg=name)
     assert len(np.unique(one["evaluation.image_index"])) == 11
 
 
