@@ -67,7 +67,9 @@ def count_products(jaxpr: Any) -> int:
             total += 2 * out[0] * int(np.prod([equation.invars[0].aval.shape[axis] for axis in contracted]))
         elif equation.primitive.name == "conv_general_dilated":
             kernel, features_out = equation.invars[1].aval.shape, equation.params["dimension_numbers"].rhs_spec[0]
-            total += 2 * out[0] * int(np.prod(kernel)) // kernel[features_out]
+            # A gradient puts zeros between its inputs, which are no work of the model either.
+            zeros = int(np.prod(equation.params["lhs_dilation"]))
+            total += 2 * out[0] * int(np.prod(kernel)) // kernel[features_out] // zeros
         for inner in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):

@@ -1,14 +1,19 @@
 """Memory and communication of one training step, as XLA compiles it: no data, no weights and nothing computed.
 
     python scripts/step_stats.py [--preset default|paper|wide | --config configs/X.py[:variant]] [--backbone swin_b]
-        [--size 800 1333] [--batches 1 2 4 8] [--shards 1] [--remat backbone cdl] [--dtype bfloat16] [--json FILE]
+        [--size 800 1333] [--batches 1 2 4 8] [--shards 1] [--remat backbone cdl] [--dtype bfloat16]
+        [--no_compile] [--json FILE]
 
-A row for each batch (images a device): what the arguments (state and batch), the temporaries and all of it at its peak
-take on one device, and the collectives of the program: how many, and the bytes of their results. XLA_FLAGS=
---xla_force_host_platform_device_count=8 gives the CPU eight devices to divide a step among.
+A row for each batch (images a device), in bytes on one device: "kept", the activations that the forward pass keeps for
+the backward pass, by the types and shapes of the program before any compiler has seen it; then what XLA plans: the
+arguments (state and batch), the temporaries, all of it at its peak; and the collectives: how many, and the bytes of
+their results. XLA_FLAGS=--xla_force_host_platform_device_count=8 gives the CPU eight devices to divide a step among,
+and --xla_backend_optimization_level=0 compiles sooner: it spares the machine code alone. --no_compile leaves out what
+XLA plans. The file has the FLOPs of a step besides, for `scaling_estimate.py`.
 
 The program is compiled for the devices that are there. On a CPU that is an estimate for others: the CPU computes
-bfloat16 in float32 and orders operations otherwise, a GPU needs room for its convolutions.
+bfloat16 in float32 and orders operations otherwise (what is to be computed again it may compute at once, so that
+--remat shows in "kept" alone), a GPU needs room for its convolutions.
 """
 
 import argparse
@@ -17,19 +22,23 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.extend.core import Literal
+from model_stats import count_products
 
 from psdiff_jax import parallel
 from psdiff_jax.config import Config, from_values, load_config
 from psdiff_jax.configs.base import PRESETS
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.errors import InputError
-from psdiff_jax.training.step import TrainState
+from psdiff_jax.training.step import OBJECTIVES, TrainState
 from psdiff_jax.training.train import abstract_model, initial_state, new_model, training_mesh, training_step
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -37,8 +46,10 @@ _OPERATION = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
 _ARRAY = re.compile(r"(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 
 
-def abstract_step(config: Config, size: tuple[int, int], boxes: int) -> tuple[Any, TrainState, dict[str, Any]]:
-    """(the jitted step, shapes of its state and batch) of a config, on all devices as training has them."""
+def abstract_step(
+    config: Config, size: tuple[int, int], boxes: int
+) -> tuple[Any, nnx.GraphDef, TrainState, dict[str, Any]]:
+    """(the jitted step, graphdef, shapes of state and batch) of a config, on all devices as training has them."""
     mesh, array = training_mesh(config), jax.ShapeDtypeStruct
     model = abstract_model(config)
     graphdef, state = jax.eval_shape(lambda: initial_state(config, new_model(config, shapes=True)))
@@ -59,7 +70,21 @@ def abstract_step(config: Config, size: tuple[int, int], boxes: int) -> tuple[An
         "embeddings": rows(boxes, config.model.embedding_dim),
         "person_ids": rows(boxes, dtype=jnp.int32),
     }
-    return training_step(config, graphdef, model, mesh), jax.tree.map(placed, state), batch
+    return training_step(config, graphdef, model, mesh), graphdef, jax.tree.map(placed, state), batch
+
+
+def kept(config: Config, graphdef: nnx.GraphDef, state: TrainState, batch: dict[str, Any]) -> int:
+    """Bytes of what a forward pass over the batch keeps for the backward pass, without the parameters."""
+    objective = partial(OBJECTIVES[config.train.objective], remat=config.train.remat)
+
+    def backward(params: Any, rest: Any, key: Any, batch: Any) -> Any:
+        given = rest, graphdef, key, batch, config.noise, config.matching, config.sampler
+        return jax.vjp(lambda p: objective(p, *given), params, has_aux=True)[1]  # a tree of what it has kept
+
+    program = jax.make_jaxpr(backward)(state.params, state.rest, state.key, batch).jaxpr
+    arguments = set(program.invars)
+    found = {v for v in program.outvars if not isinstance(v, Literal) and v not in arguments}
+    return sum(v.aval.size * v.aval.dtype.itemsize for v in found)
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
@@ -77,30 +102,52 @@ def _bytes(kind: str, sides: str) -> int:
     return int(np.prod([int(side) for side in sides.split(",") if side], dtype=np.int64)) * bits // 8
 
 
-def stats_of(config: Config, size: tuple[int, int]) -> dict[str, Any]:
-    """What a row of the table says: bytes on one device, and the collectives."""
-    step, state, batch = abstract_step(config, size, config.data.max_boxes)
-    compiled = step.lower(state, batch).compile()
-    memory = compiled.memory_analysis()
-    return {
-        "batch": config.train.batch_size // jax.device_count(),
-        "devices": jax.device_count(),
-        "shards": config.train.shards,
+def _nbytes(tree: Any) -> int:
+    keys = jax.dtypes.prng_key
+    return sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if not jnp.issubdtype(leaf.dtype, keys)
+    )
+
+
+def stats_of(config: Config, size: tuple[int, int], compiled: bool = True) -> dict[str, Any]:
+    """What a row of the table says: bytes on one device, and the collectives. `state` and `parameters` are the bytes of
+    whole arrays; `flops` are 2 x multiply-add of the products in the step's jaxpr, divided by the devices."""
+    step, graphdef, state, batch = abstract_step(config, size, config.data.max_boxes)
+    traced, devices = step.trace(state, batch), jax.device_count()
+    stats: dict[str, Any] = {
+        "batch": config.train.batch_size // devices,
+        "devices": devices,
+        "shards": config.train.shards or devices,
+        "backbone": config.model.backbone,
+        "size": list(size),
+        "dtype": config.model.dtype,
+        "remat": list(config.train.remat),
+        "flops": count_products(traced.jaxpr.jaxpr) // devices,
+        "state": _nbytes(state),
+        "parameters": _nbytes(state.params),
+        "kept": kept(config, graphdef, state, batch) // devices // config.train.accumulate,
+    }
+    if not compiled:
+        return stats
+    program = traced.lower().compile()
+    memory = program.memory_analysis()
+    return stats | {
         "state_and_batch": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "peak": memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
-        "collectives": collectives(compiled.as_text()),
+        "collectives": collectives(program.as_text()),
     }
 
 
 def row(stats: dict[str, Any]) -> str:
-    gib = " | ".join(f"{stats[name] / 2**30:.2f}" for name in ("state_and_batch", "temporaries", "peak"))
+    planned = ("kept", "state_and_batch", "temporaries", "peak")
+    gib = " | ".join(f"{stats[name] / 2**30:.2f}" if name in stats else "" for name in planned)
     said = ", ".join(f"{each['count']} {name} of {each['bytes'] / 2**20:.1f} MiB"
-                     for name, each in stats["collectives"].items())  # fmt: skip
-    return f"| {stats['batch']} | {gib} | {said or 'none'} |"
+                     for name, each in stats.get("collectives", {}).items())  # fmt: skip
+    return f"| {stats['batch']} | {gib} | {said or ('none' if 'collectives' in stats else '')} |"
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -114,6 +161,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--shards", type=int, default=1, help="config.train.shards")
     parser.add_argument("--remat", nargs="*", default=[], choices=("backbone", "cdl"), help="config.train.remat")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="another than the config's")
+    parser.add_argument("--no_compile", action="store_true", help="leave out what XLA plans")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args(given)
     if min(*arguments.size, *arguments.batches) < 1:
@@ -127,12 +175,13 @@ def main(given: Sequence[str] | None = None) -> None:
         f"{config.noise.num_proposals} proposals, {jax.device_count()} x {jax.devices()[0].device_kind}, shards "
         f"{arguments.shards}, computed again: {', '.join(arguments.remat) or 'nothing'}; GiB a device\n"
     )
-    print("| images a device | state and batch | temporaries | peak | collectives |\n|---|---|---|---|---|", flush=True)
+    columns = "images a device", "kept", "state and batch", "temporaries", "peak", "collectives"
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     height, width = arguments.size
     rows = []
     for batch in arguments.batches:
         train = replace(config.train, batch_size=batch * jax.device_count())
-        rows.append(stats_of(replace(config, train=train), (height, width)))
+        rows.append(stats_of(replace(config, train=train), (height, width), not arguments.no_compile))
         print(row(rows[-1]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -49,5 +49,5 @@ class DataOptions(DatasetOptions):
     held_out: Annotated[float, FRACTION, "fraction of the training images held out to choose search_threshold"] = 0.0
     workers: Annotated[int, NOT_NEGATIVE, "reading processes; 0 = threads"] = 0
     threads: Annotated[int, NOT_NEGATIVE, "reading threads; 0 = one per core"] = 0
-    cache: Annotated[bool, "keep resized images in memory"] = False
+    cache: Annotated[bool, "keep resized images in memory, for training"] = False
     augment: AugmentOptions = field(default_factory=AugmentOptions)

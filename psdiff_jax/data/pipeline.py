@@ -26,7 +26,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -184,7 +184,8 @@ def eval_batches(
       indices: positions in the split; None: all.
     """
     local_size = processes.share("config.evaluate.batch_size", batch_size)
-    reader = ImageReader(dataset, split, options, targets, embedding_dim)
+    # Read once: a cache would only make memory grow with the split.
+    reader = ImageReader(dataset, split, replace(options, cache=False), targets, embedding_dim)
     chosen = np.arange(len(reader)) if indices is None else np.asarray(indices, np.int64)
     count = -(-len(chosen) // batch_size)
 

@@ -91,6 +91,18 @@ def cost_matrix(
     return jnp.where(mask, cost, FORBIDDEN), ious
 
 
+def largest(values: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """As `jax.lax.top_k` of [M,N]: values and columns [M,count]. For `top_k` XLA gathers the batch of all devices."""
+
+    def take(left: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        best = jnp.argmax(left, axis=1).astype(jnp.int32)
+        found = jnp.take_along_axis(left, best[:, None], axis=1)[:, 0]
+        return jnp.where(jnp.arange(values.shape[1]) == best[:, None], -jnp.inf, left), (found, best)
+
+    found, columns = jax.lax.scan(take, values, None, length=count)[1]
+    return found.T, columns.T
+
+
 def simota(cost: jax.Array, ious: jax.Array, mask: jax.Array, candidates: int) -> Match:
     """Each ground truth takes its k cheapest predictions, k = the sum of its `candidates` largest IoUs, at least 1.
 
@@ -99,8 +111,8 @@ def simota(cost: jax.Array, ious: jax.Array, mask: jax.Array, candidates: int) -
     """
     num_proposals, gts = cost.shape
     most = min(candidates, num_proposals)  # an IoU is at most 1, so no ground truth wants more
-    wanted = jnp.maximum(jax.lax.top_k(ious.T, most)[0].sum(-1).astype(jnp.int32), 1)
-    cheap = jax.lax.top_k(-cost.T, most)[1]  # [M, most]; among equals the lower proposal
+    wanted = jnp.maximum(largest(ious.T, most)[0].sum(-1).astype(jnp.int32), 1)
+    cheap = largest(-cost.T, most)[1]  # [M, most]; among equals the lower proposal
     cheap = jnp.where((jnp.arange(most) < wanted[:, None]) & mask[:, None], cheap, num_proposals)
     taken = jnp.zeros(cost.shape, bool).at[cheap, jnp.arange(gts)[:, None]].set(True, mode="drop")
     cheapest = jax.nn.one_hot(jnp.argmin(jnp.where(taken, cost, jnp.inf), axis=1), gts, dtype=bool)

@@ -327,3 +327,12 @@ def test_cache_that_would_not_fit(dataset, config, monkeypatch):
     config.data.cache = True
     with pytest.raises(InputError, match=r"^config\.data\.cache: the images of split train need .* turn it off$"):
         train_batches(dataset, config)
+
+
+def test_evaluation_keeps_no_images(dataset, config, monkeypatch):
+    """Each is read once: with a cache, memory would grow with the gallery."""
+    expected = list(eval_batches(dataset, "gallery", config))
+    monkeypatch.setattr("psdiff_jax.data.image_reader.CACHE_LIMIT", 1000)
+    config.data.cache = True
+    for a, b in zip(expected, eval_batches(dataset, "gallery", config), strict=True):
+        assert_same(a, b)

@@ -52,6 +52,12 @@ def test_products_by_hand():
     assert products(lambda x, k: conv(x, k, 2), (2, 9, 13, 4), (3, 3, 4, 8)) == 2 * 2 * 5 * 7 * 9 * 4 * 8
     assert products(lambda x, k: conv(x, k, 1, 4), (1, 6, 6, 4), (3, 3, 1, 8)) == 2 * 36 * 9 * 8
 
+    # The gradients of both arguments cost what the convolution does, though the input's is taken of a map with zeros.
+    forward = 2 * 4 * 6 * 9 * 4 * 8
+    assert products(lambda x, k: conv(x, k, 2), (1, 8, 12, 4), (3, 3, 4, 8)) == forward
+    gradients = jax.grad(lambda x, k: (conv(x, k, 2) ** 2).sum(), (0, 1))
+    assert products(gradients, (1, 8, 12, 4), (3, 3, 4, 8)) == 3 * forward
+
     def scanned(x, w):
         return jax.lax.scan(lambda carry, _: (jax.jit(jnp.dot)(carry, w), None), x, length=6)[0]
 

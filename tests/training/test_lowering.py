@@ -35,7 +35,7 @@ def test_a_training_step_lowers(platform, saving):
     if saving:
         train = replace(config.train, shards=0, accumulate=2, remat=("backbone", "cdl"))
         config = replace(config, train=train)
-    step, state, batch = step_stats.abstract_step(config, SIZE, boxes=16)
+    step, _, state, batch = step_stats.abstract_step(config, SIZE, boxes=16)
     lowered = step.trace(state, batch).lower(lowering_platforms=(platform,))
     assert_program(lowered.as_text(), f"x{SIZE[0]}x{SIZE[1]}x3xui8")
     assert training_mesh(config).shape["model"] == (jax.device_count() if saving else 1)
@@ -45,7 +45,7 @@ def test_a_training_step_lowers(platform, saving):
 def test_the_predictor_lowers(platform):
     config = config_for(platform)
     step_config = replace(config, train=replace(config.train, ema_decay=0.0))
-    _, state, batch = step_stats.abstract_step(step_config, SIZE, boxes=1)
+    _, _, state, batch = step_stats.abstract_step(step_config, SIZE, boxes=1)
     graphdef = nnx.graphdef(abstract_model(config))
     images = {name: batch[name] for name in ("image", "image_size")}
     images["image_index"] = jax.ShapeDtypeStruct(images["image"].shape[:1], "int32", sharding=images["image"].sharding)

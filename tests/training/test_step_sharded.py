@@ -1,13 +1,10 @@
-"""PSDiff on 8 devices is PSDiff on 1, with a state on each of them or one that they share.
+"""PSDiff on 8 devices, in 2 and in 4 processes is PSDiff on 1, with a state on each of them or one that they share.
 
 As a program: trains on all devices, results to the folder named.
 """
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import jax
@@ -25,6 +22,7 @@ from psdiff_jax.evaluation.options import EvaluateOptions
 from psdiff_jax.inference.embed import Embedder
 from psdiff_jax.inference.embed_split import embed_gallery
 from psdiff_jax.inference.predictor import Predictor
+from psdiff_jax.models.backbones import OneKey
 from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions
 from psdiff_jax.training.checkpoint import Checkpoints, named_leaves
 from psdiff_jax.training.loop import fit
@@ -33,6 +31,7 @@ from psdiff_jax.training.states import NoiseOptions
 from psdiff_jax.training.step import create_state, make_train_step
 
 from ..inference.test_embed_split import Made
+from ..pod import join_pod, run_pod
 from ..scripts.loading import load_script
 
 pytestmark = pytest.mark.slow
@@ -40,6 +39,14 @@ collectives = load_script("step_stats").collectives
 
 IMAGES, HEIGHT, WIDTH, TRUTHS, DIM = 8, 64, 96, 3, 8
 STEPS = 20
+WAYS = {  # devices of a process, how many share a state, processes
+    "replicated": (8, 1, 1),
+    "shared": (8, 8, 1),
+    "2 processes": (1, 1, 2),
+    "2 processes, shared": (1, 2, 2),
+    "4 processes": (1, 1, 4),
+    "4 processes, shared": (1, 4, 4),
+}
 
 
 def make_training(mesh):
@@ -65,7 +72,7 @@ def make_training(mesh):
         return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(max(1, np.prod(leaf.shape[:-1]))), leaf.dtype)
 
     # NumPy's weights: compiling the model's own initialisers would take as long as the step.
-    skeleton, shapes = nnx.split(nnx.eval_shape(lambda: PSDiff(options, rngs=nnx.Rngs(0))))
+    skeleton, shapes = nnx.split(nnx.eval_shape(lambda: PSDiff(options, rngs=OneKey())))
     model = nnx.merge(skeleton, jax.tree_util.tree_map_with_path(draw, shapes))
     # Not Adam: it makes full steps of rounding errors where the gradient is zero (the bias of an attention's keys).
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.01, momentum=0.9))
@@ -77,6 +84,13 @@ def make_training(mesh):
 
 
 def make_batches(step: int):
+    """The rows of this process of `whole_batches`."""
+    index, count, _ = parallel.place()
+    for batch in whole_batches(step):
+        yield {name: rows[IMAGES // count * index :][: IMAGES // count] for name, rows in batch.items()}
+
+
+def whole_batches(step: int):
     """Images with different numbers of people, so that a loss divided per device would show."""
     while True:
         rng = np.random.default_rng(step)
@@ -94,7 +108,7 @@ def make_batches(step: int):
         step += 1
 
 
-def run(checkpoints: Checkpoints, shards: int) -> dict[str, np.ndarray]:
+def run(folder: Path, checkpoints: Checkpoints, shards: int) -> dict[str, np.ndarray]:
     """Trains on all devices with one compiled program; the numbers of every step and the leaves of the state."""
     mesh = parallel.make_mesh(shards)
     graphdef, step, state = make_training(mesh)
@@ -120,61 +134,78 @@ def run(checkpoints: Checkpoints, shards: int) -> dict[str, np.ndarray]:
         assert before.sharding == after.sharding
     results["parameters"] = np.int64(sum(leaf.nbytes for leaf in jax.tree.leaves(state.params)))
     results["collectives"] = np.asarray(json.dumps(collectives(programs[0].as_text())))
-    kept = named_leaves(state._replace(key=jax.random.key_data(state.key)))
-    return results | {f"state.{name}": parallel.fetch(leaf) for name, leaf in kept} | evaluate(graphdef, state)
+    results |= numbers("state", state)
+    with Checkpoints(folder.parent / "one" / "checkpoints") as of_one:  # of one device, opened by all
+        restored, _ = of_one.restore_latest(state)
+    for leaf, like in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        assert leaf.sharding == like.sharding
+    return results | numbers("opened", restored) | evaluate(folder, graphdef, state)
 
 
-def evaluate(graphdef, state) -> dict[str, np.ndarray]:
-    """A pass over 11 images in batches of 8."""
+def numbers(name: str, state) -> dict[str, np.ndarray]:
+    leaves = named_leaves(state._replace(key=jax.random.key_data(state.key)))
+    return {f"{name}.{leaf_name}": parallel.fetch(leaf) for leaf_name, leaf in leaves}
+
+
+def evaluate(folder: Path, graphdef, state) -> dict[str, np.ndarray]:
+    """A pass over 11 images in batches of 8, which each process of a pod has its share of."""
     options = EvaluateOptions(steps=(2,), batch_size=IMAGES, detection_threshold=0.0)
     params, rest = parallel.fetch((state.params, state.rest))
     predictor, data = Predictor(graphdef, SamplerOptions(num_proposals=12)), DataOptions(image_size=(HEIGHT, WIDTH))
     model = PSDiffOptions(embedding_dim=DIM)
     embedder = Embedder.create(model, DiffusionOptions(), predictor, params, rest, 0, data, options)
-    with tempfile.TemporaryDirectory() as folder:
-        found = embed_gallery(embedder, Made(Path(folder), 11), Path(folder) / "shards")[2]
-        fields = ("boxes", "scores", "embeddings", "image_index")
-        return {f"evaluation.{name}": np.asarray(getattr(found, name)) for name in fields}
+    found = embed_gallery(embedder, Made(folder, 11), folder / "shards")[2]
+    fields = ("boxes", "scores", "embeddings", "image_index")
+    return {f"evaluation.{name}": np.asarray(getattr(found, name)) for name in fields}
 
 
-def run_on(folder: Path, devices: int, shards: int = 1) -> dict[str, np.ndarray]:
+def run_on(folder: Path, devices: int, shards: int = 1, processes: int = 1) -> dict[str, np.ndarray]:
+    """Trains on so many devices of each process; the results of the first, and that the others say the same."""
     # Compiling takes all the time, and optimising most of that.
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    done = subprocess.run([sys.executable, "-m", "tests.training.test_step_sharded", str(folder), str(shards)],
-                          capture_output=True, text=True, timeout=1800, cwd=Path(__file__).parents[2],
-                          env={**os.environ, **environment})  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    with np.load(folder / "results.npz") as results:
-        return dict(results)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", flags)
+        arguments = (str(folder), str(shards))
+        pod = run_pod("tests.training.test_step_sharded", *arguments, count=processes, devices=devices)
+    for code, output in pod:
+        assert code == 0, output
+    first, *others = (dict(np.load(folder / f"results{index}.npz")) for index in range(processes))
+    for other in others:
+        assert set(other) == set(first)
+        for name in first:
+            np.testing.assert_array_equal(other[name], first[name], err_msg=name)
+    return first
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, tuple[Path, dict[str, np.ndarray]]]:
-    """(folder, results) of one device, of eight with a state each, and of eight that share one."""
+    """(folder, results) of one device, of eight with a state each, of eight that share one, and of processes."""
     folder = tmp_path_factory.mktemp("sharded")
-    given = {"one": (1, 1), "replicated": (8, 1), "shared": (8, 8)}
+    given = {"one": (1, 1, 1), **WAYS}
     return {name: (folder / name, run_on(folder / name, *numbers)) for name, numbers in given.items()}
 
 
-@pytest.mark.parametrize("way", ["replicated", "shared"])
-def test_eight_devices_train_and_evaluate_as_one(results, way):
-    one, eight = results["one"][1], results[way][1]
-    assert set(eight) == set(one) and eight["state.step"] == STEPS
+@pytest.mark.parametrize("way", WAYS)
+def test_many_train_and_evaluate_as_one(results, way):
+    one, many = results["one"][1], results[way][1]
+    assert set(many) == set(one) and many["state.step"] == STEPS
     for name in sorted(set(one) - {"held", "collectives"}):
-        wrong = np.abs(eight[name].astype(np.float64) - one[name]).max(initial=0)
+        wrong = np.abs(many[name].astype(np.float64) - one[name]).max(initial=0)
         assert wrong <= 1e-5 * max(1.0, np.abs(one[name]).max(initial=0)), (name, wrong)
+        if name.startswith("opened."):  # what one device wrote
+            np.testing.assert_array_equal(many[name], one[name.replace("opened", "state")], err_msg=name)
     assert len(np.unique(one["evaluation.image_index"])) == 11
 
 
 def test_what_the_devices_tell_each_other(results):
-    """The gradients once, and where the state is shared the parameters once; with one device nothing. XLA's top_k also
-    gathers the costs of the matching: [8,12,3] here, and 1% of the gradients at full size."""
+    """The gradients once, and where the state is shared the parameters once; with one device nothing. No image is
+    looked at anywhere but on its device."""
     said = {way: json.loads(str(found["collectives"])) for way, (_, found) in results.items()}
     size = int(results["one"][1]["parameters"])
-    assert said["one"] == {} and set(said["replicated"]) == {"all-reduce", "all-gather"}
+    assert said["one"] == {}
+    for way in ("replicated", "2 processes", "4 processes"):
+        assert set(said[way]) == {"all-reduce"}
     assert 0.99 * size < said["replicated"]["all-reduce"]["bytes"] < 1.01 * size
-    assert said["replicated"]["all-gather"]["bytes"] <= 2 * 4 * 8 * 12 * 3
     gathered = said["shared"]["all-gather"]["bytes"]
     assert 0.7 * size < gathered <= size  # without the small ones
     summed = sum(said["shared"].get(name, {"bytes": 0})["bytes"] for name in ("all-reduce", "reduce-scatter"))
@@ -188,8 +219,8 @@ def test_a_shared_state_takes_an_eighth_of_the_memory(results):
     assert held == whole
 
 
-@pytest.mark.parametrize("way", ["replicated", "shared"])
-def test_a_checkpoint_of_eight_devices_opens_on_others_and_back(results, way, tmp_path):
+@pytest.mark.parametrize("way", ["replicated", "shared", "4 processes, shared"])
+def test_a_checkpoint_of_many_devices_opens_on_others_and_back(results, way, tmp_path):
     _, _, template = make_training(None)
     folder, wanted = results[way]
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -211,10 +242,10 @@ def test_a_checkpoint_of_eight_devices_opens_on_others_and_back(results, way, tm
             np.testing.assert_array_equal(leaf, wanted_leaf)
 
 
-def main(folder: Path, shards: int) -> None:
+def main(index: int, folder: Path, shards: int) -> None:
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        np.savez(folder / "results.npz", **run(checkpoints, shards))
+        np.savez(folder / f"results{index}.npz", **run(folder, checkpoints, shards))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(join_pod(*sys.argv[1:4]), Path(sys.argv[4]), int(sys.argv[5]))

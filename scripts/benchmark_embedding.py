@@ -1,0 +1,173 @@
+"""Embeds a large gallery of small drawn scenes: memory as it goes on, and what a gallery is that was killed on the way.
+
+    python scripts/benchmark_embedding.py --folder FOLDER [--images 20000] [--distinct 200] [--size 96 160]
+        [--num-proposals 16] [--batch 32] [--kills 3] [--config configs/quickstart.py]
+
+One process embeds all images in one go in one denoising step. Another is killed (SIGKILL) `--kills` times, each time
+when a further share of its shards is written, and started again. The shards of both must be equal, file by file and
+byte by byte. Each prints its resident memory, of Linux, every 1,000 images. The scenes are `--distinct` drawn ones,
+again and again, each time with other noise of the sampler; weights are those that the config starts from.
+"""
+
+import argparse
+import hashlib
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from psdiff_jax.api import load_embedder
+from psdiff_jax.config import Config, from_values, load_config
+from psdiff_jax.data.schema import Annotations, Queries
+from psdiff_jax.datasets.synthetic_street import Street, StreetOptions
+from psdiff_jax.datasets.synthetic_street.render import encode
+from psdiff_jax.errors import InputError
+from psdiff_jax.inference.embed_split import embed_gallery
+
+EVERY = 1000  # images between two lines
+PAUSE = 0.05  # seconds between two looks at the shards
+
+
+class Scenes(Sequence[dict[str, Any]]):
+    """Records of a few encoded scenes, again and again. Says how much memory is in use when one in EVERY is read."""
+
+    def __init__(self, encoded: Sequence[bytes], count: int):
+        self._encoded, self._count, self._began = encoded, count, time.monotonic()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:
+        if index % EVERY == 0:
+            seconds = time.monotonic() - self._began
+            print(f"image {index}: {resident() / 2**20:.0f} MiB resident, {seconds:.0f} s", flush=True)
+        return {"image": self._encoded[index % len(self._encoded)]}
+
+
+class Gallery:
+    """A dataset in memory, of a gallery without annotated people."""
+
+    name = "scenes"
+
+    def __init__(self, folder: Path, images: int, distinct: int, size: tuple[int, int]):
+        self.folder = folder
+        people = max(1, distinct // 2)
+        options = StreetOptions.preset("tiny", size=size, gallery_images=distinct, queries=0, test_identities=people)
+        street = Street(options)
+        encoded = [encode(street.scene("gallery", number))["image"] for number in range(distinct)]
+        self._scenes = Scenes(encoded, images)
+        self._annotations = Annotations(
+            tuple(f"{number:06}.jpg" for number in range(images)),
+            np.tile(np.int32(size), (images, 1)),
+            np.full(images, -1, np.int32),
+            np.full(images, -1, np.int64),
+            tuple(np.zeros((0, 4), np.float32) for _ in range(images)),
+            tuple(np.zeros(0, np.int64) for _ in range(images)),
+        )
+
+    def source(self, split: str) -> Scenes:
+        return self._scenes
+
+    def annotations(self, split: str) -> Annotations:
+        return self._annotations
+
+    def queries(self) -> Queries:
+        none = np.zeros(0, np.int64)
+        return Queries((), np.zeros((0, 4), np.float32), none, none.astype(np.int32), none)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def small_config(arguments: argparse.Namespace) -> Config:
+    """The config with small images, few proposals, one step, and a shard for every EVERY / 2 images or detections."""
+    values: Any = load_config(arguments.config)
+    values.data.image_size = tuple(arguments.size)
+    values.sampler.num_proposals = arguments.num_proposals
+    values.evaluate.update({"steps": (1,), "batch_size": arguments.batch, "shard_rows": EVERY // 2})
+    return from_values(values)
+
+
+def embed(arguments: argparse.Namespace, into: Path) -> None:
+    """Embeds the gallery, or what is missing of it, into shards."""
+    jax.config.update("jax_compilation_cache_dir", str(arguments.folder / "programs"))
+    gallery = Gallery(arguments.folder, arguments.images, arguments.distinct, tuple(arguments.size))
+    embedder, _ = load_embedder(small_config(arguments), arguments.folder)
+    print(f"before: {resident() / 2**20:.0f} MiB resident", flush=True)
+    found = embed_gallery(embedder, gallery, into)[1]
+    print(f"after: {resident() / 2**20:.0f} MiB resident; {len(found.scores)} detections", flush=True)
+
+
+def shards(into: Path) -> list[Path]:
+    return sorted(into.glob("gallery-*/[0-9]*"))
+
+
+def images_of(into: Path) -> int:
+    """How many images are in the shards."""
+    return sum(int(last) - int(first) + 1 for first, last in (shard.name.split("-") for shard in shards(into)))
+
+
+def contents(into: Path) -> dict[str, str]:
+    """{file of the shards: hash}."""
+    files = (path for shard in shards(into) for path in sorted(shard.rglob("*.npy")))
+    return {str(path.relative_to(into)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def embed_killed(command: Sequence[str], into: Path, images: int, kills: int) -> None:
+    """Runs a command that embeds until it has ended by itself, after it was killed `kills` times."""
+    for number in range(kills + 1):
+        process = subprocess.Popen(command)
+        until = images * (number + 1) // (kills + 1)
+        while number < kills and process.poll() is None and images_of(into) < until:
+            time.sleep(PAUSE)
+        if number < kills and process.poll() is None:
+            process.kill()
+            print(f"killed with {images_of(into)} of {images} images in shards", flush=True)
+        elif number < kills:
+            raise InputError(f"{into}: all was done before kill {number + 1}; give more --images")
+        if process.wait() != 0 and number == kills:
+            raise InputError(f"{into}: the last process failed")
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="for shards and compiled programs; must be empty")
+    parser.add_argument("--config", default="configs/quickstart.py", help="FILE[:variant], with train.init_from")
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--distinct", type=int, default=200, help="drawn scenes")
+    parser.add_argument("--size", nargs=2, type=int, default=(96, 160), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--num-proposals", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)  # of the processes that embed
+    arguments = parser.parse_args(given)
+    if min(arguments.images, arguments.distinct, arguments.num_proposals, arguments.batch) < 1 or arguments.kills < 0:
+        raise InputError("--images, --distinct, --num-proposals and --batch must be 1 or more, --kills 0 or more")
+    if arguments.into:
+        embed(arguments, arguments.into)
+        return
+    if arguments.folder.exists() and any(arguments.folder.iterdir()):
+        raise InputError(f"--folder {arguments.folder} is not empty")
+    command = [sys.executable, __file__, *(sys.argv[1:] if given is None else given), "--into"]
+    whole, killed = arguments.folder / "whole", arguments.folder / "killed"
+    print("in one go", flush=True)
+    subprocess.run([*command, str(whole)], check=True)
+    embed_killed([*command, str(killed)], killed, arguments.images, arguments.kills)
+    if contents(whole) != contents(killed):
+        raise InputError(f"{whole} and {killed} differ")
+    print(f"equal: {images_of(killed)} images in {len(shards(killed))} shards, killed {arguments.kills} times")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (InputError, ValueError) as error:
+        sys.exit(f"error: {error}")
