@@ -64,7 +64,7 @@ class Gallery:
         self._scenes = Scenes(encoded, images)
         self._annotations = Annotations(
             tuple(f"{number:06}.jpg" for number in range(images)),
-            np.tile(np.int32(size), (images, 1)),
+            np.tile(np.asarray(size, np.int32), (images, 1)),
             np.full(images, -1, np.int32),
             np.full(images, -1, np.int64),
             tuple(np.zeros((0, 4), np.float32) for _ in range(images)),
