@@ -34,7 +34,7 @@ EVERY = 1000  # images between two lines
 PAUSE = 0.05  # seconds between two looks at the shards
 
 
-class Scenes(Sequence[dict[str, Any]]):
+class Scenes:
     """Records of a few encoded scenes, again and again. Says how much memory is in use when one in EVERY is read."""
 
     def __init__(self, encoded: Sequence[bytes], count: int):
@@ -43,7 +43,7 @@ class Scenes(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: Any) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         if index % EVERY == 0:
             seconds = time.monotonic() - self._began
             print(f"image {index}: {resident() / 2**20:.0f} MiB resident, {seconds:.0f} s", flush=True)
