@@ -143,7 +143,7 @@ def raised_in_config(argv: list[str], error: BaseException | None) -> str:
     file, found = config_file(argv), ""
     while error is not None and file:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        what = " ".join(str(error).split()) if isinstance(error, InputError) else _in_words(error)
+        what = one_line(error) if isinstance(error, InputError) else _in_words(error)
         if isinstance(error, SyntaxError) and error.filename == file:
             found = f"--config {file}, line {error.lineno}: {error.msg}"
         elif lines:

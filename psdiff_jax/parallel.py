@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from psdiff_jax.errors import InputError
+from psdiff_jax.errors import InputError, one_line
 from psdiff_jax.pod import leave, roll_call
 
 AXES = ("data", "model")
@@ -67,17 +67,13 @@ def join(limit: float = 300.0, trains: bool = True, where: tuple[str, int, int] 
             raise ValueError("no cluster was found")
     except (ValueError, RuntimeError, KeyError) as error:
         raise InputError(
-            f"config.distributed: who the other processes are is not known ({_one_line(error)}); start this under "
-            "SLURM, Open MPI or Kubernetes or on TPU VMs, or leave config.distributed=False"
+            f"config.distributed: who the other processes are is not known ({one_line(error).rstrip('.')}); start this "
+            "under SLURM, Open MPI or Kubernetes or on TPU VMs, or leave config.distributed=False"
         ) from error
     jax.config.update("jax_enable_preemption_service", trains)
     for_jax = roll_call(address, count, index, limit) if count > 1 else address
     jax.distributed.initialize(for_jax, count, index, local)
     atexit.register(leave)  # runs before JAX's own, which waits for the others
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
 
 
 def meet() -> None:

@@ -19,16 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from psdiff_jax.api import load_embedder
+from psdiff_jax.compilation import keep_compiled
 from psdiff_jax.config import Config, from_values, load_config
 from psdiff_jax.data.schema import Annotations, Queries
 from psdiff_jax.datasets.synthetic_street import Street, StreetOptions
 from psdiff_jax.datasets.synthetic_street.render import encode
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.embed_split import embed_gallery
+from psdiff_jax.inference.split_shards import missing_images
 
 EVERY = 1000  # images between two lines
 PAUSE = 0.05  # seconds between two looks at the shards
@@ -98,7 +99,7 @@ def small_config(arguments: argparse.Namespace) -> Config:
 
 def embed(arguments: argparse.Namespace, into: Path) -> None:
     """Embeds the gallery, or what is missing of it, into shards."""
-    jax.config.update("jax_compilation_cache_dir", str(arguments.folder / "programs"))
+    keep_compiled(str(arguments.folder / "programs"))
     gallery = Gallery(arguments.folder, arguments.images, arguments.distinct, tuple(arguments.size))
     embedder, _ = load_embedder(small_config(arguments), arguments.folder)
     print(f"before: {resident() / 2**20:.0f} MiB resident", flush=True)
@@ -110,9 +111,9 @@ def shards(into: Path) -> list[Path]:
     return sorted(into.glob("gallery-*/[0-9]*"))
 
 
-def images_of(into: Path) -> int:
-    """How many images are in the shards."""
-    return sum(int(last) - int(first) + 1 for first, last in (shard.name.split("-") for shard in shards(into)))
+def images_of(into: Path, images: int) -> int:
+    """How many of the images are in the shards."""
+    return sum(images - len(missing_images(split, images)) for split in into.glob("gallery-*"))
 
 
 def contents(into: Path) -> dict[str, str]:
@@ -126,11 +127,11 @@ def embed_killed(command: Sequence[str], into: Path, images: int, kills: int) ->
     for number in range(kills + 1):
         process = subprocess.Popen(command)
         until = images * (number + 1) // (kills + 1)
-        while number < kills and process.poll() is None and images_of(into) < until:
+        while number < kills and process.poll() is None and images_of(into, images) < until:
             time.sleep(PAUSE)
         if number < kills and process.poll() is None:
             process.kill()
-            print(f"killed with {images_of(into)} of {images} images in shards", flush=True)
+            print(f"killed with {images_of(into, images)} of {images} images in shards", flush=True)
         elif number < kills:
             raise InputError(f"{into}: all was done before kill {number + 1}; give more --images")
         if process.wait() != 0 and number == kills:
@@ -163,7 +164,8 @@ def main(given: Sequence[str] | None = None) -> None:
     embed_killed([*command, str(killed)], killed, arguments.images, arguments.kills)
     if contents(whole) != contents(killed):
         raise InputError(f"{whole} and {killed} differ")
-    print(f"equal: {images_of(killed)} images in {len(shards(killed))} shards, killed {arguments.kills} times")
+    count = images_of(killed, arguments.images)
+    print(f"equal: {count} images in {len(shards(killed))} shards, killed {arguments.kills} times")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,18 @@ from absl import flags
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
+# a config file of a model that compiles soon
+SMALL = """
+from psdiff_jax.configs.street_pretrain import get_config as street
+
+
+def get_config():
+    config = street()
+    config.model.update({"backbone": "tiny", "dim": 16, "heads": 2, "embedding_dim": 8, "time_dim": 8, "side": 3})
+    config.noise.num_proposals = config.sampler.num_proposals = 12
+    return config
+"""
+
 
 def load_script(name: str) -> ModuleType:
     """The module scripts/NAME.py, which finds its neighbours as it does when it is started."""

@@ -7,20 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .loading import SCRIPTS, load_script
+from .loading import SCRIPTS, SMALL, load_script
 
 pytestmark = pytest.mark.slow
-
-SMALL = """
-from psdiff_jax.configs.street_pretrain import get_config as street
-
-
-def get_config():
-    config = street()
-    config.model.update({"backbone": "tiny", "dim": 16, "heads": 2, "embedding_dim": 8, "time_dim": 8, "side": 3})
-    config.noise.num_proposals = config.sampler.num_proposals = 12
-    return config
-"""
 
 
 @pytest.fixture(scope="module")

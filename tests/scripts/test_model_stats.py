@@ -11,21 +11,11 @@ import pytest
 from psdiff_jax.config import from_values
 from psdiff_jax.configs import base
 
-from .loading import load_script
+from .loading import SMALL, load_script
 
 pytestmark = pytest.mark.slow
 
 model_stats = load_script("model_stats")
-
-SMALL = """
-from psdiff_jax.configs.street_pretrain import get_config as street
-
-
-def get_config():
-    config = street()
-    config.model.update({"backbone": "tiny", "dim": 16, "heads": 2, "embedding_dim": 8, "time_dim": 8, "side": 3})
-    return config
-"""
 
 
 def products(function, *shapes):

@@ -4,22 +4,11 @@ import json
 
 import pytest
 
-from .loading import load_script
+from .loading import SMALL, load_script
 
 pytestmark = pytest.mark.slow
 
 step_stats = load_script("step_stats")
-
-SMALL = """
-from psdiff_jax.configs.street_pretrain import get_config as street
-
-
-def get_config():
-    config = street()
-    config.model.update({"backbone": "tiny", "dim": 16, "heads": 2, "embedding_dim": 8, "time_dim": 8, "side": 3})
-    config.noise.num_proposals = config.sampler.num_proposals = 12
-    return config
-"""
 
 
 def test_collectives_of_a_program():
