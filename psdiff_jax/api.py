@@ -40,7 +40,7 @@ from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.inference.ranking import Hit
 from psdiff_jax.inference.tracking import TrackedFrame, TrackingOptions, track
 from psdiff_jax.ops.boxes import is_inside
-from psdiff_jax.training.train import has_checkpoint, load_trained, load_weights, weights
+from psdiff_jax.training.train import load_trained, load_weights, newest_step, weights
 
 SHIPPED = PRETRAINED / "people_psdiff.npz"
 
@@ -109,7 +109,7 @@ class PersonSearch:
         steps = steps or config.exported_steps
         given = config.train.init_from if not (config.train.init_parts or config.train.readout_from) else ""
         whole = [path for path in (workdir / "model.npz", Path(given).expanduser()) if path.is_file()]
-        if whole and not has_checkpoint(workdir):
+        if whole and not newest_step(workdir):
             embedder = _embedder(config, *load_weights(config, whole[0]))
         else:
             embedder, _ = load_embedder(config, workdir)

@@ -14,8 +14,16 @@ from psdiff_jax.api import load_embedder
 from psdiff_jax.config import Config
 from psdiff_jax.data.detections import load_embeddings
 from psdiff_jax.data.held_out import training_positions
-from psdiff_jax.data.pipeline import Processes, eval_batches, reading_threads, train_batches
+from psdiff_jax.data.pipeline import (
+    Processes,
+    eval_batches,
+    reading_threads,
+    stored_batches,
+    train_batches,
+    view_batches,
+)
 from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.data.views import StoredViews
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.evaluate import Evaluation, threshold_at, write_evaluation
 from psdiff_jax.evaluation.evaluate import evaluate as evaluate_detections
@@ -40,6 +48,7 @@ from psdiff_jax.teacher.kinds import open_targets
 from psdiff_jax.teacher.targets import Targets
 from psdiff_jax.training import train as training
 from psdiff_jax.training.closed_form import start_readout
+from psdiff_jax.training.frozen_features import features_folder, remove_features, store_features
 from psdiff_jax.training.loop import fit
 from psdiff_jax.training.writer import MetricWriter
 
@@ -67,13 +76,39 @@ def train(config: Config, workdir: Path, dataset: PreparedDataset, gallery: Prep
         )
         model = training.build_model(config, folder / "teacher.npz")
         processes = Processes(*parallel.place())
-        batches = train_batches(
-            dataset, data, batch_size=config.train.batch_size, seed=config.seed, targets=targets, processes=processes
-        )
-        if config.train.closed_form and not training.has_checkpoint(workdir):
+        given: dict[str, Any] = {"batch_size": config.train.batch_size, "seed": config.seed, "processes": processes}
+        batches = train_batches(dataset, data, targets=targets, **given)
+        if config.train.closed_form and not training.newest_step(workdir):
             closed_form(config, dataset, model, targets)
+        if config.train.views and training.newest_step(workdir) < config.train.steps:
+            batches = stored_batches(features(config, workdir, dataset, model, targets), data, **given)
         show = prediction_images(config, config.evaluate, data, gallery, model, writer)
         training.train(config, workdir, model, batches, writer, hooks=[(config.train.image_every, show)])
+        remove_features(workdir)
+
+
+def features(config: Config, workdir: Path, dataset: PreparedDataset, model: PSDiff, targets: Targets) -> StoredViews:
+    """What the frozen backbones of `model` make of config.train.views views of the training images."""
+    if jax.process_count() > 1:
+        raise InputError("config.train.views: features are kept by a single process; set it to 0 on a pod")
+    batches = partial(
+        view_batches,
+        dataset,
+        config.data,
+        batch_size=config.evaluate.batch_size,
+        seed=config.seed,
+        targets=targets,
+    )
+    made_from = [config.seed, repr(config.data), repr(config.teacher), str(dataset.folder)]
+    images = len(training_positions(dataset.annotations("train"), config.data.held_out))
+    return store_features(
+        features_folder(workdir),
+        model,
+        lambda view: batches(view=view),
+        images,
+        config.train.views,
+        made_from,
+    )
 
 
 def closed_form(config: Config, dataset: PreparedDataset, model: PSDiff, targets: Targets) -> None:

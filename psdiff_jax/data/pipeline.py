@@ -2,6 +2,7 @@
 
     for batch in train_batches(dataset, options, batch_size=8, seed=0): ...            endless, shuffled, augmented
     for batch in eval_batches(dataset, "gallery", options, batch_size=8): ...          in order, once
+    for batch in stored_batches(stored, options, batch_size=8, seed=0): ...            as the first, from `data.views`
 
 A batch is a pure function of (seed, step): grain shuffles the positions of each epoch and counts steps, and reading,
 decoding and augmenting a batch depend on nothing else. P processes read the same global batches as one would, process p
@@ -38,6 +39,7 @@ from psdiff_jax.data.held_out import training_positions
 from psdiff_jax.data.image_reader import Batch, ImageReader, Targets
 from psdiff_jax.data.options import DataOptions
 from psdiff_jax.data.prepared import Dataset
+from psdiff_jax.data.views import StoredViews
 from psdiff_jax.errors import InputError
 
 
@@ -137,30 +139,72 @@ def train_batches(
       InputError: naming the key, image or file that is wrong, before the first batch.
     """
     local_size = processes.share("config.train.batch_size", batch_size)
-    augment = options.augment
-    reader = ImageReader(
-        dataset,
-        "train",
-        options,
-        targets,
-        embedding_dim,
-        zoom=max(1.0, augment.scale_jitter[1]),
-        max_boxes=options.max_boxes,
-    )
-    kept = training_positions(reader.annotations, options.held_out)
+    reader, kept = _training_images(dataset, options, targets, embedding_dim)
     first_row = processes.index * local_size
 
     def make(step: int, positions: np.ndarray) -> Batch:
         rows = range(first_row, first_row + local_size)
         generators = [np.random.default_rng((seed, step, row)) for row in rows]
         chosen = kept[positions[rows.start : rows.stop]]
-        return reader.batch(chosen, lambda s, i: augment_sample(s, augment, generators[i]))
+        return reader.batch(chosen, lambda s, i: augment_sample(s, options.augment, generators[i]))
 
+    return _shuffled(make, len(kept), options, batch_size, {"seed": seed})
+
+
+def view_batches(
+    dataset: Dataset,
+    options: DataOptions,
+    *,
+    view: int,
+    batch_size: int,
+    seed: int,
+    targets: Targets | None = None,
+    embedding_dim: int = 0,
+) -> EvalBatches:
+    """An augmented view of all training images, in order; the augmentation of an image depends on (seed, view) alone.
+
+    As `eval_batches`, with room for config.data.max_boxes boxes.
+    """
+    reader, kept = _training_images(dataset, replace(options, cache=False), targets, embedding_dim)
+
+    def augment(sample: dict[str, Any], position: int) -> dict[str, Any]:
+        return augment_sample(sample, options.augment, np.random.default_rng((seed, view, position)))
+
+    return _in_order(reader, kept, options, batch_size, batch_size, 0, augment)
+
+
+def stored_batches(
+    stored: StoredViews, options: DataOptions, *, batch_size: int, seed: int, processes: Processes = ALONE
+) -> BatchIterator:
+    """Endless shuffled batches of stored views, as `train_batches`; every epoch takes the next view of an image."""
+    local_size = processes.share("config.train.batch_size", batch_size)
+    first_row = processes.index * local_size
+
+    def make(step: int, positions: np.ndarray) -> Batch:
+        rows = np.arange(first_row, first_row + local_size)
+        return stored.batch((step * batch_size + rows) // stored.images % stored.count, positions[rows])
+
+    return _shuffled(make, stored.images, options, batch_size, {"seed": seed, "views": stored.count})
+
+
+def _training_images(
+    dataset: Dataset, options: DataOptions, targets: Targets | None, embedding_dim: int
+) -> tuple[ImageReader, np.ndarray]:
+    """(a reader of images large enough to be augmented, the positions that are not held out)."""
+    zoom = max(1.0, options.augment.scale_jitter[1])
+    reader = ImageReader(dataset, "train", options, targets, embedding_dim, zoom=zoom, max_boxes=options.max_boxes)
+    return reader, training_positions(reader.annotations, options.held_out)
+
+
+def _shuffled(
+    make: Callable[[int, np.ndarray], Batch], images: int, options: DataOptions, batch_size: int, identity: dict
+) -> BatchIterator:
+    """Endless batches `make(step, positions)` of shuffled positions below `images`."""
     import grain
 
-    batches = grain.MapDataset.range(len(kept)).seed(seed).shuffle().repeat().batch(batch_size, batch_fn=np.asarray)
-    batches = batches.map_with_index(make)
-    identity = {"seed": seed, "batch_size": batch_size, "images": len(kept)}
+    batches = grain.MapDataset.range(images).seed(identity["seed"]).shuffle().repeat()
+    batches = batches.batch(batch_size, batch_fn=np.asarray).map_with_index(make)
+    identity = {**identity, "batch_size": batch_size, "images": images}
     return BatchIterator(lambda step: _read_ahead(batches.slice(slice(step, None)), options), identity)
 
 
@@ -187,12 +231,26 @@ def eval_batches(
     # Read once: a cache would only make memory grow with the split.
     reader = ImageReader(dataset, split, replace(options, cache=False), targets, embedding_dim)
     chosen = np.arange(len(reader)) if indices is None else np.asarray(indices, np.int64)
+    return _in_order(reader, chosen, options, batch_size, local_size, processes.index * local_size)
+
+
+def _in_order(
+    reader: ImageReader,
+    chosen: np.ndarray,
+    options: DataOptions,
+    batch_size: int,
+    local_size: int,
+    first_row: int,
+    change: Callable[[dict[str, Any], int], dict[str, Any]] | None = None,
+) -> EvalBatches:
+    """The `local_size` rows from `first_row` on of each batch of the chosen positions, changed by
+    `change(sample, position)`; the last batch is padded."""
     count = -(-len(chosen) // batch_size)
 
     def make(step: int) -> Batch:
-        first = step * batch_size + processes.index * local_size
+        first = step * batch_size + first_row
         positions = chosen[first : first + local_size]
-        batch = reader.batch(positions)
+        batch = reader.batch(positions, change and (lambda sample, row: change(sample, int(positions[row]))))
         valid = np.arange(local_size) < len(positions)
         fills = {"image_index": -1, "person_ids": -1, "scale": 1}
         batch = {key: transforms.pad_rows(rows, local_size, fills.get(key, 0)) for key, rows in batch.items()}

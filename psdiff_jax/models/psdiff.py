@@ -27,6 +27,14 @@ DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)
 MAX_LOG_SCALE = 4.135  # log(1000 / 16), detectron2's limit on how much one step may enlarge a box
 
 
+class Maps(NamedTuple):
+    """What the backbones make of images: their stages [B,H/s,W/s,C], of the one that finds people and of the one that
+    the row read-out reads (() = the same)."""
+
+    stages: tuple[jax.Array, ...]
+    reid: tuple[jax.Array, ...] = ()
+
+
 class Condition(NamedTuple):
     """What denoising is conditioned on (Eq. 9): pyramid levels [B,H/s,W/s,C] and image_size [B,2] (h, w) in pixels.
 
@@ -135,15 +143,23 @@ class PSDiff(nnx.Module):
 
         The pyramid depends on neither the extent of the padding nor on what the batch holds there; it is zero there.
         """
+        return self.condition(self.maps(images, image_size), image_size)
+
+    def maps(self, images: jax.Array, image_size: jax.Array) -> Maps:
+        """The part of `features` that the backbones do."""
         dtype = jnp.dtype(self.options.dtype)
         pixels = images.astype(jnp.float32)
         times = self.options.downsample
         small, small_size = shrunk(pixels, image_size, times), valid_size(image_size, times)
         stages = self.backbone(small, image_size=small_size, dtype=dtype)
-        maps = () if self.readout is None else stages
-        if self.options.reid_backbone:
-            maps = self.reid_backbone(pixels, image_size=image_size, dtype=dtype)
-        return Condition(self.fpn(stages, small_size), image_size, maps)
+        if not self.options.reid_backbone:
+            return Maps(stages)
+        return Maps(stages, self.reid_backbone(pixels, image_size=image_size, dtype=dtype))
+
+    def condition(self, maps: Maps, image_size: jax.Array) -> Condition:
+        """The part of `features` that comes after the backbones."""
+        pyramid = self.fpn(maps.stages, valid_size(image_size, self.options.downsample))
+        return Condition(pyramid, image_size, () if self.readout is None else maps.reid or maps.stages)
 
     def denoise(
         self, condition: Condition, state: State, t: jax.Array, held: jax.Array | None = None

@@ -38,6 +38,12 @@ class TrainOptions(OptimizerOptions):
         str, ".npz of a run whose row read-out is taken, with the backbone that it reads; '' = none"
     ] = ""
     frozen: Annotated[tuple[Part, ...], "modules that are not trained"] = ()
+    views: Annotated[
+        int,
+        NOT_NEGATIVE,
+        "augmented views of a training image whose maps frozen backbones make once and keep on the disk; 0 = at every "
+        "step, of ever new ones",
+    ] = 0
     objective: Annotated[
         Literal["denoising", "readout"], "what is learned: PSDiff, or its row read-out alone, at the ground-truth boxes"
     ] = "denoising"
@@ -54,6 +60,7 @@ class TrainOptions(OptimizerOptions):
         super().check(need)
         need(self.batch_size % self.accumulate == 0, "accumulate", "must divide config.train.batch_size")
         need(set(self.frozen) != set(get_args(Part)), "frozen", "leave a module to train")
+        need(not self.views or self.objective == "denoising", "views", "must be 0 with objective='readout'")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from psdiff_jax.diffusion.noise import State
 from psdiff_jax.diffusion.samplers import SamplerOptions
 from psdiff_jax.models.psdiff import PSDiff, merge
 from psdiff_jax.ops import boxes as box_ops
+from psdiff_jax.training.frozen_features import maps_of
 from psdiff_jax.training.losses import embedding_loss, set_loss
 from psdiff_jax.training.matcher import MatchOptions
 from psdiff_jax.training.states import NoiseOptions, training_states
@@ -52,6 +53,7 @@ def loss_fn(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss (Eq. 13, summed over the stacked layers) and its terms, those of the last layer by name.
 
+    batch: of images, or of the maps that frozen backbones made of them (`training.frozen_features`).
     remat: modules whose activations are not kept for the backward pass, but for the outputs of the backbone's blocks
     and the cells of the boxes.
     """
@@ -60,7 +62,10 @@ def loss_fn(
     def again(part: Recomputed, function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.checkpoint(function, policy=KEPT) if part in remat else function
 
-    condition = again("backbone", model.features)(batch["image"], batch["image_size"])
+    if "image" in batch:
+        condition = again("backbone", model.features)(batch["image"], batch["image_size"])
+    else:
+        condition = model.condition(maps_of(batch, jnp.dtype(model.options.dtype)), batch["image_size"])
     frozen = jax.lax.stop_gradient(condition)
 
     def denoise(state: State, t: jax.Array) -> tuple[State, jax.Array]:

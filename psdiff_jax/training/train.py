@@ -155,9 +155,9 @@ def training_mesh(config: TrainingConfig) -> Mesh:
     return mesh
 
 
-def has_checkpoint(workdir: Path) -> bool:
-    """Whether a training in `workdir` would continue."""
-    return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
+def newest_step(workdir: Path) -> int:
+    """The step from which a training in `workdir` would continue; 0 = there is no checkpoint."""
+    return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
 
 
 def weights(state: TrainState) -> Any:

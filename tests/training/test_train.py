@@ -14,7 +14,7 @@ from psdiff_jax.models.weights import flatten_state, save_npz
 from psdiff_jax.training.checkpoint import Checkpoints
 from psdiff_jax.training.options import TrainingConfig, TrainOptions
 from psdiff_jax.training.step import TrainState
-from psdiff_jax.training.train import build_model, has_checkpoint, load_trained, new_model, training_mesh
+from psdiff_jax.training.train import build_model, load_trained, new_model, newest_step, training_mesh
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "swin_t", "osnet_x0_25", "mobilenet_v2"])
@@ -28,7 +28,7 @@ def test_shapes_are_those_of_the_model(backbone):
 
 def test_a_finished_runs_model_file_is_read_where_it_holds_the_newest_weights(tmp_path, tiny):
     config = TrainingConfig(model=tiny.options)
-    assert not has_checkpoint(tmp_path)
+    assert newest_step(tmp_path) == 0
     average = jax.tree.map(lambda v: v + 1, tiny.params)
     for step, ema in ((3, None), (12, average)):
         state = TrainState(jnp.int32(step), tiny.params, tiny.rest, None, ema, jax.random.key(0))
@@ -36,7 +36,7 @@ def test_a_finished_runs_model_file_is_read_where_it_holds_the_newest_weights(tm
             checkpoints.save(step, state)
         save_npz(tmp_path / "model.npz", nnx.merge_state(tiny.params if ema is None else ema, tiny.rest))
         _, found = load_trained(config, tmp_path, tmp_path / "teacher.npz")
-        assert int(found.step) == step and has_checkpoint(tmp_path)
+        assert int(found.step) == step and newest_step(tmp_path) == step
         for part, expected in ((found.params, ema or tiny.params), (found.rest, tiny.rest)):
             for a, b in zip(jax.tree.leaves(part), jax.tree.leaves(expected), strict=True):
                 np.testing.assert_array_equal(a, b)

@@ -1,0 +1,112 @@
+"""What frozen backbones make of the training images, computed once: training then costs what is trained.
+
+Each image is augmented config.train.views times, and the backbones' maps of those views are kept on the disk in half
+precision (`data.views`), a run's own in its `workdir/features`. They are deleted when training is done.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from psdiff_jax import parallel
+from psdiff_jax.data.image_reader import Batch
+from psdiff_jax.data.pipeline import EvalBatches
+from psdiff_jax.data.views import StoredViews, has_view, write_view
+from psdiff_jax.errors import InputError
+from psdiff_jax.files import write_atomically, writing
+from psdiff_jax.models.psdiff import Maps, PSDiff, merge
+from psdiff_jax.models.weights import state_hash
+from psdiff_jax.progress import progress
+
+STAGE, REID = "stage_{}", "reid_{}"  # names of the maps in a batch
+
+
+def maps_of(batch: dict[str, Any], dtype: Any) -> Maps:
+    """The maps of a stored batch."""
+
+    def named(name: str) -> tuple[jax.Array, ...]:
+        return tuple(batch[name.format(i)].astype(dtype) for i in range(4) if name.format(i) in batch)
+
+    return Maps(named(STAGE), named(REID))
+
+
+def features_folder(workdir: Path) -> Path:
+    """Where a run keeps its features."""
+    return workdir / "features"
+
+
+def remove_features(workdir: Path) -> None:
+    """Deletes the features of a run that has made use of them."""
+    if parallel.is_main_process():
+        shutil.rmtree(features_folder(workdir), ignore_errors=True)
+
+
+def store_features(
+    folder: Path, model: PSDiff, view_batches: Callable[[int], EvalBatches], images: int, views: int, made_from: Any
+) -> StoredViews:
+    """Computes what is missing in `folder` of the features of `views` views of the training images.
+
+    Args:
+      view_batches: the batches of a view, in order. images: their number of images.
+      made_from: what decides the views, for JSON; with other weights or another value all are made anew.
+
+    Raises:
+      InputError: the disk is too small, or a map is not finite in half precision.
+    """
+    graphdef, state = nnx.split(model)
+    frozen = {name: nnx.state(getattr(model, name)) for name in model.backbone_specs}
+    identity = json.dumps({"weights": state_hash(frozen), "made_from": made_from}, sort_keys=True)
+    mark = folder / "made_from.json"
+    if not mark.is_file() or mark.read_text() != identity:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_atomically(mark, identity)
+    mesh = parallel.make_mesh()
+    state = parallel.put_replicated(state, mesh)
+
+    @jax.jit
+    def compute(state: nnx.State, image: jax.Array, size: jax.Array) -> dict[str, jax.Array]:
+        maps = merge(graphdef, state, folded=True).maps(image, size)
+        named = zip((STAGE, REID), maps, strict=True)
+        return {name.format(i): x.astype(jnp.float16) for name, part in named for i, x in enumerate(part)}
+
+    def with_maps(batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            inputs = parallel.put_batch({name: batch[name] for name in ("image", "image_size")}, mesh)
+            maps = parallel.fetch(compute(state, inputs["image"], inputs["image_size"]))
+            for name, array in maps.items():
+                if not np.isfinite(array).all():
+                    raise InputError(f"config.train.views: {name} does not fit into half precision; set it to 0")
+            yield {**{name: rows for name, rows in batch.items() if name != "image"}, **maps}
+
+    for view in range(views):
+        if has_view(folder, view):
+            continue
+        batches = view_batches(view)
+        if view == 0:
+            _check_room(folder, next(with_maps(batches)), images, views)
+        shown = progress(batches, f"features, view {view + 1} of {views}", "images", images, _valid)
+        write_view(folder, view, with_maps(shown), images)
+    return StoredViews(folder, views)
+
+
+def _valid(batch: Batch) -> int:
+    return int(batch["valid"].sum())
+
+
+def _check_room(folder: Path, batch: Batch, images: int, views: int) -> None:
+    """Raises InputError before hours of work are lost to a full disk."""
+    needed = sum(rows[0].nbytes for rows in batch.values()) * images * views
+    with writing(folder):
+        free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"config.train.views: the features of {views} views of {images} images need {needed / 2**30:.1f} GiB, and "
+            f"{folder} has room for {free / 2**30:.1f}: choose fewer, or 0"
+        )
