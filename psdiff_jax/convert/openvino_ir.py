@@ -13,7 +13,8 @@ _WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 
 
 def read_openvino_ir(path: Path) -> dict[str, np.ndarray]:
-    """Name -> array of the weights of convolutions and linear layers, and of their biases, in PyTorch's axes.
+    """Name -> array of the weights of convolutions and linear layers, and of their biases, in PyTorch's axes; and scale
+    and shift ("MVN_565.weight", "MVN_565.bias") of normalisations by a map's own statistics.
 
     In the order of the layers; a bias is what is added to a layer's result. A tensor that has its name from PyTorch
     keeps it ("Copy_neck.conv.weight/Output_0" is "neck.conv.weight"); others are named after their layer: "370.weight"
@@ -33,6 +34,8 @@ def read_openvino_ir(path: Path) -> dict[str, np.ndarray]:
                 arrays[f"{name}.weight"] = array
                 if (bias := graph.bias(layer, len(array))) is not None:
                     arrays[f"{name}.bias"] = bias
+            elif layer.get("type") == "MVN":
+                arrays |= graph.affine(layer)
     except InputError:
         raise
     except (ElementTree.ParseError, LookupError, ValueError) as error:
@@ -83,6 +86,29 @@ class _Graph:
                 if constants and constants[0] is not None and constants[0][1].size == width:
                     return constants[0][1].reshape(-1)
         return None
+
+    def affine(self, layer: ElementTree.Element) -> dict[str, np.ndarray]:
+        """What a normalisation's result is multiplied with and what is added then, each [C]; only what there is."""
+        found, place = {}, layer.attrib["id"]
+        for kind, leaf in (("Multiply", "weight"), ("Add", "bias")):
+            after = self.after(place)
+            while after is not None and self.layers[after].get("type") == "Reshape":
+                place, after = after, self.after(after)
+            if after is None or self.layers[after].get("type") != kind:
+                break
+            [constant] = [self.constant(other) for other in self.inputs[after] if other != place]
+            if constant is None:
+                break
+            found[f"{_layer_name(layer)}.{leaf}"] = constant[1].reshape(-1)
+            place = after
+        return found
+
+    def after(self, place: str) -> str | None:
+        """The layer that reads another's result, if it is one alone; what asks for shapes does not count."""
+        readers = [
+            i for i, before in self.inputs.items() if place in before and self.layers[i].get("type") != "ShapeOf"
+        ]
+        return readers[0] if len(readers) == 1 else None
 
     def constant(self, place: str) -> tuple[str, np.ndarray] | None:
         """(name, array) of a floating-point constant, behind conversions of its type; None where there is none."""

@@ -1,13 +1,18 @@
-"""The names that torchreid gives to the tensors of `models.osnet.OSNet`, in its .pth files and in ONNX files of them.
+"""The names that files give to the tensors of `models.osnet.OSNet`: torchreid's, in its .pth files and in ONNX files of
+them, and Open Model Zoo's.
 
 Exporters to ONNX fold BatchNorm into the convolutions, which then have a bias. It becomes our BatchNorm's, whose other
 tensors are those of the identity.
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from psdiff_jax.convert.layout import BackboneLayout, Checkpoint, folded_norm
+from psdiff_jax.convert.mobilenet import plain_names
 from psdiff_jax.convert.resnet import LEAVES
 
 LEFT_OUT = r"(fc|classifier)\..+|.*\.num_batches_tracked"
@@ -51,8 +56,54 @@ class FoldedOSNetLayout(OSNetLayout):
         return folded_norm(ours)
 
 
+@dataclass(frozen=True)
+class ModelZooLayout(FoldedOSNetLayout):
+    """Open Model Zoo's person-reidentification-retail networks, most of whose layers have numbers for names: they are
+    found by their order, which is that of the forward pass."""
+
+    left_out: str = ".+"
+
+    def find(self, arrays: Mapping[str, np.ndarray], where: str) -> Checkpoint | None:
+        weights = (name for name in arrays if name.endswith(".weight"))
+        found: dict[str, str] = {}
+        for ours, weight in zip(_forward_order(), weights, strict=False):
+            first = found.setdefault(ours, weight)  # a gate stands there once for each stream that it serves
+            if arrays[first].ndim != (1 if "norm" in ours else 4) or not np.array_equal(arrays[first], arrays[weight]):
+                return None
+        if set(found) != set(_forward_order()):
+            return None
+        full = {name: name for name in arrays}
+        for ours, weight in found.items():
+            for leaf in ("weight", "bias"):
+                if (name := weight.removesuffix("weight") + leaf) in full:
+                    full[f"{ours}.{leaf}"] = full.pop(name)
+        return Checkpoint(self, "", full, arrays, where)
+
+
+def _forward_order() -> Iterator[str]:
+    """The modules of an OSNet with instance normalisation and context gates as they compute."""
+    yield from ("norm", "conv1", "conv1.norm")
+    for stage in (2, 3, 4):
+        for block in (f"conv{stage}.0", f"conv{stage}.1"):
+            yield f"{block}.conv1"
+            for stream in range(4):
+                for layer in range(stream + 1):
+                    yield from (f"{block}.streams.{stream}.{layer}{part}" for part in (".pointwise", ""))
+                if block.endswith("1"):
+                    yield f"{block}.gate.norm"
+                elif stream == 0:  # the weights of its two layers are told apart by name, and come once
+                    yield from (f"{block}.gate.fc1", f"{block}.gate.fc2")
+            yield f"{block}.conv3"
+            if block.endswith("0"):
+                yield f"{block}.downsample"
+        if stage < 4:
+            yield f"transitions.{stage - 2}"
+    yield "conv5"
+
+
 _GATE = r"conv2\.0\.gate\.fc1\.weight"
 OSNETS = (
     OSNetLayout("torchreid's OSNet", (r"conv1\.bn\.weight", _GATE), torchreid_names),
     FoldedOSNetLayout("OSNet with folded BatchNorm", (r"conv1\.conv\.bias", _GATE), folded_names),
+    ModelZooLayout("OSNet of Open Model Zoo", (), plain_names),
 )

@@ -13,6 +13,7 @@ Legend: B image, H W rows and columns of a map, C channels, G G' rows and column
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from psdiff_jax.models.padding import clear_outside, shrunk, valid_size
 from psdiff_jax.models.resnet import conv, max_pool
 
 GATE_STRIDE = 16  # of the cells of an image that have a gate of their own
+CONTEXT_GROUPS = 16  # of channels, in a `ContextGate`
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class OSNetSpec(BackboneSpec):
       gate_window: (h, w) in pixels of the image, over which gates average, in whole cells of 16 pixels around theirs;
         None = over everything, for crops.
       last_stride: of conv5's max-pooling; 1 = none, for crops.
-      epsilon: BatchNorm's.
+      instance_norm: images and what conv1 makes of them are normalised by their own statistics (Zhou et al. 2021).
+      context_gates: the second block of a stage has gates without an MLP (`ContextGate`).
+      epsilon: BatchNorm's and instance normalisation's.
     """
 
     stem_width: int
@@ -48,6 +52,8 @@ class OSNetSpec(BackboneSpec):
     depths: tuple[int, int, int] = (2, 2, 2)
     gate_window: tuple[int, int] | None = (256, 128)
     last_stride: int = 2
+    instance_norm: bool = False
+    context_gates: bool = False
     epsilon: float = 1e-5
 
     @property
@@ -73,6 +79,9 @@ SPECS = {
     "osnet_x0_5": OSNetSpec(32, (128, 192, 256)),
     "osnet_x0_75": OSNetSpec(48, (192, 288, 384)),
     "osnet_x1_0": OSNetSpec(64, (256, 384, 512)),
+    "osnet_omz": OSNetSpec(
+        64, (256, 384, 512), instance_norm=True, context_gates=True, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0)
+    ),
 }
 
 
@@ -98,16 +107,55 @@ class Gate(nnx.Module):
         return x * grid.spread(nnx.sigmoid(self.fc2(nnx.relu(self.fc1(grid.means(x))))), x)
 
 
+class ContextGate(nnx.Module):
+    """Weighs each channel by its mean, relative to those of its group ("Linear Context Transform", Ruan et al. 2020,
+    section 3.2): [B,H,W,C] -> same."""
+
+    def __init__(self, width: int, epsilon: float, *, rngs: nnx.Rngs):
+        self.norm = nnx.GroupNorm(width, CONTEXT_GROUPS, epsilon=epsilon, rngs=rngs)
+
+    def __call__(self, x: jax.Array, grid: "Grid") -> jax.Array:
+        means = grid.means(x)
+        gates = nnx.sigmoid(self.norm(means.reshape(-1, means.shape[-1])).reshape(means.shape))
+        return x * grid.spread(gates.astype(x.dtype), x)
+
+
+class InstanceNorm(nnx.Module):
+    """Each channel of an image normalised by its own mean and variance over the valid cells: [B,H,W,C] -> same."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.epsilon = epsilon
+        self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
+
+    def __call__(self, x: jax.Array, grid: "Grid") -> jax.Array:
+        wide = grid.clear(x.astype(jnp.float32))
+        mean = grid.means(wide)
+        variance = jnp.maximum(grid.means(wide**2) - mean**2, 0)
+        return ((wide - mean) * jax.lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]).astype(
+            x.dtype
+        )
+
+
+class InstanceLayer(nnx.Module):
+    """A convolution, instance normalisation and a ReLU."""
+
+    def __init__(self, convolution: nnx.Conv, epsilon: float):
+        self.conv, self.norm = convolution, InstanceNorm(convolution.out_features, epsilon)
+
+    def __call__(self, x: jax.Array, grid: "Grid") -> jax.Array:
+        return nnx.relu(self.norm(self.conv(x), grid))
+
+
 class Block(nnx.Module):
     """The omni-scale residual block (Fig. 4): streams of one to four lite layers, summed through one shared gate."""
 
-    def __init__(self, cin: int, cout: int, epsilon: float, *, rngs: nnx.Rngs):
+    def __init__(self, cin: int, cout: int, epsilon: float, context: bool = False, *, rngs: nnx.Rngs):
         width = cout // 4
         self.conv1 = Layer(conv(cin, width, 1, rngs=rngs), epsilon, rngs=rngs)
         self.streams = nnx.List(
             [nnx.List([LiteLayer(width, epsilon, rngs=rngs) for _ in range(depth)]) for depth in (1, 2, 3, 4)]
         )
-        self.gate = Gate(width, rngs=rngs)
+        self.gate = ContextGate(width, epsilon, rngs=rngs) if context else Gate(width, rngs=rngs)
         self.conv3 = Layer(conv(width, cout, 1, rngs=rngs), epsilon, activation=None, rngs=rngs)
         self.downsample = (
             Layer(conv(cin, cout, 1, rngs=rngs), epsilon, activation=None, rngs=rngs) if cin != cout else None
@@ -135,10 +183,15 @@ class OSNet(nnx.Module):
     def __init__(self, spec: OSNetSpec, *, rngs: nnx.Rngs):
         self.spec = spec
         layer = partial(Layer, epsilon=spec.epsilon, rngs=rngs)
-        self.conv1 = layer(conv(3, spec.stem_width, 7, 2, rngs=rngs))
+        first = conv(3, spec.stem_width, 7, 2, rngs=rngs)
+        self.norm: Any = InstanceNorm(3, spec.epsilon) if spec.instance_norm else None
+        self.conv1: Any = InstanceLayer(first, spec.epsilon) if spec.instance_norm else layer(first)
         stages = []
         for cin, cout, depth in zip((spec.stem_width, *spec.widths), spec.widths, spec.depths, strict=False):
-            blocks = [Block(cin if i == 0 else cout, cout, spec.epsilon, rngs=rngs) for i in range(depth)]
+            blocks = [
+                Block(cin if i == 0 else cout, cout, spec.epsilon, spec.context_gates and i > 0, rngs=rngs)
+                for i in range(depth)
+            ]
             stages.append(nnx.List(blocks))
         self.conv2, self.conv3, self.conv4 = stages
         self.transitions = nnx.List([layer(conv(width, width, 1, rngs=rngs)) for width in spec.widths[:2]])
@@ -152,7 +205,12 @@ class OSNet(nnx.Module):
         image_size: jax.Array | None = None,
     ) -> tuple[jax.Array, ...]:
         x = clear_outside(self.spec.normalize(images, dtype), image_size)
-        x = max_pool(clear_outside(self.conv1(x, train), image_size, 2))  # after a ReLU zero is to it what -inf is
+        if self.spec.instance_norm:
+            x = clear_outside(self.norm(x, Grid(image_size, 1, None)), image_size)
+            x = self.conv1(x, Grid(image_size, 2, None))
+        else:
+            x = self.conv1(x, train)
+        x = max_pool(clear_outside(x, image_size, 2))  # after a ReLU zero is to it what -inf is
         outputs: list[jax.Array] = []
         for i, (stage, stride) in enumerate(zip((self.conv2, self.conv3, self.conv4), (4, 8, 16), strict=True)):
             if i:

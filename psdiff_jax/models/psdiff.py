@@ -3,8 +3,9 @@
 Legend: B image, H W pixels, N proposal, D embedding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,14 @@ from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.roi_align import roi_align
 from psdiff_jax.options import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Need
 
+T = TypeVar("T")
 DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)
 MAX_LOG_SCALE = 4.135  # log(1000 / 16), detectron2's limit on how much one step may enlarge a box
 
 
 class Maps(NamedTuple):
-    """What the backbones make of images: their stages [B,H/s,W/s,C], of the one that finds people and of the one that
-    the row read-out reads (() = the same)."""
+    """What the backbones make of images: the stages [B,H/s,W/s,C] of the one that finds people, and those that the row
+    read-out reads of the one that tells them apart (() = there is one backbone)."""
 
     stages: tuple[jax.Array, ...]
     reid: tuple[jax.Array, ...] = ()
@@ -38,7 +40,7 @@ class Maps(NamedTuple):
 class Condition(NamedTuple):
     """What denoising is conditioned on (Eq. 9): pyramid levels [B,H/s,W/s,C] and image_size [B,2] (h, w) in pixels.
 
-    maps: what the row read-out reads, of the same strides but a multiple of the pyramid's resolution; () without it.
+    maps: what the row read-out reads, at the pyramid's resolution or a multiple of it; () without it.
     """
 
     pyramid: tuple[jax.Array, ...]
@@ -66,6 +68,7 @@ class PSDiffOptions(CDLOptions):
     readout_rows: Annotated[
         int, NOT_NEGATIVE, "rows of a box whose features are mapped to an embedding that is added (`models.readout`)"
     ] = 0
+    readout_strides: Annotated[tuple[int, ...], "strides of the maps that are read"] = STRIDES
     reid_backbone: Annotated[
         str, "backbone at full resolution that the row read-out reads; '' = the one above, at its own"
     ] = ""
@@ -81,6 +84,12 @@ class PSDiffOptions(CDLOptions):
         names = ", ".join(BACKBONES)
         need(self.backbone in BACKBONES, "backbone", f"choose one of {names}")
         need(self.reid_backbone in ("", *BACKBONES), "reid_backbone", f"choose one of {names}, or '' for none")
+        strides = self.readout_strides
+        need(
+            strides == tuple(s for s in STRIDES if s in strides) != (),
+            "readout_strides",
+            f"choose one or more of {', '.join(map(str, STRIDES))}, in this order",
+        )
         need(
             bool(self.readout_rows) or not self.reid_backbone, "readout_rows", "must be 1 or more to read reid_backbone"
         )
@@ -128,7 +137,7 @@ class PSDiff(nnx.Module):
         self.cdl = nnx.List([CDL(options, rngs=rngs) for _ in range(options.num_cdl)])
         if options.reid_backbone:
             self.reid_backbone = specs["reid_backbone"].make(rngs=rngs)
-        read = specs.get("reid_backbone", specs["backbone"]).channels
+        read = self._read(specs.get("reid_backbone", specs["backbone"]).channels)
         rows, width = options.readout_rows, options.embedding_dim
         self.readout = RowReadout(read, rows, 2 * options.dim, width, rngs=rngs) if rows else None
 
@@ -154,12 +163,18 @@ class PSDiff(nnx.Module):
         stages = self.backbone(small, image_size=small_size, dtype=dtype)
         if not self.options.reid_backbone:
             return Maps(stages)
-        return Maps(stages, self.reid_backbone(pixels, image_size=image_size, dtype=dtype))
+        return Maps(stages, self._read(self.reid_backbone(pixels, image_size=image_size, dtype=dtype)))
+
+    def _read(self, of_maps: Sequence[T]) -> tuple[T, ...]:
+        """Of something for each of the four maps, what is for those that the row read-out reads."""
+        pairs = zip(of_maps, STRIDES, strict=True)
+        return tuple(each for each, stride in pairs if stride in self.options.readout_strides)
 
     def condition(self, maps: Maps, image_size: jax.Array) -> Condition:
         """The part of `features` that comes after the backbones."""
         pyramid = self.fpn(maps.stages, valid_size(image_size, self.options.downsample))
-        return Condition(pyramid, image_size, () if self.readout is None else maps.reid or maps.stages)
+        read = () if self.readout is None else maps.reid or self._read(maps.stages)
+        return Condition(pyramid, image_size, read)
 
     def denoise(
         self, condition: Condition, state: State, t: jax.Array, held: jax.Array | None = None
@@ -200,7 +215,7 @@ class PSDiff(nnx.Module):
         """What the row read-out maps to embeddings: features [B,N,F] of boxes [B,N,4] in pixels."""
         assert self.readout is not None
         factor = 1 if self.options.reid_backbone else self.options.downsample
-        strides = tuple(stride * factor for stride in STRIDES)
+        strides = tuple(stride * factor for stride in self.options.readout_strides)
         return self.readout.features(condition.maps, boxes, strides, condition.image_size, self.options.roi_backend)
 
     def clean(self, condition: Condition, estimate: Estimate) -> tuple[State, jax.Array]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from flax import nnx
 
 from psdiff_jax import parallel
@@ -93,12 +94,13 @@ class Sums:
         deviation = np.sqrt(variance)
         centred = self.xx - self.count * np.outer(mean, mean)
         products = (self.xy - np.outer(mean, self.y)) / deviation[:, None]
-        values, vectors = np.linalg.eigh(centred / np.outer(deviation, deviation))
-        rotated, bias = vectors.T @ products, self.y / self.count
-        return [
-            Fit(mean, variance, vectors @ (rotated / (values[:, None] + s * self.count)), bias, s, {}, self.count)
-            for s in strengths
-        ]
+        correlation = centred / np.outer(deviation, deviation)
+        bias, found = self.y / self.count, []
+        for strength in strengths:
+            penalised = correlation + strength * self.count * np.eye(len(deviation))
+            kernel = scipy.linalg.solve(penalised, products, assume_a="pos", overwrite_a=True)
+            found.append(Fit(mean, variance, kernel, bias, strength, {}, self.count))
+        return found
 
 
 def fit(boxes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], prior: Fit | None = None) -> Fit:
