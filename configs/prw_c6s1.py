@@ -11,6 +11,7 @@ Variants:
     cpu          two CPU cores, 40 minutes: an Open Model Zoo detector's backbone at half resolution to find people and
                  OSNet to tell them apart (configs/real_people.py), DIR/../weights/intel/person-detection-0203.xml and
                  DIR/../weights/osnet_x0_25_msmt17.onnx unless the command names others
+    long         the same for two and a half hours, with the re-ID network behind the teacher
     small        two CPU cores, 15 minutes, nothing but what is shipped: the model for photographs at 432x540 pixels
     distillation, cpu_distillation, small_distillation
                  the plain distillation that the paper's Table VI compares with: the same network without diffusion,
@@ -21,9 +22,9 @@ from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.configs.base import variant_error
-from psdiff_jax.configs.real_people import with_people_weights, with_published_backbones
+from psdiff_jax.configs.real_people import with_people_weights, with_published_backbones, with_reid_network
 
-VARIANTS = ("", "cpu", "small", "distillation", "cpu_distillation", "small_distillation")
+VARIANTS = ("", "cpu", "long", "small", "distillation", "cpu_distillation", "small_distillation")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -42,9 +43,11 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluate.update({"protocols": ("whole", "temporal_gap:250"), "search_threshold": 0.3})
     if variant not in VARIANTS:
         raise variant_error("prw_c6s1.py", variant, VARIANTS)
-    if variant.startswith("cpu"):
+    if variant.startswith(("cpu", "long")):
         with_published_backbones(config, image_size=(576, 720))
         config.train.steps = 2_100
+        if variant == "long":
+            with_reid_network(config).train.steps = 3_500
     elif variant.startswith("small"):
         with_people_weights(config, image_size=(432, 540))
         config.train.init_parts += ("readout",)  # this teacher is the one that it was made for

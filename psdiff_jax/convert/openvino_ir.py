@@ -127,4 +127,5 @@ class _Graph:
 
 
 def _layer_name(layer: ElementTree.Element) -> str:
-    return layer.get("name", "").removesuffix("/WithoutBiases")
+    # A slash would make it a name of ours.
+    return layer.get("name", "").removesuffix("/WithoutBiases").replace("/", ".")

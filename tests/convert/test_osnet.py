@@ -16,11 +16,14 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.osnet import OSNetSpec
 from psdiff_jax.models.weights import flatten_state
+from psdiff_jax.teacher.openvino import load_maps
 from psdiff_jax.teacher.step import new_state
 from psdiff_jax.training.train import build_model
 
 SPEC = OSNetSpec(8, (16, 24, 32))
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "weights" / "osnet_x0_25_msmt17.onnx"
+WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights"
+SHARED = WEIGHTS / "osnet_x0_25_msmt17.onnx"
+TEACHER = WEIGHTS / "intel" / "person-reidentification-retail-0277.xml"
 
 
 def made(spec, names=torchreid_names):
@@ -202,3 +205,64 @@ def test_msmt17_weights_give_the_embeddings_of_onnxruntime():
     (theirs,) = onnxruntime.InferenceSession(SHARED, providers=["CPUExecutionProvider"]).run(None, {"images": scaled})
     assert theirs.shape == ours.shape == (3, 512) and theirs.std() > 0.1
     assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
+
+
+OMZ = OSNetSpec(32, (128, 192, 256), instance_norm=True, context_gates=True, gate_window=None, last_stride=1)
+
+
+def write_omz(path, spec=OMZ):
+    """An IR as Open Model Zoo has them, with a layer behind the backbone."""
+    torch, openvino = pytest.importorskip("torch"), pytest.importorskip("openvino")
+    from ..models.torch_osnet import OSNet
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.osnet, self.pool = OSNet(spec), torch.nn.Conv2d(spec.widths[-1], 8, 1)
+
+        def forward(self, x):
+            maps = self.osnet(x)
+            return (*maps, self.pool(maps[-1]))
+
+    torch.manual_seed(0)
+    network = Network().eval()
+    model = openvino.convert_model(network, example_input=torch.zeros(1, 3, 64, 64), input=[1, 3, -1, -1])
+    openvino.save_model(model, path, compress_to_fp16=False)
+    return network
+
+
+def test_an_ir_of_open_model_zoo_by_its_order(tmp_path):
+    """openvino's conversion of a PyTorch network with instance normalisation and context gates; its maps are ours."""
+    network = write_omz(tmp_path / "in.xml")
+    import torch
+
+    graphdef, state = nnx.split(abstract_backbone(OMZ))
+    loaded = load_backbone(tmp_path / "in.xml", state)
+    assert loaded.layout == "OSNet of Open Model Zoo"
+    repeated, pool = 3 * 3 * 2, 2  # scale and shift of three stages' second gate, for all streams but the first
+    assert len(loaded.left_out) == repeated + pool
+    image = np.random.default_rng(0).uniform(0, 255, (1, 75, 109, 3)).astype(np.float32)
+    ours = jax.jit(lambda s, x: nnx.merge(graphdef, s)(x))(loaded.state, image)
+    scaled = torch.from_numpy(((image - OMZ.mean) / OMZ.std).transpose(0, 3, 1, 2).astype(np.float32))
+    with torch.no_grad():
+        theirs = [x.numpy().transpose(0, 2, 3, 1) for x in network(scaled)]
+    for mine, other in zip(ours, theirs, strict=False):
+        assert mine.shape == other.shape and np.abs(np.asarray(mine) - other).max() < 1e-4 * np.abs(other).max()
+
+    arrays = read_state_dict(tmp_path / "in.xml")
+    twice = next(name for name in loaded.left_out if name.endswith(".weight") and arrays[name].ndim == 1)
+    with pytest.raises(InputError, match="no layout that is known here"):
+        convert_backbone({**arrays, twice: arrays[twice] + 1}, state, "other.xml")  # gates that are not shared
+
+
+@pytest.mark.skipif(not TEACHER.is_file(), reason="Intel's network is not beside the project")
+def test_person_reidentification_0277_has_the_maps_of_openvino():
+    pytest.importorskip("openvino")
+    spec = BACKBONES["osnet_omz"].for_reid()
+    graphdef, state = nnx.split(abstract_backbone(spec))
+    loaded = load_backbone(TEACHER, state)
+    assert loaded.count == 239 and len(loaded.left_out) == 18 + 2 + 2  # repeated gates, its pooling and last layer
+    crops = np.random.default_rng(0).integers(0, 256, (2, 8, 4, 3)).repeat(32, 1).repeat(32, 2).astype(np.uint8)
+    ours = jax.jit(lambda s, x: nnx.merge(graphdef, s)(x))(loaded.state, crops.astype(np.float32))
+    for mine, other in zip(ours, load_maps(TEACHER, ["749", "936", "1123", "1126"], (256, 128))(crops), strict=True):
+        assert mine.shape == other.shape and np.abs(np.asarray(mine) - other).max() < 1e-4 * np.abs(other).max()

@@ -24,11 +24,13 @@ pytestmark = pytest.mark.slow
 
 BOTTLENECK = ResNetSpec((1, 1, 2, 1), (8, 8, 12, 16), bottleneck=True, stem_width=8)
 OSNET = OSNetSpec(8, (16, 24, 32), gate_window=(32, 31))  # of 48x16 pixels
+OSNET_OMZ = OSNetSpec(8, (128, 192, 256), gate_window=(32, 31), instance_norm=True, context_gates=True)
 MOBILENET = MobileNetV2Spec(True, 8, (8, 8, 10, 12, 12, 14, 16), (1, 2, 1, 1, 1, 2, 1))
 NETWORKS = {
     "basic blocks": BACKBONES["tiny"],
     "bottlenecks, stride in the first": dataclasses.replace(BOTTLENECK, stride_in_1x1=True),
     "osnet": OSNET,
+    "osnet_omz": OSNET_OMZ,
     "mobilenet": MOBILENET,
     "swin": dataclasses.replace(BACKBONES["swin_toy"], depths=(2, 1, 2, 1)),  # shifted in stages of both parities
 }
