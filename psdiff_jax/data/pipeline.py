@@ -241,7 +241,7 @@ def _in_order(
     batch_size: int,
     local_size: int,
     first_row: int,
-    change: Callable[[dict[str, Any], int], dict[str, Any]] | None = None,
+    change: Callable[[dict[str, Any], int], dict[str, Any]] = lambda sample, _: sample,
 ) -> EvalBatches:
     """The `local_size` rows from `first_row` on of each batch of the chosen positions, changed by
     `change(sample, position)`; the last batch is padded."""
@@ -250,7 +250,7 @@ def _in_order(
     def make(step: int) -> Batch:
         first = step * batch_size + first_row
         positions = chosen[first : first + local_size]
-        batch = reader.batch(positions, change and (lambda sample, row: change(sample, int(positions[row]))))
+        batch = reader.batch(positions, lambda sample, row: change(sample, int(positions[row])))
         valid = np.arange(local_size) < len(positions)
         fills = {"image_index": -1, "person_ids": -1, "scale": 1}
         batch = {key: transforms.pad_rows(rows, local_size, fills.get(key, 0)) for key, rows in batch.items()}
