@@ -21,7 +21,7 @@ from psdiff_jax.progress import progress
 from psdiff_jax.teacher.crops import CROP_RULE, row_starts
 from psdiff_jax.teacher.embed import Embed, batch_size, cut_ahead
 from psdiff_jax.teacher.projection import Projection, kept_projection
-from psdiff_jax.teacher.target_cache import cached_rows
+from psdiff_jax.teacher.target_cache import cached_rows, rows_of_all_processes
 from psdiff_jax.teacher.targets import Targets, Wanted, boxes_hash, dataset_name
 
 UNPROJECTED = "unprojected"  # folder for what a network gives before it is projected to another width
@@ -71,7 +71,8 @@ def network_targets(
     """Targets from a network, computed once for each split and kept in `folder` (see `teacher.target_cache`).
 
     A kept file is used when dataset, boxes, teacher, projection and the way crops are cut are those it was made from;
-    otherwise a line says what differs and it is computed again. A run that was stopped goes on where it was.
+    otherwise a line says what differs and it is computed again. A run that was stopped goes on where it was. Of several
+    processes each computes a share.
 
     Args:
       batch: crops that go through the network at once. workers: threads that decode images.
@@ -97,29 +98,29 @@ def network_targets(
         }
         if teacher.interpolation != "bicubic":  # what targets of earlier versions were made with
             key["interpolation"] = teacher.interpolation
+        path, shape = Path(folder) / f"targets-{split}.npy", (int(starts[split][-1]), teacher.dim)
         if base is not None and teacher.projection is not None:
             compute = partial(_projected, teacher, teacher.projection, annotations, base.all(split))
+            rows[split] = cached_rows(path, key, shape, compute)
         else:
-            compute = partial(embed_split, teacher, dataset, split, batch, workers)
-        shape = (int(starts[split][-1]), teacher.dim)
-        rows[split] = cached_rows(Path(folder) / f"targets-{split}.npy", key, shape, compute)
+            embed = partial(embed_split, teacher, dataset, split, batch, workers)
+            rows[split] = rows_of_all_processes(path, key, shape, embed)
     return Targets(rows, starts, f"{teacher.title} ({teacher.hash})")
 
 
 def embed_split(
-    teacher: CropTeacher, dataset: PreparedDataset, split: str, batch: int, workers: int, start: int
+    teacher: CropTeacher, dataset: PreparedDataset, split: str, batch: int, workers: int, start: int, end: int
 ) -> Iterator[np.ndarray]:
-    """float32 [n,D]: embeddings of the boxes of a split from box `start` on, a batch at a time.
+    """float32 [n,D]: embeddings of the boxes `start` to `end` of a split, a batch at a time.
 
     Every batch has the same size, so that one is compiled: the last is filled up with crops it already has.
     """
     annotations = dataset.annotations(split)
-    count = int(row_starts(annotations)[-1])
-    batch = batch_size(batch, count)
-    ranges = [range(row, min(row + batch, count)) for row in range(start, count, batch)]
+    batch = batch_size(batch, int(row_starts(annotations)[-1]))
+    ranges = [range(row, min(row + batch, end)) for row in range(start, end, batch)]
     crops = cut_ahead(dataset, split, teacher.crop_size, ranges, workers, teacher.interpolation)
     batches = zip(ranges, crops, strict=True)
-    for rows, part in progress(batches, f"teacher targets of {split}", "boxes", count - start, lambda b: len(b[0])):
+    for rows, part in progress(batches, f"teacher targets of {split}", "boxes", end - start, lambda b: len(b[0])):
         embeddings = np.asarray(teacher.embed(part[np.resize(np.arange(len(rows)), batch)]), np.float32)[: len(rows)]
         check_embeddings(embeddings, teacher, annotations, rows)
         yield embeddings

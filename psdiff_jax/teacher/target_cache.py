@@ -18,16 +18,19 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from psdiff_jax import parallel
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import locked, write_atomically, writing
 from psdiff_jax.interruption import AGAIN, stage
 
 Block = tuple[int, int]  # the row it ends before, CRC-32 of its bytes
+JOINED_AT_ONCE = 65_536  # rows of a process's share
 Compute = Callable[[int], Iterator[np.ndarray]]
 
 
@@ -43,10 +46,10 @@ def cached_rows(path: Path, key: Mapping[str, Any], shape: tuple[int, int], comp
     Raises:
       InputError: the folder cannot be written to, or is full.
     """
-    key = json.loads(json.dumps(dict(key)))
-    rows, _ = _open(path, key, shape)  # without the lock: a finished file needs no waiting
+    rows = kept_rows(path, key, shape)  # without the lock: a finished file needs no waiting
     if rows is not None:
         return rows
+    key = json.loads(json.dumps(dict(key)))
     with locked(path.with_suffix(".lock"), f"computes {path}"):
         rows, differs = _open(path, key, shape)  # another process may have computed it meanwhile
         if rows is None:
@@ -56,6 +59,41 @@ def cached_rows(path: Path, key: Mapping[str, Any], shape: tuple[int, int], comp
             rows, differs = _open(path, key, shape)
     if rows is None:
         raise InputError(f"{path}: differs from what was just written ({', '.join(differs)}); check the disk")
+    return rows
+
+
+def kept_rows(path: Path, key: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray | None:
+    """What `cached_rows` kept at `path`, if it was made from `key`."""
+    return _open(path, json.loads(json.dumps(dict(key))), shape)[0]
+
+
+def rows_of_all_processes(
+    path: Path, key: Mapping[str, Any], shape: tuple[int, int], compute: Callable[[int, int], Iterator[np.ndarray]]
+) -> np.ndarray:
+    """`cached_rows`, of which every process of a pod computes a share; `compute(start, end)` yields those rows.
+
+    The shares are files beside `path`, each kept as `cached_rows` keeps it, until all are in one.
+    """
+    index, count, _ = parallel.place()
+    if count == 1 or parallel.all_agree(kept_rows(path, key, shape) is not None):
+        return cached_rows(path, key, shape, lambda start: compute(start, shape[0]))
+    edges = [shape[0] * i // count for i in range(count + 1)]
+    paths = [path.with_name(f"{path.stem}-{i}-of-{count}.npy") for i in range(count)]
+    first, end = edges[index], edges[index + 1]
+    share = {**key, "rows": [first, end]}
+    cached_rows(paths[index], share, (end - first, shape[1]), lambda start: compute(first + start, end))
+    parallel.meet()
+
+    def joined(start: int) -> Iterator[np.ndarray]:
+        for part, (first, end) in zip(paths, pairwise(edges), strict=True):
+            rows = _map(part)
+            for row in range(max(start, first), end, JOINED_AT_ONCE):
+                yield rows[row - first : row - first + JOINED_AT_ONCE]
+
+    rows = cached_rows(path, key, shape, joined)
+    parallel.meet()  # nobody deletes before all have read
+    for suffix in (".npy", ".json", ".lock"):
+        paths[index].with_suffix(suffix).unlink(missing_ok=True)
     return rows
 
 

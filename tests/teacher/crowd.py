@@ -1,6 +1,6 @@
 """A crowd in memory and its targets, for tests and for the processes that they start and kill.
 
-python crowd.py FOLDER PAUSE
+python crowd.py FOLDER PAUSE; or as a process of a pod: python -m tests.teacher.crowd PORT COUNT INDEX FOLDER PAUSE
 """
 
 import sys
@@ -62,4 +62,9 @@ def crowd_targets(folder, pause=0.0, teacher="abc", fail_at=None):
 
 
 if __name__ == "__main__":
-    crowd_targets(sys.argv[1], float(sys.argv[2]))
+    *place, at, rest = sys.argv[1:]
+    if place:
+        from ..pod import join_pod
+
+        join_pod(*place)
+    crowd_targets(at, float(rest))

@@ -12,6 +12,7 @@ import pytest
 
 from psdiff_jax.errors import InputError
 
+from ..pod import run_pod
 from .crowd import crowd_targets
 
 
@@ -103,3 +104,19 @@ def test_an_unfinished_file_of_another_teacher_is_not_gone_on_with(tmp_path, cap
     crowd_targets(tmp_path, teacher="other")
     assert "targets-train.unfinished is stale (teacher changed): starting over" in capsys.readouterr().err
     assert json.loads((tmp_path / "targets-train.json").read_text())["key"]["teacher"] == "other"
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_pod_compute_a_share_each(tmp_path):
+    for name in ("whole", "pod"):
+        (tmp_path / name).mkdir()
+    whole, folder = np.array(crowd_targets(tmp_path / "whole")), tmp_path / "pod"
+    for run in range(2):  # the second time the file is there
+        for code, said in run_pod("tests.teacher.crowd", str(folder), "0", count=3):
+            assert code == 0, said
+            assert ("teacher targets of train" in said) <= (run == 0)
+    assert len((folder / "calls").read_text().split()) == 3 * 3  # 40 boxes each, 16 at once; none is computed twice
+    np.testing.assert_array_equal(crowd_targets(folder), whole)
+    assert {path.name for path in folder.iterdir()} == {
+        "calls", "targets-train.npy", "targets-train.json", "targets-train.lock",
+    }  # fmt: skip
