@@ -1,4 +1,5 @@
-"""Random augmentation of a training sample: flip, scale jitter with a random crop, brightness and contrast."""
+"""Random augmentation of a training sample: people pasted in, flip, scale jitter with a random crop, brightness and
+contrast."""
 
 from __future__ import annotations
 
@@ -7,9 +8,29 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.data import transforms
+from psdiff_jax.data.copy_paste import paste_people
+from psdiff_jax.data.image_reader import ImageReader
 from psdiff_jax.data.options import AugmentOptions
 
 MIN_VISIBLE = 0.25  # visible share below which a random crop drops a box from the ground truth
+
+
+class Augmentation:
+    """What varies in the training images at `positions` that `reader` reads."""
+
+    def __init__(self, options: AugmentOptions, reader: ImageReader, positions: np.ndarray):
+        self.options, self.reader = options, reader
+        cameras = np.asarray(reader.annotations.cameras)[positions]
+        self.same_camera = {int(camera): positions[cameras == camera] for camera in np.unique(cameras[cameras >= 0])}
+
+    def __call__(self, sample: dict[str, Any], position: int, generator: np.random.Generator) -> dict[str, Any]:
+        """The sample at `position`, as `augment_sample` leaves it."""
+        most = min(self.options.copy_paste, self.reader.max_boxes - len(sample["boxes"]))
+        camera = int(self.reader.annotations.cameras[position])
+        if most > 0 and camera in self.same_camera:
+            other = int(generator.choice(self.same_camera[camera]))
+            sample = paste_people(sample, self.reader.sample(other), most, generator)
+        return augment_sample(sample, self.options, generator)
 
 
 def augment_sample(sample: dict[str, Any], augment: AugmentOptions, generator: np.random.Generator) -> dict[str, Any]:

@@ -32,6 +32,10 @@ class AugmentOptions:
     ] = (1.0, 1.0)
     color: Annotated[float, Range(0, 0.999), "brightness and contrast vary by a factor in [1 - color, 1 + color]"] = 0.0
 
+    copy_paste: Annotated[
+        int, NOT_NEGATIVE, "at most so many people of another image of the same camera are put in, at their place"
+    ] = 0
+
     def check(self, need: Need) -> None:
         need(self.scale_jitter[0] <= self.scale_jitter[1], "scale_jitter", "give (low, high) with low <= high")
 

@@ -34,7 +34,7 @@ import cv2
 import numpy as np
 
 from psdiff_jax.data import transforms
-from psdiff_jax.data.augment import augment_sample
+from psdiff_jax.data.augment import Augmentation
 from psdiff_jax.data.held_out import training_positions
 from psdiff_jax.data.image_reader import Batch, ImageReader, Targets
 from psdiff_jax.data.options import DataOptions
@@ -139,14 +139,14 @@ def train_batches(
       InputError: naming the key, image or file that is wrong, before the first batch.
     """
     local_size = processes.share("config.train.batch_size", batch_size)
-    reader, kept = _training_images(dataset, options, targets, embedding_dim)
+    reader, kept, augment = _training_images(dataset, options, targets, embedding_dim)
     first_row = processes.index * local_size
 
     def make(step: int, positions: np.ndarray) -> Batch:
         rows = range(first_row, first_row + local_size)
         generators = [np.random.default_rng((seed, step, row)) for row in rows]
         chosen = kept[positions[rows.start : rows.stop]]
-        return reader.batch(chosen, lambda s, i: augment_sample(s, options.augment, generators[i]))
+        return reader.batch(chosen, lambda sample, i: augment(sample, int(chosen[i]), generators[i]))
 
     return _shuffled(make, len(kept), options, batch_size, {"seed": seed})
 
@@ -165,12 +165,12 @@ def view_batches(
 
     As `eval_batches`, with room for config.data.max_boxes boxes.
     """
-    reader, kept = _training_images(dataset, replace(options, cache=False), targets, embedding_dim)
+    reader, kept, augment = _training_images(dataset, options, targets, embedding_dim)
 
-    def augment(sample: dict[str, Any], position: int) -> dict[str, Any]:
-        return augment_sample(sample, options.augment, np.random.default_rng((seed, view, position)))
+    def change(sample: dict[str, Any], position: int) -> dict[str, Any]:
+        return augment(sample, position, np.random.default_rng((seed, view, position)))
 
-    return _in_order(reader, kept, options, batch_size, batch_size, 0, augment)
+    return _in_order(reader, kept, options, batch_size, batch_size, 0, change)
 
 
 def stored_batches(
@@ -189,11 +189,12 @@ def stored_batches(
 
 def _training_images(
     dataset: Dataset, options: DataOptions, targets: Targets | None, embedding_dim: int
-) -> tuple[ImageReader, np.ndarray]:
-    """(a reader of images large enough to be augmented, the positions that are not held out)."""
+) -> tuple[ImageReader, np.ndarray, Augmentation]:
+    """(a reader of images large enough to be augmented, the positions that are not held out, what varies in them)."""
     zoom = max(1.0, options.augment.scale_jitter[1])
     reader = ImageReader(dataset, "train", options, targets, embedding_dim, zoom=zoom, max_boxes=options.max_boxes)
-    return reader, training_positions(reader.annotations, options.held_out)
+    kept = training_positions(reader.annotations, options.held_out)
+    return reader, kept, Augmentation(options.augment, reader, kept)
 
 
 def _shuffled(
