@@ -304,7 +304,8 @@ def test_targets_of_the_wrong_shape(dataset, config):
         (
             "augment",
             {"rotate": 3},
-            "config.data.augment.rotate: no such key in config.data.augment; there are color, copy_paste, flip, scale_jitter",
+            "config.data.augment.rotate: no such key in config.data.augment; there are color, copy_paste, flip, "
+            "scale_jitter",
         ),
         (
             "augment",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.data.detections import Detections, load_embeddings, save_embeddings
+from psdiff_jax.data.views import StoredViews, has_view, write_view
 from psdiff_jax.files import write_atomically
 from psdiff_jax.models.weights import read_npz, save_npz
 from psdiff_jax.report.rankings import write_picture
@@ -90,6 +91,20 @@ def some_detections() -> Detections:
     return Detections(("a", "b"), *(v.astype(np.float32) for v in rows), np.int32([0, 0, 0, 1, 1, 1]))
 
 
+def views(place: Path) -> Any:
+    def batches(view: int) -> Iterator[dict[str, np.ndarray]]:
+        for first in range(0, 48, 4):
+            time.sleep(PAUSE)
+            rows = np.arange(first, first + 4)
+            yield {"image_index": rows, "stage_0": np.outer(rows, [1, view]).astype(np.float16), "valid": rows < 46}
+
+    for view in range(2):
+        if not has_view(place, view):
+            write_view(place, view, batches(view), 46)
+    found = StoredViews(place, 2).batch([0, 1] * 46, np.repeat(np.arange(46), 2))
+    return found["image_index"].tolist(), found["stage_0"].tolist()
+
+
 def results(place: Path) -> Any:
     """Under the lock of a workdir."""
     with claimed(place / "run"):
@@ -118,7 +133,7 @@ def dataset_contents(dataset: Any) -> Any:
 
 STAGES: dict[str, Callable[[Path], Any]] = {
     "training": training, "targets": targets, "indexing": indexing, "embeddings": embeddings, "results": results,
-    "preparation": preparation,
+    "preparation": preparation, "views": views,
 }  # fmt: skip
 
 

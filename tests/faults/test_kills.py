@@ -21,7 +21,8 @@ def start(name: str, place: Path) -> subprocess.Popen:
 
 
 # A sign that a stage is under way: only then the clock runs until it is killed.
-SIGNS = {"training": "checkpoints", "targets": "targets.unfinished", "preparation": "prepared", "indexing": "index"}
+SIGNS = {"training": "checkpoints", "targets": "targets.unfinished", "preparation": "prepared", "indexing": "index",
+         "views": ".0.unfinished"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SIGNS)
