@@ -116,6 +116,15 @@ class BackboneLayout(Layout):
     noun: ClassVar[str] = "backbone"
     advice: ClassVar[str] = "is it what config.model.backbone names?"
 
+    def with_names(self, found: Mapping[str, str], arrays: Mapping[str, np.ndarray], where: str) -> Checkpoint:
+        """A file in which modules were found by their place: {module: the file's name of its weight}."""
+        full = {name: name for name in arrays}
+        for module, weight in found.items():
+            for leaf in ("weight", "bias"):
+                if (name := weight.removesuffix("weight") + leaf) in full:
+                    full[f"{module}.{leaf}"] = full.pop(name)
+        return Checkpoint(self, "", full, arrays, where)
+
     def structure(self, file: Checkpoint) -> str:
         """A phrase that tells files of different depths and widths apart; the same for our own layout."""
         arrays = [file.arrays[full] for name, full in file.full.items() if not re.fullmatch(self.left_out, name)]

@@ -89,12 +89,7 @@ class ModelZooLayout(FoldedMobileNetLayout):
                 width, block = shapes[i + 2][0], block + 1
         if block < 2:
             return None
-        full = {name: name for name in arrays}
-        for ours, weight in found.items():
-            for leaf in ("weight", "bias"):
-                if (name := weight.removesuffix("weight") + leaf) in full:
-                    full[f"{ours}.{leaf}"] = full.pop(name)
-        return Checkpoint(self, "", full, arrays, where)
+        return self.with_names(found, arrays, where)
 
     def fitted(self, ours: str, array: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
         if ours == "stem/conv/kernel":

@@ -72,12 +72,7 @@ class ModelZooLayout(FoldedOSNetLayout):
                 return None
         if set(found) != set(_forward_order()):
             return None
-        full = {name: name for name in arrays}
-        for ours, weight in found.items():
-            for leaf in ("weight", "bias"):
-                if (name := weight.removesuffix("weight") + leaf) in full:
-                    full[f"{ours}.{leaf}"] = full.pop(name)
-        return Checkpoint(self, "", full, arrays, where)
+        return self.with_names(found, arrays, where)
 
 
 def _forward_order() -> Iterator[str]:
