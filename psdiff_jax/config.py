@@ -83,8 +83,7 @@ class Config(TrainingConfig):
         for key, asked in needs_readout.items():
             if asked and not self.model.readout_rows:
                 raise InputError(f"config.train.{key}: the model has no row read-out; set config.model.readout_rows")
-        backbones = {"backbone", *(["reid_backbone"] if self.model.reid_backbone else [])}
-        if self.train.views and (trained := sorted(backbones - set(self.train.frozen))):
+        if self.train.views and (trained := sorted(set(self.model.backbones) - set(self.train.frozen))):
             raise InputError(
                 f"config.train.views={self.train.views}: the maps of {trained[0]} can only be kept where it is not "
                 "trained; name it in config.train.frozen, or set views to 0"

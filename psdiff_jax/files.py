@@ -8,6 +8,9 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 from psdiff_jax.errors import InputError
 
@@ -18,6 +21,12 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file (text as UTF-8) whole or not at all; makes its folder."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Begins an .npy file whose rows are written one part after the other."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def cache_folder() -> Path:

@@ -15,6 +15,7 @@ from psdiff_jax.config import Config
 from psdiff_jax.data.detections import load_embeddings
 from psdiff_jax.data.held_out import training_positions
 from psdiff_jax.data.pipeline import (
+    EvalBatches,
     Processes,
     eval_batches,
     reading_threads,
@@ -91,24 +92,14 @@ def features(config: Config, workdir: Path, dataset: PreparedDataset, model: PSD
     """What the frozen backbones of `model` make of config.train.views views of the training images."""
     if jax.process_count() > 1:
         raise InputError("config.train.views: features are kept by a single process; set it to 0 on a pod")
-    batches = partial(
-        view_batches,
-        dataset,
-        config.data,
-        batch_size=config.evaluate.batch_size,
-        seed=config.seed,
-        targets=targets,
-    )
+
+    def batches(view: int) -> EvalBatches:
+        size = config.evaluate.batch_size
+        return view_batches(dataset, config.data, view=view, batch_size=size, seed=config.seed, targets=targets)
+
     made_from = [config.seed, repr(config.data), repr(config.teacher), str(dataset.folder)]
     images = len(training_positions(dataset.annotations("train"), config.data.held_out))
-    return store_features(
-        features_folder(workdir),
-        model,
-        lambda view: batches(view=view),
-        images,
-        config.train.views,
-        made_from,
-    )
+    return store_features(features_folder(workdir), model, batches, images, config.train.views, made_from)
 
 
 def closed_form(config: Config, dataset: PreparedDataset, model: PSDiff, targets: Targets) -> None:

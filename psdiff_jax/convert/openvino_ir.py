@@ -96,10 +96,10 @@ class _Graph:
                 place, after = after, self.after(after)
             if after is None or self.layers[after].get("type") != kind:
                 break
-            [constant] = [self.constant(other) for other in self.inputs[after] if other != place]
-            if constant is None:
+            constants = [self.constant(other) for other in self.inputs[after] if other != place]
+            if not constants or constants[0] is None:  # a map is multiplied with another, or with itself
                 break
-            found[f"{_layer_name(layer)}.{leaf}"] = constant[1].reshape(-1)
+            found[f"{_layer_name(layer)}.{leaf}"] = constants[0][1].reshape(-1)
             place = after
         return found
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from psdiff_jax.data.blocks import Blocks
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import replacing_folder
+from psdiff_jax.files import replacing_folder, write_npy_header
 
 NORM_TOLERANCE = 1e-3  # the error of float16 unit vectors is well below
 _ROWS_AT_ONCE = 65536  # limits the memory for checking a memory-mapped file
@@ -74,9 +74,8 @@ def save_embeddings(folder: str | Path, detections: Detections) -> None:
 
 def _save_rows(path: Path, array: np.ndarray | Blocks, dtype: np.dtype) -> None:
     """What `np.save` writes, a block of rows at a time."""
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": np.shape(array)}
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
+        write_npy_header(file, np.shape(array), dtype)
         for start in range(0, len(array), _ROWS_AT_ONCE):
             file.write(np.asarray(array[start : start + _ROWS_AT_ONCE], dtype).tobytes())
 

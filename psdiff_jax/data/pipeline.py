@@ -138,17 +138,14 @@ def train_batches(
     Raises:
       InputError: naming the key, image or file that is wrong, before the first batch.
     """
-    local_size = processes.share("config.train.batch_size", batch_size)
     reader, kept, augment = _training_images(dataset, options, targets, embedding_dim)
-    first_row = processes.index * local_size
 
-    def make(step: int, positions: np.ndarray) -> Batch:
-        rows = range(first_row, first_row + local_size)
-        generators = [np.random.default_rng((seed, step, row)) for row in rows]
-        chosen = kept[positions[rows.start : rows.stop]]
+    def make(step: int, rows: np.ndarray, positions: np.ndarray) -> Batch:
+        generators = [np.random.default_rng((seed, step, int(row))) for row in rows]
+        chosen = kept[positions]
         return reader.batch(chosen, lambda sample, i: augment(sample, int(chosen[i]), generators[i]))
 
-    return _shuffled(make, len(kept), options, batch_size, {"seed": seed})
+    return _shuffled(make, len(kept), options, batch_size, processes, {"seed": seed})
 
 
 def view_batches(
@@ -165,26 +162,24 @@ def view_batches(
 
     As `eval_batches`, with room for config.data.max_boxes boxes.
     """
-    reader, kept, augment = _training_images(dataset, options, targets, embedding_dim)
+    # Read once or twice: a cache would only make memory grow.
+    reader, kept, augment = _training_images(dataset, replace(options, cache=False), targets, embedding_dim)
 
     def change(sample: dict[str, Any], position: int) -> dict[str, Any]:
         return augment(sample, position, np.random.default_rng((seed, view, position)))
 
-    return _in_order(reader, kept, options, batch_size, batch_size, 0, change)
+    return _in_order(reader, kept, options, batch_size, ALONE, change)
 
 
 def stored_batches(
     stored: StoredViews, options: DataOptions, *, batch_size: int, seed: int, processes: Processes = ALONE
 ) -> BatchIterator:
     """Endless shuffled batches of stored views, as `train_batches`; every epoch takes the next view of an image."""
-    local_size = processes.share("config.train.batch_size", batch_size)
-    first_row = processes.index * local_size
 
-    def make(step: int, positions: np.ndarray) -> Batch:
-        rows = np.arange(first_row, first_row + local_size)
-        return stored.batch((step * batch_size + rows) // stored.images % stored.count, positions[rows])
+    def make(step: int, rows: np.ndarray, positions: np.ndarray) -> Batch:
+        return stored.batch((step * batch_size + rows) // stored.images % stored.count, positions)
 
-    return _shuffled(make, stored.images, options, batch_size, {"seed": seed, "views": stored.count})
+    return _shuffled(make, stored.images, options, batch_size, processes, {"seed": seed, "views": stored.count})
 
 
 def _training_images(
@@ -198,13 +193,21 @@ def _training_images(
 
 
 def _shuffled(
-    make: Callable[[int, np.ndarray], Batch], images: int, options: DataOptions, batch_size: int, identity: dict
+    make: Callable[[int, np.ndarray, np.ndarray], Batch],
+    images: int,
+    options: DataOptions,
+    batch_size: int,
+    processes: Processes,
+    identity: dict[str, Any],
 ) -> BatchIterator:
-    """Endless batches `make(step, positions)` of shuffled positions below `images`."""
+    """Endless batches `make(step, rows, positions)`: this process's rows of each, shuffled positions below `images`."""
+    local_size = processes.share("config.train.batch_size", batch_size)
+    rows = processes.index * local_size + np.arange(local_size)
     import grain
 
     batches = grain.MapDataset.range(images).seed(identity["seed"]).shuffle().repeat()
-    batches = batches.batch(batch_size, batch_fn=np.asarray).map_with_index(make)
+    batches = batches.batch(batch_size, batch_fn=np.asarray)
+    batches = batches.map_with_index(lambda step, positions: make(step, rows, positions[rows]))
     identity = {**identity, "batch_size": batch_size, "images": images}
     return BatchIterator(lambda step: _read_ahead(batches.slice(slice(step, None)), options), identity)
 
@@ -228,11 +231,10 @@ def eval_batches(
       batch_size: images over all processes.
       indices: positions in the split; None: all.
     """
-    local_size = processes.share("config.evaluate.batch_size", batch_size)
     # Read once: a cache would only make memory grow with the split.
     reader = ImageReader(dataset, split, replace(options, cache=False), targets, embedding_dim)
     chosen = np.arange(len(reader)) if indices is None else np.asarray(indices, np.int64)
-    return _in_order(reader, chosen, options, batch_size, local_size, processes.index * local_size)
+    return _in_order(reader, chosen, options, batch_size, processes)
 
 
 def _in_order(
@@ -240,16 +242,16 @@ def _in_order(
     chosen: np.ndarray,
     options: DataOptions,
     batch_size: int,
-    local_size: int,
-    first_row: int,
+    processes: Processes,
     change: Callable[[dict[str, Any], int], dict[str, Any]] = lambda sample, _: sample,
 ) -> EvalBatches:
-    """The `local_size` rows from `first_row` on of each batch of the chosen positions, changed by
-    `change(sample, position)`; the last batch is padded."""
+    """This process's rows of each batch of the chosen positions, changed by `change(sample, position)`; the last one is
+    padded."""
+    local_size = processes.share("config.evaluate.batch_size", batch_size)
     count = -(-len(chosen) // batch_size)
 
     def make(step: int) -> Batch:
-        first = step * batch_size + first_row
+        first = step * batch_size + processes.index * local_size
         positions = chosen[first : first + local_size]
         batch = reader.batch(positions, lambda sample, row: change(sample, int(positions[row])))
         valid = np.arange(local_size) < len(positions)

@@ -12,7 +12,7 @@ import numpy as np
 
 from psdiff_jax.data.image_reader import Batch
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import replacing_folder
+from psdiff_jax.files import replacing_folder, write_npy_header
 
 
 def has_view(folder: Path, view: int) -> bool:
@@ -34,8 +34,7 @@ def write_view(folder: Path, view: int, batches: Iterable[Batch], images: int) -
                         continue
                     if name not in files:
                         files[name] = (unfinished / f"{name}.npy").open("wb")
-                        header = {"descr": rows.dtype.str, "fortran_order": False, "shape": (images, *rows.shape[1:])}
-                        np.lib.format.write_array_header_1_0(files[name], header)
+                        write_npy_header(files[name], (images, *rows.shape[1:]), rows.dtype)
                     files[name].write(np.ascontiguousarray(rows[batch["valid"]]).data)
         finally:
             for file in files.values():

@@ -79,6 +79,12 @@ class PSDiffOptions(CDLOptions):
     roi_backend: Annotated[Literal["auto", "gather", "matmul"], "implementation of RoIAlign"] = "auto"
     dtype: Annotated[Literal["float32", "bfloat16"], "dtype of the computation; parameters stay float32"] = "bfloat16"
 
+    @property
+    def backbones(self) -> dict[str, str]:
+        """The names of the backbones by those of their modules."""
+        names = {"backbone": self.backbone, "reid_backbone": self.reid_backbone}
+        return {module: name for module, name in names.items() if name}
+
     def check(self, need: Need) -> None:
         super().check(need)
         names = ", ".join(BACKBONES)
@@ -144,8 +150,7 @@ class PSDiff(nnx.Module):
     @property
     def backbone_specs(self) -> dict[str, BackboneSpec]:
         """The backbones by the names of their modules."""
-        names = {"backbone": self.options.backbone, "reid_backbone": self.options.reid_backbone}
-        return {module: BACKBONES[name] for module, name in names.items() if name}
+        return {module: BACKBONES[name] for module, name in self.options.backbones.items()}
 
     def features(self, images: jax.Array, image_size: jax.Array) -> Condition:
         """uint8 RGB [B,H,W,3], valid size [B,2] -> Condition. BatchNorm is frozen.

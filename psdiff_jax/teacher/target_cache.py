@@ -26,7 +26,7 @@ import numpy as np
 
 from psdiff_jax import parallel
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import locked, write_atomically, writing
+from psdiff_jax.files import locked, write_atomically, write_npy_header, writing
 from psdiff_jax.interruption import AGAIN, stage
 
 Block = tuple[int, int]  # the row it ends before, CRC-32 of its bytes
@@ -75,8 +75,11 @@ def rows_of_all_processes(
     The shares are files beside `path`, each kept as `cached_rows` keeps it, until all are in one.
     """
     index, count, _ = parallel.place()
-    if count == 1 or parallel.all_agree(kept_rows(path, key, shape) is not None):
+    if count == 1:
         return cached_rows(path, key, shape, lambda start: compute(start, shape[0]))
+    kept = kept_rows(path, key, shape)
+    if parallel.all_agree(kept is not None) and kept is not None:
+        return kept
     edges = [shape[0] * i // count for i in range(count + 1)]
     paths = [path.with_name(f"{path.stem}-{i}-of-{count}.npy") for i in range(count)]
     first, end = edges[index], edges[index + 1]
@@ -214,7 +217,7 @@ def _good_blocks(unfinished: Path, lines: list[str], shape: tuple[int, int]) -> 
 
 
 def _write_header(file: Any, shape: tuple[int, int]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    write_npy_header(file, shape, np.dtype("<f4"))
 
 
 def _say(line: str) -> None:

@@ -224,16 +224,19 @@ class Checkpoints:
         self._manager.reload()
 
 
+def newest_step(folder: Path) -> int:
+    """The newest step in a folder of checkpoints, damaged or not; 0 = there is none."""
+    return max((int(path.name) for path in folder.glob("*") if path.name.isdigit()), default=0)
+
+
 def newest_hashes(folder: Path) -> tuple[int, dict[str, str]] | None:
     """(the newest step, the SHA-256 of its leaves as they were written), without orbax; None if it cannot be read."""
-    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-    if not steps:
-        return None
+    step = newest_step(folder)
     try:
-        manifest = json.loads((folder / str(max(steps)) / "manifest" / "metadata").read_bytes())
+        manifest = json.loads((folder / str(step) / "manifest" / "metadata").read_bytes())
         if manifest.pop("sha256") != _digest_json(manifest):
             return None
-        return max(steps), {name: leaf["sha256"] for name, leaf in manifest["leaves"].items()}
+        return step, {name: leaf["sha256"] for name, leaf in manifest["leaves"].items()}
     except (OSError, ValueError, KeyError):
         return None
 

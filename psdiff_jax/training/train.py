@@ -18,6 +18,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import OneKey
 from psdiff_jax.models.psdiff import PSDiff
 from psdiff_jax.models.weights import load_npz, read_npz, save_npz
+from psdiff_jax.training import checkpoint
 from psdiff_jax.training.checkpoint import Checkpoints, hashes, named_leaves, newest_hashes
 from psdiff_jax.training.loop import Hook, StepFn, fit
 from psdiff_jax.training.optimizer import learning_rate, make_optimizer
@@ -157,7 +158,7 @@ def training_mesh(config: TrainingConfig) -> Mesh:
 
 def newest_step(workdir: Path) -> int:
     """The step from which a training in `workdir` would continue; 0 = there is no checkpoint."""
-    return max((int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()), default=0)
+    return checkpoint.newest_step(workdir / "checkpoints")
 
 
 def weights(state: TrainState) -> Any:
