@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,17 @@ PAUSE = 0.05  # seconds between two looks at the shards
 class Scenes:
     """Records of a few encoded scenes, again and again. Says how much memory is in use when one in EVERY is read."""
 
-    def __init__(self, encoded: Sequence[bytes], count: int):
-        self._encoded, self._count, self._began = encoded, count, time.monotonic()
+    def __init__(self, records: Sequence[Mapping[str, Any]], count: int):
+        self._records, self._count, self._began = records, count, time.monotonic()
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
         if index % EVERY == 0:
             seconds = time.monotonic() - self._began
             print(f"image {index}: {resident() / 2**20:.0f} MiB resident, {seconds:.0f} s", flush=True)
-        return {"image": self._encoded[index % len(self._encoded)]}
+        return self._records[index % len(self._records)]
 
 
 class Gallery:
@@ -61,8 +61,8 @@ class Gallery:
         people = max(1, distinct // 2)
         options = StreetOptions.preset("tiny", size=size, gallery_images=distinct, queries=0, test_identities=people)
         street = Street(options)
-        encoded = [encode(street.scene("gallery", number))["image"] for number in range(distinct)]
-        self._scenes = Scenes(encoded, images)
+        records = [encode(street.scene("gallery", number)) for number in range(distinct)]
+        self._scenes = Scenes(records, images)
         self._annotations = Annotations(
             tuple(f"{number:06}.jpg" for number in range(images)),
             np.tile(np.asarray(size, np.int32), (images, 1)),

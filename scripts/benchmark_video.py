@@ -29,7 +29,7 @@ from psdiff_jax.config import Config, from_values
 from psdiff_jax.data.detections import Detections
 from psdiff_jax.data.prepared import PreparedDataset
 from psdiff_jax.data.records import open_dataset
-from psdiff_jax.data.transforms import decode_image
+from psdiff_jax.data.stored_image import original_image
 from psdiff_jax.evaluation.detection import detection_metrics
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
@@ -63,7 +63,7 @@ class Videos:
         """(seconds, image) of a video."""
         for position in self.positions[video]:
             name = self.annotations.image_names[position]
-            image = decode_image(self.dataset.gallery_source[int(position)]["image"], name)
+            image = original_image(self.dataset.gallery_source[int(position)], name)
             yield float(self.annotations.frames[position]) / rate, image
 
 

@@ -11,13 +11,14 @@ with its options:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 
 from psdiff_jax.data.schema import image_example, query_example, record_features
+from psdiff_jax.data.stored_image import shrink_to
 from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.datasets.common.ahead import map_ahead
 from psdiff_jax.datasets.common.checks import check
@@ -79,22 +80,33 @@ class FolderBuilder(RecordBuilder):
       data_dir: folder for the records.
       read: (root, **options) -> RawDataset.
       root: the user's folder.
+      stored_size: (height, width) that larger images are shrunk into when they are stored, so that they are read
+        faster; None stores the files as they are.
       options: passed on to `read`.
 
     `report`, `galleries`, `person_names`: as in `RawDataset`, set by building.
 
     Raises:
-      InputError: when building, the first error that reading or checking found, and how many more there are.
+      InputError: a `stored_size` that is not two numbers of at least 32; when building, the first error that reading or
+        checking found, and how many more there are.
     """
 
     over_the_border = False  # whether boxes may reach over the right and the lower border
 
-    def __init__(self, data_dir: str, read: Callable[..., RawDataset], root: str, **options: Any):
+    def __init__(
+        self,
+        data_dir: str,
+        read: Callable[..., RawDataset],
+        root: str,
+        stored_size: tuple[int, int] | None = None,
+        **options: Any,
+    ):
         self.root = Path(root).expanduser()
         self.report: dict[str, Any] = {}
         self.galleries: dict[str, Any] = {}
         self.person_names: dict[int, str] = {}
         self._read, self._options = read, options
+        self._stored_size = _checked(stored_size)
         super().__init__(data_dir=data_dir)
 
     def read(self) -> RawDataset:
@@ -116,8 +128,10 @@ class FolderBuilder(RecordBuilder):
         yield from enumerate(map_ahead(self._example, images))
 
     def _example(self, image: AnnotatedImage) -> dict[str, Any]:
+        data, scale = encoded_image(image.path, (image.height, image.width), self._stored_size)
         return image_example(
-            image=encoded_image(image.path, (image.height, image.width)),
+            image=data,
+            scale=scale,
             image_name=image.name,
             height=image.height,
             width=image.width,
@@ -143,9 +157,21 @@ def raise_on_errors(dataset: RawDataset) -> None:
         raise InputError(f"{errors[0]}{more}")
 
 
-def encoded_image(path: Path, size: tuple[int, int]) -> bytes:
-    """The bytes of a JPEG or PNG file unchanged, any other image encoded as PNG. Decoded in any case, so that a damaged
-    file is reported now, by name, and so is one that no longer has the `size` (height, width) its header had."""
+def _checked(stored_size: Any) -> tuple[int, int] | None:
+    if stored_size is None:
+        return None
+    sides = tuple(stored_size) if isinstance(stored_size, Sequence) and not isinstance(stored_size, str) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 32 for side in sides):
+        raise InputError(
+            f"config.data.builder.stored_size is {stored_size!r}: give (height, width) in pixels, at least 32 each"
+        )
+    return sides
+
+
+def encoded_image(path: Path, size: tuple[int, int], stored_size: tuple[int, int] | None = None) -> tuple[bytes, float]:
+    """What is stored of an image file, and its scale: the bytes of a JPEG or PNG unchanged, any other image as PNG, and
+    shrunk what does not fit into `stored_size`. Decoded in any case, so that a damaged file is reported now, by name,
+    and so is one that no longer has the `size` (height, width) its header had."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -156,6 +182,8 @@ def encoded_image(path: Path, size: tuple[int, int]) -> bytes:
             f"{path}: was {size[1]} x {size[0]} pixels a moment ago and is {image.shape[1]} x {image.shape[0]} now; "
             "let nothing change the images meanwhile, and run again"
         )
+    if stored_size is not None and (shrunk := shrink_to(image, stored_size)) is not None:
+        return shrunk
     if path.suffix.lower() in STORED_UNCHANGED:
-        return data
-    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+        return data, 1.0
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes(), 1.0

@@ -13,7 +13,8 @@ from psdiff_jax.datasets.custom.images import find_image, image_folders
 
 
 class Custom(FolderBuilder):
-    """Images with COCO or CSV lists. README.md beside this file describes the formats, `reader.read` the options."""
+    """Images with COCO or CSV lists. README.md beside this file describes the formats, `reader.read` the options,
+    `FolderBuilder` `stored_size`."""
 
     description = "Annotated images of the user's own."
 
@@ -27,11 +28,13 @@ class Custom(FolderBuilder):
         query_gap: int = 25,
         queries_per_person: int = 1,
         seed: int = 0,
+        stored_size: tuple[int, int] | None = None,
     ):
         super().__init__(
             data_dir,
             reader.read,
             root,
+            stored_size,
             images=images,
             outside=outside,
             query_gap=query_gap,

@@ -13,7 +13,8 @@ from psdiff_jax.datasets.mot import reader
 
 
 class Mot(FolderBuilder):
-    """MOTChallenge sequences. README.md beside this file is the dataset card, `reader.read` explains the options."""
+    """MOTChallenge sequences. README.md beside this file is the dataset card, `reader.read` explains the options,
+    `FolderBuilder` explains `stored_size`."""
 
     description = "MOTChallenge sequences as person search: tracks are identities, sequences are cameras."
 
@@ -29,11 +30,13 @@ class Mot(FolderBuilder):
         query_gap: int = 25,
         queries_per_track: int = 1,
         seed: int = 0,
+        stored_size: tuple[int, int] | None = None,
     ):
         super().__init__(
             data_dir,
             reader.read,
             root,
+            stored_size,
             test_sequences=test_sequences,
             train_share=train_share,
             every=every,

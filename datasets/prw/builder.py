@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from psdiff_jax.datasets.common.builder import FolderBuilder
 from psdiff_jax.datasets.common.layout import digest
@@ -17,18 +18,19 @@ class Prw(FolderBuilder):
       root: folder in PRW's on-disk format (see `files`).
       boxes: "clipped" keeps fractions and clips boxes to the image; "seqnet" is the rule of SeqNet's loader, which
         published numbers have: whole pixels, truncated, and not clipped.
+      stored_size: see `FolderBuilder`.
     """
 
     description = "PRW: frames of six cameras on a campus, with labelled and unlabelled people."
 
-    def __init__(self, *, data_dir: str, root: str, boxes: str = "clipped"):
-        super().__init__(data_dir, reader.read, root, boxes=boxes)
+    def __init__(self, *, data_dir: str, root: str, boxes: str = "clipped", stored_size: tuple[int, int] | None = None):
+        super().__init__(data_dir, reader.read, root, stored_size, boxes=boxes)
         self.over_the_border = boxes == "seqnet"
 
     @classmethod
-    def fingerprint(cls, root: str, boxes: str = "clipped") -> str:
+    def fingerprint(cls, root: str, **options: Any) -> str:
         """A digest of the contents of `root`: a copy elsewhere is the same dataset, a changed one is not."""
-        del boxes  # options are fingerprinted separately
+        del options  # fingerprinted separately
         folder = Path(root).expanduser()
         files.check_folder(folder)
         lists = [folder / name for name in files.LISTS if (folder / name).is_file()]

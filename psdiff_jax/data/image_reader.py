@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import numpy as np
 from psdiff_jax.data import transforms
 from psdiff_jax.data.options import DataOptions
 from psdiff_jax.data.prepared import Dataset
+from psdiff_jax.data.stored_image import stored_image
 from psdiff_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -102,17 +104,16 @@ class ImageReader:
     def _image(self, position: int) -> np.ndarray:
         if self._cache is not None and (cached := self._cache[position]) is not None:
             return cached
-        name = self.annotations.image_names[position]
-        image = transforms.decode_image(
-            self._source[position]["image"], f"record {position} ({name}) of split {self.split} in {self._folder}"
-        )
-        size = self.annotations.sizes[position]
-        if image.shape[:2] != tuple(size):
-            found = f"{image.shape[1]} x {image.shape[0]}"
+        record, name = self._source[position], self.annotations.image_names[position]
+        image = stored_image(record, f"record {position} ({name}) of split {self.split} in {self._folder}")
+        scale = self.zoom * transforms.fit_scale(self.annotations.sizes[position], self.image_size)
+        if scale > record["scale"] * (1 + 1e-6) and record["scale"] < 1:
+            height, width = (math.ceil(self.zoom * side) for side in self.image_size)
             raise InputError(
-                f"{name} is {found}, recorded as {size[1]} x {size[0]}: delete {self._folder} to build it again"
+                f"{name} is stored at {record['scale']:.2f} of its size and is needed at {scale:.2f}: give"
+                f" config.data.builder.stored_size=({height},{width}), or make config.data.image_size smaller"
             )
-        image = transforms.resize(image, self.zoom * transforms.fit_scale(size, self.image_size))
+        image = transforms.resize(image, scale / record["scale"])
         if self._cache is not None:
             self._cache[position] = image
         return image

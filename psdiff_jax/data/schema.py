@@ -74,6 +74,7 @@ def record_features() -> Any:
             "image_name": tfds.features.Text(),
             "height": np.int32,
             "width": np.int32,
+            "scale": np.float32,
             "camera": np.int32,
             "frame": np.int64,
             "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
@@ -89,6 +90,7 @@ def read_record(data: bytes) -> dict[str, Any]:
         "image": features["image"][0],
         "image_name": features["image_name"][0].decode(),
         **{name: int(features[name][0]) for name in ("height", "width", "camera", "frame")},
+        "scale": float(features["scale"][0]) if "scale" in features else 1.0,  # older records have none
         "boxes": np.asarray(features["boxes"], np.float32).reshape(-1, 4),
         "person_ids": np.asarray(features["person_ids"], np.int64),
     }
@@ -104,12 +106,13 @@ def image_example(
     person_ids: np.ndarray,
     camera: int = UNKNOWN,
     frame: int = UNKNOWN,
+    scale: float = 1.0,
     over_the_border: bool = False,
 ) -> dict[str, Any]:
     """One record of `train` or `gallery`.
 
     Args:
-      image: encoded JPEG or PNG of `height` x `width` pixels.
+      image: encoded JPEG or PNG of `height` x `width` pixels, or of `scale` times as many each way.
       boxes: [n, 4] xyxy pixels, inside the image and of positive size.
       person_ids: [n], -1 unlabelled.
       over_the_border: whether boxes may reach over the right and the lower border.
@@ -127,7 +130,7 @@ def image_example(
                 f"{image_name}: box {row + 1} {box.tolist()} (xyxy) does not lie inside its"
                 f" {width} x {height} image; correct or remove it"
             )
-    return _record(image, image_name, height, width, camera, frame, boxes, person_ids)
+    return _record(image, image_name, height, width, scale, camera, frame, boxes, person_ids)
 
 
 def query_example(
@@ -135,15 +138,16 @@ def query_example(
 ) -> dict[str, Any]:
     """One record of `query`: a box [4], xyxy pixels, in the gallery image `image_name`."""
     boxes = np.asarray(box, np.float32).reshape(1, 4)
-    return _record(b"", image_name, 0, 0, camera, frame, boxes, np.asarray([person_id], np.int64))
+    return _record(b"", image_name, 0, 0, 1.0, camera, frame, boxes, np.asarray([person_id], np.int64))
 
 
-def _record(image, image_name, height, width, camera, frame, boxes, person_ids) -> dict[str, Any]:
+def _record(image, image_name, height, width, scale, camera, frame, boxes, person_ids) -> dict[str, Any]:
     return {
         "image": image,
         "image_name": image_name,
         "height": int(height),
         "width": int(width),
+        "scale": np.float32(scale),
         "camera": int(camera),
         "frame": int(frame),
         "boxes": boxes,

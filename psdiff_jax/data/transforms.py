@@ -6,6 +6,8 @@ Images are uint8 [h, w, 3] RGB. Boxes are float32 [n, 4] xyxy in pixels, on pixe
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -33,7 +35,7 @@ def fit_scale(size: tuple[int, int], target: tuple[int, int]) -> float:
 def resize(image: np.ndarray, scale: float) -> np.ndarray:
     """The image scaled by exactly `scale`, its size rounded; with area averaging if it shrinks, else linear."""
     height, width = image.shape[:2]
-    if scale == 1.0:
+    if math.isclose(scale, 1.0, rel_tol=1e-6):  # the rounding of a scale that was kept as float32
         return image
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     if min(height, width) * scale < 1:  # a very narrow image: at least one pixel remains

@@ -15,7 +15,8 @@ from psdiff_jax import parallel
 from psdiff_jax.data.image_reader import image_batch
 from psdiff_jax.data.options import DataOptions
 from psdiff_jax.data.prepared import Dataset
-from psdiff_jax.data.transforms import decode_image, pad_rows, to_network, to_original
+from psdiff_jax.data.stored_image import original_image
+from psdiff_jax.data.transforms import pad_rows, to_network, to_original
 from psdiff_jax.diffusion.noise import DiffusionOptions
 from psdiff_jax.evaluation.options import EvaluateOptions
 from psdiff_jax.inference.predictor import KnownPeople, Predictions, Predictor
@@ -162,6 +163,6 @@ def image_loader(dataset: Dataset, split: str = "gallery") -> LoadImage:
     position = {name: i for i, name in enumerate(dataset.annotations(split).image_names)}
 
     def load(name: str) -> np.ndarray:
-        return decode_image(dataset.source(split)[position[name]]["image"], name)
+        return original_image(dataset.source(split)[position[name]], name)
 
     return load

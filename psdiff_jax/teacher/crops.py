@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from psdiff_jax.data.records import Annotations, PreparedDataset
-from psdiff_jax.data.transforms import decode_image
+from psdiff_jax.data.stored_image import original_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.progress import progress
 
@@ -106,7 +106,7 @@ def cut_crops(
 
     def cut(i: int) -> None:
         name, skip = annotations.image_names[i], first + begins[i] - starts[i]
-        image = decode_image(source[i]["image"], name)
+        image = original_image(source[i], name)
         try:
             boxes = annotations.boxes[i][skip : skip + ends[i] - begins[i]]
             out[begins[i] : ends[i]] = crop_boxes(image, boxes, out.shape[1:3], interpolation)

@@ -1,6 +1,5 @@
 """People pasted in from another image: which ones, at which place, with which labels, and what the pixels are."""
 
-import cv2
 import numpy as np
 import pytest
 
@@ -9,6 +8,8 @@ from psdiff_jax.data.copy_paste import MARGIN, paste_people
 from psdiff_jax.data.image_reader import ImageReader
 from psdiff_jax.data.options import AugmentOptions, DataOptions
 from psdiff_jax.data.schema import Annotations
+
+from ..stored import stored
 
 
 def person(value, boxes, size=(60, 90)):
@@ -79,7 +80,7 @@ class Cameras:
         return self.found
 
     def source(self, split):
-        return [{"image": cv2.imencode(".png", image)[1].tobytes()} for image in self.images]
+        return [stored(image) for image in self.images]
 
 
 @pytest.mark.parametrize("room", [1, 3])

@@ -18,6 +18,7 @@ RECORDS = st.fixed_dictionaries(
         "width": INT32,
         "camera": INT32,
         "frame": INT64,
+        "scale": st.floats(width=32, allow_nan=False),
         "boxes": st.lists(st.tuples(*[st.floats(width=32, allow_nan=False)] * 4), max_size=5),
         "person_ids": st.lists(INT64, max_size=200),
     }
@@ -39,6 +40,7 @@ def test_a_record_is_read_as_tfds_reads_it(record):
     assert found["image"] == expected["image"] and found["image_name"] == expected["image_name"].decode()
     for name in ("height", "width", "camera", "frame"):
         assert type(found[name]) is int and found[name] == expected[name]
+    assert type(found["scale"]) is float and found["scale"] == expected["scale"]
     for name in ("boxes", "person_ids"):
         assert found[name].dtype == expected[name].dtype
         np.testing.assert_array_equal(found[name], expected[name])

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -14,6 +13,7 @@ from psdiff_jax.data.transforms import to_original
 from psdiff_jax.errors import InputError
 
 from ..options import eval_batches, train_batches
+from ..stored import stored
 
 SIZES = [(40, 80), (60, 40), (50, 50)]  # cycled: wider than the network image, taller, neither
 
@@ -31,7 +31,7 @@ class MemoryDataset:
             gt_boxes = [] if i == 5 else [[4, 8, 20, 32], [24, 4, 32, 28]]
             for value, (x1, y1, x2, y2) in zip([255, 120], gt_boxes, strict=False):
                 image[y1:y2, x1:x2] = value
-            self.records.append({"image": cv2.imencode(".png", image)[1].tobytes()})
+            self.records.append(stored(image))
             boxes.append(np.asarray(gt_boxes, np.float32).reshape(-1, 4))
             ids.append(np.asarray([i, -1] if gt_boxes else [], np.int64))
             sizes.append((height, width))
@@ -277,7 +277,7 @@ def test_empty_split(config):
 
 def test_broken_record_is_named(config):
     dataset = MemoryDataset(4)
-    dataset.records[2] = {"image": dataset.records[2]["image"][:40]}
+    dataset.records[2]["image"] = dataset.records[2]["image"][:40]
     with pytest.raises(InputError) as caught:
         list(eval_batches(dataset, "gallery", config))
     assert str(caught.value) == (

@@ -70,16 +70,16 @@ def test_an_image_that_is_replaced_while_a_dataset_is_prepared(tmp_path, monkeyp
     for name, (change, line) in changes.items():
         images = []
 
-        def replaced(path, size, change=change, images=images):
+        def replaced(path, *rest, change=change, images=images):
             if not images:
                 images.append(path)
                 content = path.read_bytes()
                 change(path)
                 try:
-                    return real(path, size)
+                    return real(path, *rest)
                 finally:
                     path.write_bytes(content)
-            return real(path, size)
+            return real(path, *rest)
 
         monkeypatch.setattr(builder, "encoded_image", replaced)
         with pytest.raises(InputError) as caught:

@@ -10,7 +10,6 @@ from itertools import chain, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +29,7 @@ from psdiff_jax.inference.embed_split import embed_all, embed_gallery, embed_que
 from psdiff_jax.inference.predictor import Predictions
 
 from ..pod import join_pod, run_pod
+from ..stored import stored
 
 IMAGES, PROPOSALS, DIM, BATCH = 23, 5, 4, 4
 STEPS = (1, 3)
@@ -45,7 +45,7 @@ class Made:
         rng = np.random.default_rng(0)
         self.folder = folder
         pixels = [rng.integers(0, 256, ((40, 60, 3), (50, 30, 3))[i % 2], np.uint8) for i in range(images)]
-        self._records = [{"image": cv2.imencode(".png", image)[1].tobytes()} for image in pixels]
+        self._records = [stored(image) for image in pixels]
         boxes = tuple(np.float32([[2, 3, 12 + i % 5, 24]]) for i in range(images))
         self._gallery = Annotations(
             tuple(f"{i:03}.png" for i in range(images)),

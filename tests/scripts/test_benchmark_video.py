@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 
@@ -10,6 +9,7 @@ from psdiff_jax.data.schema import Annotations
 from psdiff_jax.inference.embed import People
 from psdiff_jax.inference.tracking import TrackedFrame
 
+from ..stored import stored
 from .loading import load_script
 
 
@@ -26,10 +26,8 @@ def videos(script):
     names = tuple(f"{i}.png" for i in range(5))
     sizes, ids = np.int32([[40, 60]] * 5), tuple(np.int64([0, 1]) for _ in range(5))
     annotations = Annotations(names, sizes, cameras, frames, boxes, ids)
-    images = [cv2.imencode(".png", np.full((40, 60, 3), 10 * i, np.uint8))[1].tobytes() for i in range(5)]
-    dataset = SimpleNamespace(
-        annotations=lambda split: annotations, gallery_source=[{"image": data} for data in images]
-    )
+    images = [stored(np.full((40, 60, 3), 10 * i, np.uint8)) for i in range(5)]
+    dataset = SimpleNamespace(annotations=lambda split: annotations, gallery_source=images)
     return script.Videos(dataset)
 
 

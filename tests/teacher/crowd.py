@@ -7,11 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from psdiff_jax.data.schema import Annotations
 from psdiff_jax.teacher.crop_teacher import CropTeacher, network_targets
+
+from ..stored import stored
 
 SIZE = (48, 64)
 PEOPLE, DIM, BATCH = 120, 32, 16
@@ -27,7 +28,7 @@ class Crowd:
         corners = [rng.uniform(0, 20, (i % 5, 2)) for i in range(60)]
         self.boxes = [np.concatenate([c, c + rng.uniform(10, 25, c.shape)], 1) for c in corners]
         images = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in corners]
-        self.train_source = [{"image": cv2.imencode(".png", image)[1].tobytes()} for image in images]
+        self.train_source = [stored(image) for image in images]
 
     def source(self, split):
         return self.train_source

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,6 +11,8 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.teacher.augment import GREY, AugmentOptions, augment_crops
 from psdiff_jax.teacher.batches import BalancedBatches
 from psdiff_jax.teacher.crops import CropSet, crop_boxes, cut_crops, load_crops
+
+from ..stored import stored
 
 NOTHING = AugmentOptions(flip=False, pad=0.0, erase=0.0, jitter=0.0)
 
@@ -24,7 +25,7 @@ class Dataset:
     def __init__(self, broken: bool = False, seed: int = 0):
         rng = np.random.default_rng(seed)
         self.images = [rng.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(3)]
-        self.train_source = [{"image": cv2.imencode(".png", image[..., ::-1])[1].tobytes()} for image in self.images]
+        self.train_source = [stored(image[..., ::-1]) for image in self.images]
         if broken:
             self.train_source[2]["image"] = self.train_source[2]["image"][:50]
 

@@ -3,7 +3,6 @@
 import sys
 from types import SimpleNamespace
 
-import cv2
 import jax
 import numpy as np
 import pytest
@@ -34,6 +33,7 @@ from psdiff_jax.teacher.step import (
 )
 from psdiff_jax.teacher.train import train_teacher
 
+from ..stored import stored
 from .test_train import CONFIG as SMALL
 from .test_train import SWIN, options_of, striped_people
 
@@ -51,7 +51,7 @@ class Dataset:
         colours = np.random.default_rng(0).integers(0, 256, (2, 8, 3))
         for part, own in zip(("train", "gallery"), colours, strict=True):
             pictures = [np.tile(colour.astype(np.uint8), (20, 10, 1)) for colour in own]
-            setattr(self, f"{part}_source", [{"image": cv2.imencode(".png", p)[1].tobytes()} for p in pictures])
+            setattr(self, f"{part}_source", [stored(p) for p in pictures])
 
     def source(self, split: str):
         return getattr(self, f"{split}_source")

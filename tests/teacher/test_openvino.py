@@ -18,6 +18,8 @@ from psdiff_jax.teacher.crops import crop_boxes
 from psdiff_jax.teacher.exported import PREPROCESSING
 from psdiff_jax.teacher.openvino import load_maps, load_openvino
 
+from ..stored import stored
+
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 INTEL, SEQUENCE = SHARED / "weights" / "intel" / "person-reidentification-retail-0277.xml", SHARED / "prw_c6s1"
 KERNEL = np.random.default_rng(0).normal(size=(5, 3, 3, 3)).astype(np.float32)
@@ -117,7 +119,7 @@ class Dataset:
         self.image = np.random.default_rng(2).integers(0, 256, (48, 64, 3), np.uint8)
 
     def source(self, split: str):
-        return [{"image": cv2.imencode(".png", self.image[..., ::-1])[1].tobytes()}]
+        return [stored(self.image[..., ::-1])]
 
     def annotations(self, split: str) -> Annotations:
         boxes = np.asarray([[5, 6, 17, 26], [20, 3, 51, 44]], np.float32)

@@ -13,6 +13,8 @@ from psdiff_jax.teacher.crop_teacher import CropTeacher, network_targets, projec
 from psdiff_jax.teacher.projection import Projection, fit_pca, targets_of_width
 from psdiff_jax.teacher.targets import Targets
 
+from ..stored import stored
+
 
 def unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -110,10 +112,9 @@ class Dataset:
     name = "memory"
 
     def __init__(self, count):
-        import cv2
 
         images = [np.full((8, 4, 3), i, np.uint8) for i in range(count)]
-        self.train_source = self.gallery_source = [{"image": cv2.imencode(".png", i)[1].tobytes()} for i in images]
+        self.train_source = self.gallery_source = [stored(i) for i in images]
 
     def source(self, split):
         return self.train_source

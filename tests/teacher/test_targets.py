@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +13,8 @@ from psdiff_jax.teacher.crop_teacher import CropTeacher, network_targets
 from psdiff_jax.teacher.embed import embed_crops
 from psdiff_jax.teacher.embedding_file import file_targets
 from psdiff_jax.teacher.targets import teacher_detections
+
+from ..stored import stored
 
 SIZE = (48, 64)
 
@@ -41,14 +42,14 @@ class Dataset:
         self.names = {split: [f"{split}{i}.jpg" for i in range(len(b))] for split, b in self.boxes.items()}
         self.names["query"] = ["gallery0.jpg", "gallery1.jpg"]
         for split in self.boxes:
-            setattr(self, f"{split}_source", [{"image": self.encoded(n)} for n in self.names[split]])
+            setattr(self, f"{split}_source", [stored(self.image(n)) for n in self.names[split]])
 
-    def encoded(self, name: str) -> bytes:
+    def image(self, name: str) -> np.ndarray:
         split, i = name[:-5], int(name[-5])
         image = np.zeros((*SIZE, 3), np.uint8)
         for (x1, y1, x2, y2), person in zip(self.boxes[split][i], self.ids[split][i], strict=True):
             image[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = colour(person)
-        return cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+        return image[..., ::-1]
 
     def source(self, split: str):
         return getattr(self, f"{split}_source")
