@@ -102,6 +102,11 @@ SWEEPS = {
     "snr_corners": Sweep(
         "Signal scales, corners (Table IV a)", {**_scales((1.0, 4.0), (1.0, 4.0)), **_scales((2.0,), (3.0,))}, _SNR
     ),
+    "snr_lines": Sweep(
+        "Signal scales, one at a time (Table IV a)",
+        {**_scales((1.0, 2.0, 3.0, 4.0), (3.0,)), **_scales((2.0,), (1.0, 2.0, 4.0))},
+        _SNR,
+    ),
     "sampler": Sweep(
         "Samplers (Table V)",
         _solvers((1, 2, 4, 8)),

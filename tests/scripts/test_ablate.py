@@ -48,7 +48,7 @@ def test_every_key_of_every_sweep_exists_and_the_base_setting_is_a_row_of_the_pa
         runs = [ablate.plan_run(base, sweep, label, 0) for label in sweep.rows]
         assert len(set(runs)) == len(runs), name
         assert set(sweep.paper) <= set(ablate.SWEEPS["snr"].rows if "snr" in name else sweep.rows), name
-    for name in ("paper", "cascade", "matcher", "interaction", "snr", "snr_corners"):
+    for name in ("paper", "cascade", "matcher", "interaction", "snr", "snr_corners", "snr_lines"):
         rows = ablate.SWEEPS[name].rows
         assert "base" in {ablate.plan_run(base, ablate.SWEEPS[name], label, 0).name for label in rows}
 
