@@ -62,8 +62,8 @@ def _embedder(config: Config, graphdef: nnx.GraphDef, params: Any, rest: Any) ->
 
 
 class PersonSearch:
-    """A trained model behind NumPy arrays. Compiles once for each of `detect`, `embed` and `index`, then runs in
-    milliseconds.
+    """A trained model behind NumPy arrays. Compiles for `detect` and `embed` and for `index`, once for landscape images
+    and once for portrait ones, then runs in milliseconds.
 
     Embeddings are unit vectors: the similarity of two people is their dot product. Any number of threads may call an
     instance; the devices compute for one of them at a time.

@@ -14,15 +14,8 @@ from psdiff_jax.api import load_embedder
 from psdiff_jax.config import Config
 from psdiff_jax.data.detections import load_embeddings
 from psdiff_jax.data.held_out import training_positions
-from psdiff_jax.data.pipeline import (
-    EvalBatches,
-    Processes,
-    eval_batches,
-    reading_threads,
-    stored_batches,
-    train_batches,
-    view_batches,
-)
+from psdiff_jax.data.iterators import EvalBatches, Processes, reading_threads
+from psdiff_jax.data.pipeline import eval_batches, stored_batches, train_batches, view_batches
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.data.views import StoredViews
 from psdiff_jax.errors import InputError

@@ -26,6 +26,7 @@ from psdiff_jax.api import load_embedder
 from psdiff_jax.config import from_values
 from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.data.records import open_dataset
+from psdiff_jax.data.transforms import turned
 from psdiff_jax.diffusion.noise import Diffusion
 from psdiff_jax.diffusion.samplers import image_noise, num_draws
 from psdiff_jax.errors import InputError
@@ -75,13 +76,9 @@ def check(run: Path, images: int, batch_size: int) -> dict[str, dict[str, float]
     results: dict[str, list[dict[str, float]]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ("program", *files)}
     rng = np.random.default_rng(0)
-    batches = eval_batches(
-        open_dataset(config.evaluation_data),
-        "gallery",
-        config.evaluation_data,
-        batch_size=batch_size,
-        indices=range(images),
-    )
+    dataset, data = open_dataset(config.evaluation_data), config.evaluation_data
+    fitting = np.flatnonzero(~turned(dataset.annotations("gallery").sizes, data.image_size))  # a file knows one size
+    batches = eval_batches(dataset, "gallery", data, batch_size=batch_size, indices=fitting[:images])
     for done, batch in enumerate(batches):
         query = bool(batch["boxes_mask"][:, 0].all()) and 2 * done * batch_size >= images
         inputs = {

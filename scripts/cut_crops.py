@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from psdiff_jax.config import from_values
-from psdiff_jax.data.pipeline import reading_threads
+from psdiff_jax.data.iterators import reading_threads
 from psdiff_jax.data.records import open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import writing

@@ -26,7 +26,8 @@ from ml_collections import config_flags
 from psdiff_jax import parallel
 from psdiff_jax.config import from_values
 from psdiff_jax.convert.backbone import load_backbone
-from psdiff_jax.data.pipeline import BatchIterator, train_batches
+from psdiff_jax.data.iterators import BatchIterator
+from psdiff_jax.data.pipeline import train_batches
 from psdiff_jax.data.records import open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone

@@ -9,6 +9,7 @@ perfect boxes, and without what denoising adds. Nothing is written but the teach
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -17,7 +18,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from psdiff_jax.config import Config, check_files, from_values
-from psdiff_jax.data.pipeline import eval_batches, reading_threads
+from psdiff_jax.data.image_reader import Batch
+from psdiff_jax.data.iterators import reading_threads
+from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.data.records import PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.psdiff import PSDiff
@@ -64,10 +67,18 @@ def embeddings(config: Config, dataset: PreparedDataset, model: PSDiff, split: s
     """Unit embeddings [K,D] of the ground truths of a split, as far as the read-out goes."""
     assert model.readout is not None
     size, dim = config.evaluate.batch_size, config.model.embedding_dim
-    batches = eval_batches(dataset, split, config.data, batch_size=size, embedding_dim=dim)
+    batches, images = eval_batches(dataset, split, config.data, batch_size=size, embedding_dim=dim), []
+
+    def noted() -> Iterator[Batch]:
+        for batch in batches:  # not in the split's order where it has portrait and landscape images
+            images.extend(batch["image_index"][batch["valid"]])
+            yield batch
+
     nothing = jnp.zeros((1, 2 * model.options.dim))
-    read = [np.asarray(model.readout(jnp.asarray(x)[None], nothing))[0] for x, _, _ in box_features(model, batches)]
-    return unit_rows(np.concatenate(read))
+    read = [np.asarray(model.readout(jnp.asarray(x)[None], nothing))[0] for x, _, _ in box_features(model, noted())]
+    starts = row_starts(dataset.annotations(split))
+    rows = np.concatenate([np.arange(starts[image], starts[image + 1]) for image in images])
+    return unit_rows(np.concatenate(read)[np.argsort(rows)])
 
 
 if __name__ == "__main__":

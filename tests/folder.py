@@ -19,19 +19,27 @@ DIM = 8
 
 
 class ColourEmbedder:
-    """People, boxes and embeddings that depend on an image's mean colour only. images: how many were embedded."""
+    """People, boxes and embeddings that depend on an image's mean colour only. batches: how many images of each."""
 
     model, embedding_dim, steps, threshold = "colours", DIM, 1, 0.5
 
     def __init__(self, batch_size: int = 4, seconds: float = 0.0):
-        self.batch_size, self.seconds, self.images = batch_size, seconds, 0
+        self.batch_size, self.seconds, self.batches = batch_size, seconds, list[int]()
+
+    @property
+    def images(self) -> int:
+        return sum(self.batches)
 
     def prepare(self, image: np.ndarray) -> tuple[int, ...]:
         return (*(int(v) for v in np.rint(image.mean(axis=(0, 1)))), *image.shape[:2])
 
+    def kind(self, image: tuple[int, ...]) -> bool:
+        """Portrait or not."""
+        return image[3] > image[4]
+
     def embed(self, images) -> list[People]:
-        assert len(images) <= self.batch_size
-        self.images += len(images)
+        assert len(images) <= self.batch_size and len({self.kind(image) for image in images}) == 1
+        self.batches.append(len(images))
         time.sleep(self.seconds)
         return [people_of(*image) for image in images]
 
@@ -47,10 +55,10 @@ def people_of(red: int, green: int, blue: int, height: int, width: int) -> Peopl
     return People(corners.reshape(count, 4).astype(np.float32), scores.astype(np.float32), unit.astype(np.float32))
 
 
-def write_image(path: Path, number: int) -> Path:
-    """An image of a colour of its own (PNG, so that it is read as it was written)."""
+def write_image(path: Path, number: int, size: tuple[int, int] = (24, 16)) -> Path:
+    """An image of `size` (width, height) and of a colour of its own (PNG, so that it is read as it was written)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (24, 16), (number % 256, number // 256, 77)).save(path)
+    Image.new("RGB", size, (number % 256, number // 256, 77)).save(path)
     return path
 
 

@@ -1,6 +1,6 @@
 """Datasets and batches from plain dicts or ConfigDicts, as tests write them."""
 
-from psdiff_jax.data import pipeline, records
+from psdiff_jax.data import iterators, pipeline, records
 from psdiff_jax.data.options import DataOptions
 from psdiff_jax.options import read
 
@@ -14,7 +14,7 @@ def open_dataset(values):
 
 
 def train_batches(dataset, config, *, process_index=0, process_count=1, device_count=1, **given):
-    processes = pipeline.Processes(process_index, process_count, device_count)
+    processes = iterators.Processes(process_index, process_count, device_count)
     return pipeline.train_batches(
         dataset,
         data_options(config.data),
@@ -26,6 +26,6 @@ def train_batches(dataset, config, *, process_index=0, process_count=1, device_c
 
 
 def eval_batches(dataset, split, config, *, process_index=0, process_count=1, device_count=1, **given):
-    processes = pipeline.Processes(process_index, process_count, device_count)
+    processes = iterators.Processes(process_index, process_count, device_count)
     given.setdefault("batch_size", config.evaluate.batch_size)
     return pipeline.eval_batches(dataset, split, data_options(config.data), processes=processes, **given)

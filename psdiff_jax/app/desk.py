@@ -92,10 +92,12 @@ def open_desk(gate: Gate, run: str | None, index: Path | None, folder: Path | No
 
 
 def _warm_up(search: PersonSearch) -> None:
-    """Compiles what the first request would wait for."""
-    image = np.zeros((64, 64, 3), np.uint8)
-    search.detect(image)
-    search.embed(image, (16, 8, 48, 56))
+    """Compiles what the first request would wait for, of a photograph as config.data.image_size is meant for and of one
+    turned by a quarter."""
+    image = np.zeros((*search.config.evaluation_data.image_size, 3), np.uint8)
+    for each in (image, image.swapaxes(0, 1)):
+        search.detect(each)
+        search.embed(each, (16, 8, 28, 30))
 
 
 def _image(image: QueryImage) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class ImageReader:
         self.split = split
         self.image_size = options.image_size
         self.annotations = dataset.annotations(split)
+        self.turned = transforms.turned(self.annotations.sizes, options.image_size)
         self.max_boxes = max_boxes or max((len(boxes) for boxes in self.annotations.boxes), default=1) or 1
         self.targets, self.zoom = targets, zoom
         self.embedding_dim = getattr(targets, "dim", embedding_dim)
@@ -59,9 +60,15 @@ class ImageReader:
     def __len__(self) -> int:
         return len(self.annotations)
 
-    def batch(self, positions: Sequence[int] | np.ndarray, change: Callable[[dict, int], dict] | None = None) -> Batch:
-        """The samples at `positions` (changed by `change(sample, row)`) as one batch of len(positions) images."""
-        rows, (height, width), count = len(positions), self.image_size, self.max_boxes
+    def batch(
+        self,
+        positions: Sequence[int] | np.ndarray,
+        canvas: tuple[int, int],
+        change: Callable[[dict, int], dict] | None = None,
+    ) -> Batch:
+        """The samples at `positions`, whose canvas it is, as one batch of len(positions) images, each changed by
+        `change(sample, row)`."""
+        rows, (height, width), count = len(positions), canvas, self.max_boxes
         batch = {
             "image": np.zeros((rows, height, width, 3), np.uint8),
             "image_size": np.zeros((rows, 2), np.int32),
@@ -87,15 +94,22 @@ class ImageReader:
             batch["person_ids"][row, : len(boxes)] = sample["person_ids"]
         return batch
 
+    def canvas(self, position: int) -> tuple[int, int]:
+        """(H, W) of the network image of the image at `position`."""
+        return self.image_size[::-1] if self.turned[position] else self.image_size
+
+    def _scale(self, position: int) -> float:
+        """Of the image that is read / the original."""
+        return self.zoom * transforms.fit_scale(self.annotations.sizes[position], self.canvas(position))
+
     def sample(self, position: int) -> dict[str, Any]:
         """One image at `zoom` times the fitting scale, with its boxes in its own pixels."""
-        image = self._image(position)
-        scale = self.zoom * transforms.fit_scale(self.annotations.sizes[position], self.image_size)
+        image, scale = self._image(position), self._scale(position)
         boxes = self.annotations.boxes[position]
         return {
             "image": image,
             "scale": scale,
-            "fit": (self.image_size, scale / self.zoom),
+            "fit": (self.canvas(position), scale / self.zoom),
             "boxes": transforms.to_network(boxes, scale, image.shape[:2]),
             "person_ids": self.annotations.person_ids[position],
             "embeddings": self._embeddings(position, len(boxes)),
@@ -106,7 +120,7 @@ class ImageReader:
             return cached
         record, name = self._source[position], self.annotations.image_names[position]
         image = stored_image(record, f"record {position} ({name}) of split {self.split} in {self._folder}")
-        scale = self.zoom * transforms.fit_scale(self.annotations.sizes[position], self.image_size)
+        scale = self._scale(position)
         if scale > record["scale"] * (1 + 1e-6) and record["scale"] < 1:
             height, width = (math.ceil(self.zoom * side) for side in self.image_size)
             raise InputError(
@@ -139,8 +153,8 @@ class ImageReader:
             raise InputError(f"image {name} of split {self.split} has {count} boxes, more than {limit}: raise it")
 
     def _check_memory(self) -> None:
-        fits = [transforms.fit_scale(size, self.image_size) * self.zoom for size in self.annotations.sizes]
-        total = sum(3 * int(h * s) * int(w * s) for (h, w), s in zip(self.annotations.sizes, fits, strict=True))
+        scales = [self._scale(position) for position in range(len(self))]
+        total = sum(3 * int(h * s) * int(w * s) for (h, w), s in zip(self.annotations.sizes, scales, strict=True))
         if total > CACHE_LIMIT:
             raise InputError(
                 f"config.data.cache: the images of split {self.split} need {total / 2**30:.0f} GiB in memory, more than"
@@ -149,11 +163,13 @@ class ImageReader:
 
 
 def image_batch(image: np.ndarray, box: np.ndarray, image_size: tuple[int, int], copies: int = 1) -> Batch:
-    """An image with one box [4] (xyxy pixels) as a batch of `copies` equal rows, one per device."""
-    scale = transforms.fit_scale(image.shape[:2], image_size)
+    """An image with one box [4] (xyxy pixels) as a batch of `copies` equal rows, one per device, as large as
+    `image_size` or with its sides exchanged."""
+    size = transforms.canvas(image.shape[:2], image_size)
+    scale = transforms.fit_scale(image.shape[:2], size)
     small = transforms.resize(image, scale)
     h, w = small.shape[:2]
-    padded = np.zeros((*image_size, 3), np.uint8)
+    padded = np.zeros((*size, 3), np.uint8)
     padded[:h, :w] = small
     row = {
         "image": padded,

@@ -45,10 +45,11 @@ class DataOptions(DatasetOptions):
     """config.data."""
 
     prepared_dir: Annotated[str, "where prepared datasets are kept"] = "~/psdiff_data"
-    image_size: Annotated[tuple[int, int], Range(32), "(height, width) in pixels that images are fitted into"] = (
-        800,
-        1333,
-    )
+    image_size: Annotated[
+        tuple[int, int],
+        Range(32),
+        "(height, width) in pixels that images are fitted into; images of the other orientation into (width, height)",
+    ] = (800, 1333)
     max_boxes: Annotated[int, AT_LEAST_1, "room for ground-truth boxes in a training image"] = 64
     held_out: Annotated[float, FRACTION, "fraction of the training images held out to choose search_threshold"] = 0.0
     workers: Annotated[int, NOT_NEGATIVE, "reading processes; 0 = threads"] = 0

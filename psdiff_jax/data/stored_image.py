@@ -10,16 +10,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from psdiff_jax.data.transforms import decode_image, fit_scale, resize
+from psdiff_jax.data.transforms import canvas, decode_image, fit_scale, resize
 from psdiff_jax.errors import InputError
 
 JPEG_QUALITY = 95
 
 
 def shrink_to(image: np.ndarray, stored_size: tuple[int, int]) -> tuple[bytes, float] | None:
-    """An image uint8 [h, w, 3] fitted into `stored_size` (height, width), as JPEG with unreduced colour, and its scale,
-    which is a float32 as the record holds it; None if it fits already."""
-    scale = float(np.float32(fit_scale(image.shape[:2], stored_size)))
+    """An image uint8 [h, w, 3] fitted into `stored_size` as into config.data.image_size, as JPEG with unreduced colour,
+    and its scale, which is a float32 as the record holds it; None if it fits already."""
+    size = image.shape[:2]
+    scale = float(np.float32(fit_scale(size, canvas(size, stored_size))))
     if scale >= 1:
         return None
     flags = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]

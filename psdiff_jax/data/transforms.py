@@ -32,6 +32,20 @@ def fit_scale(size: tuple[int, int], target: tuple[int, int]) -> float:
     return min(target[0] / size[0], target[1] / size[1])
 
 
+def turned(sizes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """bool [M]: which of the images of sizes [M, 2] (h, w) are portrait, where `image_size` (H, W) is landscape, or the
+    reverse."""
+    sizes = np.asarray(sizes).reshape(-1, 2)
+    return np.sign(sizes[:, 0] - sizes[:, 1]) * np.sign(image_size[0] - image_size[1]) < 0
+
+
+def canvas(size: tuple[int, int] | np.ndarray, image_size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the network image that an image of `size` (h, w) is fitted into: `image_size`, with its sides exchanged
+    for an image that is `turned`."""
+    height, width = image_size
+    return (width, height) if turned(np.asarray(size), image_size)[0] else (height, width)
+
+
 def resize(image: np.ndarray, scale: float) -> np.ndarray:
     """The image scaled by exactly `scale`, its size rounded; with area averaging if it shrinks, else linear."""
     height, width = image.shape[:2]

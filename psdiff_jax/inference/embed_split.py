@@ -2,7 +2,8 @@
 
 Threads decode and resize, the devices work on batch N + 1 while the people of batch N are sorted out, and shards are
 written as they fill: memory does not grow with the gallery, and a run that was killed goes on behind its last shards.
-Each process of a pod embeds its share on its own devices and waits for the others only at the end.
+Each process of a pod embeds its share on its own devices and waits for the others only at the end. Portrait and
+landscape images go to the devices in batches of their own, and come back in order.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from psdiff_jax import parallel
 from psdiff_jax.data.detections import Detections
 from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.data.prepared import Dataset
-from psdiff_jax.data.transforms import to_original
+from psdiff_jax.data.transforms import to_original, turned
 from psdiff_jax.files import locked, remove_unfinished
 from psdiff_jax.inference.embed import Batch, Embedder, People
 from psdiff_jax.inference.predictor import Predictions
@@ -31,6 +32,7 @@ from psdiff_jax.ops.boxes import box_iou
 from psdiff_jax.progress import progress
 
 Sort = Callable[[Predictions, Batch, int], People]  # predictions, batch, row of an image in it
+WINDOW = 16  # batches: so many neighbours wait for each other where both orientations occur
 
 
 def shards_folder(workdir: Path) -> Path:
@@ -114,16 +116,22 @@ def _embed(
         if process == 0 and len(missing) < count:
             print(f"{what}: {count - len(missing)} of {count} images are embedded", file=sys.stderr, flush=True)
         size = options.batch_size // processes
-        share = _share(missing, size, process, processes)
+        both = len(np.unique(turned(annotations.sizes, embedder.data.image_size))) > 1
+        window = size * (WINDOW if both else 1)
+        share = _share(missing, window, process, processes)
         writer = ShardWriter(into, options.steps, embedder.embedding_dim, options.shard_rows)
-        batches = _batches(embedder, dataset, split, share, size, noise)
+        batches = _batches(embedder, dataset, split, share, size, window, noise)
+        left, done = deque(share.tolist()), dict[int, dict[int, People]]()
         sent = _predictions(embedder.on_this_process(), batches, gt_box) if len(missing) else iter(())
         for batch, found in progress(
             sent, what, "images", len(share), lambda each: int(each[0]["valid"].sum()), shown=process == 0
         ):
             for i in np.flatnonzero(batch["valid"]):
-                writer.add(int(batch["position"][i]), {k: sort(found[k], batch, int(i)) for k in options.steps})
-            writer.write_if_full()
+                done[int(batch["position"][i])] = {k: sort(found[k], batch, int(i)) for k in options.steps}
+            while left and left[0] in done:
+                writer.add(left[0], done.pop(left.popleft()))
+            if not done:
+                writer.write_if_full()
         writer.write()
         parallel.meet()
         everybody = {k: read_shards(into, k, embedder.embedding_dim) for k in options.steps}
@@ -141,11 +149,11 @@ def _identity(embedder: Embedder, dataset: Dataset, split: str) -> str:
     return f"{split}-{digest.hexdigest()[:16]}"
 
 
-def _share(missing: np.ndarray, size: int, process: int, processes: int) -> np.ndarray:
-    """The images that a process embeds of those that are `missing`: neighbouring ones, in whole batches."""
-    batches = [run[i : i + size] for run in _runs(missing) for i in range(0, len(run), size)]
-    first, end = (len(batches) * p // processes for p in (process, process + 1))
-    return np.concatenate([np.zeros(0, np.int64), *batches[first:end]])
+def _share(missing: np.ndarray, window: int, process: int, processes: int) -> np.ndarray:
+    """The images that a process embeds of those that are `missing`: neighbouring ones, in whole windows."""
+    windows = [run[i : i + window] for run in _runs(missing) for i in range(0, len(run), window)]
+    first, end = (len(windows) * p // processes for p in (process, process + 1))
+    return np.concatenate([np.zeros(0, np.int64), *windows[first:end]])
 
 
 def _runs(positions: np.ndarray) -> list[np.ndarray]:
@@ -154,12 +162,18 @@ def _runs(positions: np.ndarray) -> list[np.ndarray]:
 
 
 def _batches(
-    embedder: Embedder, dataset: Dataset, split: str, share: np.ndarray, size: int, noise: np.ndarray | None
+    embedder: Embedder,
+    dataset: Dataset,
+    split: str,
+    share: np.ndarray,
+    size: int,
+    window: int,
+    noise: np.ndarray | None,
 ) -> Iterator[Batch]:
     """Batches of this process, with `position` in the split and `original_size` of each image."""
     sizes = dataset.annotations(split).sizes
     for run in _runs(share):
-        for batch in eval_batches(dataset, split, embedder.data, batch_size=size, indices=run):
+        for batch in eval_batches(dataset, split, embedder.data, batch_size=size, indices=run, window=window):
             position = batch["image_index"]
             drawn = position if noise is None else np.where(batch["valid"], noise[np.maximum(position, 0)], -1)
             batch = {**batch, "position": position, "image_index": drawn.astype(np.int32)}

@@ -2,7 +2,8 @@
 
 Both hold the same function, weights included: an image's features, all denoising steps and non-maximum suppression.
 
-    inputs  images uint8 [B,H,W,3] RGB, resized to fit into H x W and padded to the right and below
+    inputs  images uint8 [B,H,W,3] RGB, resized to fit into H x W and padded to the right and below. Where most are of
+            the other orientation, export with the sides of config.data.image_size exchanged
             image_size int32 [B,2], (height, width) of what is not padding
             noise float32 [B,2K-1,N,4+D], standard normal
             query_boxes float32 [B,4] xyxy pixels of the network image, held in proposal 0 where

@@ -15,11 +15,13 @@ from psdiff_jax.inference.embed import Embedder, People
 
 
 class Fitted(NamedTuple):
-    """An image as the network takes it. image: uint8 [h,w,3]. scale: of it / the original, whose size is (H, W)."""
+    """An image as the network takes it. image: uint8 [h,w,3], to be padded to `canvas`. scale: of it / the original,
+    whose size is (H, W)."""
 
     image: np.ndarray
     scale: float
     size: tuple[int, int]
+    canvas: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,17 @@ class ImageEmbedder:
     def prepare(self, image: np.ndarray) -> Fitted:
         """Fits uint8 [H,W,3] RGB into config.data.image_size; runs in reading threads."""
         size = image.shape[0], image.shape[1]
-        scale = transforms.fit_scale(size, self.embedder.data.image_size)
-        return Fitted(transforms.resize(image, scale), scale, size)
+        canvas = transforms.canvas(size, self.embedder.data.image_size)
+        scale = transforms.fit_scale(size, canvas)
+        return Fitted(transforms.resize(image, scale), scale, size, canvas)
+
+    def kind(self, image: Fitted) -> tuple[int, int]:
+        """Images of one canvas are of a kind."""
+        return image.canvas
 
     def embed(self, images: Sequence[Fitted]) -> list[People]:
-        """The people in each of up to `batch_size` images."""
-        rows, (height, width) = self.batch_size, self.embedder.data.image_size
+        """The people in each of up to `batch_size` images of a kind."""
+        rows, (height, width) = self.batch_size, images[0].canvas
         batch = {
             "image": np.zeros((rows, height, width, 3), np.uint8),
             "image_size": np.zeros((rows, 2), np.int32),

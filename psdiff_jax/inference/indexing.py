@@ -11,7 +11,8 @@ share of the files.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ from psdiff_jax.interruption import AGAIN, stage
 from psdiff_jax.progress import progress
 
 OnProgress = Callable[[int, int], None]
+MOST_WAITING = 8  # batches of readings that wait for one whose kind is rare
 
 
 class FolderEmbedder(Protocol):
@@ -66,8 +68,12 @@ class FolderEmbedder(Protocol):
         """uint8 [H,W,3] RGB -> what `embed` takes; runs in reading threads."""
         ...
 
+    def kind(self, image: Any) -> Hashable:
+        """What prepared images must have in common to be embedded together."""
+        ...
+
     def embed(self, images: Sequence[Any]) -> list[People]:
-        """The people in each of up to `batch_size` prepared images."""
+        """The people in each of up to `batch_size` prepared images of a kind."""
         ...
 
 
@@ -180,21 +186,38 @@ def _count(found: tuple[Reading, People | None]) -> int:
 
 
 def _people(embedder: FolderEmbedder, readings: Iterable[Reading]) -> Iterator[tuple[Reading, People | None]]:
-    """Each reading with the people in its image, in order; whole batches go to the model."""
-    waiting: list[Reading] = []
-    for reading in readings:
-        waiting.append(reading)
-        if sum(each.image is not None for each in waiting) == embedder.batch_size:
-            yield from _batch(embedder, waiting)
-            waiting = []
-    yield from _batch(embedder, waiting)
+    """Each reading with the people in its image, in order; the model gets whole batches of a kind where it can."""
+    waiting = deque[int]()  # numbers of readings that were not handed on yet
+    read: dict[int, Reading] = {}
+    found: dict[int, People | None] = {}
+    kinds = defaultdict[Hashable, list[int]](list)  # of those whose image was not embedded yet
 
+    def embed(kind: Hashable) -> None:
+        numbers = kinds.pop(kind)
+        found.update(zip(numbers, embedder.embed([read[number].image for number in numbers]), strict=True))
 
-def _batch(embedder: FolderEmbedder, readings: list[Reading]) -> Iterator[tuple[Reading, People | None]]:
-    images = [reading.image for reading in readings if reading.image is not None]
-    found = iter(embedder.embed(images) if images else ())
-    for reading in readings:
-        yield reading, next(found) if reading.image is not None else None
+    def finished() -> Iterator[tuple[Reading, People | None]]:
+        while waiting and waiting[0] in found:
+            number = waiting.popleft()
+            yield read.pop(number), found.pop(number)
+
+    for number, reading in enumerate(readings):
+        waiting.append(number)
+        read[number] = reading
+        if reading.image is None:
+            found[number] = None
+        else:
+            kind = embedder.kind(reading.image)
+            kinds[kind].append(number)
+            if len(kinds[kind]) == embedder.batch_size:
+                embed(kind)
+        yield from finished()
+        if len(waiting) >= MOST_WAITING * embedder.batch_size:
+            embed(embedder.kind(read[waiting[0]].image))
+            yield from finished()
+    for kind in list(kinds):
+        embed(kind)
+    yield from finished()
 
 
 class _ShardWriter:

@@ -7,8 +7,9 @@ import numpy as np
 from flax import nnx
 
 from psdiff_jax import parallel
+from psdiff_jax.data.iterators import Processes
 from psdiff_jax.data.options import DataOptions
-from psdiff_jax.data.pipeline import Processes, eval_batches
+from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.evaluation.options import EvaluateOptions
 from psdiff_jax.inference.predictor import Predictor

@@ -17,7 +17,7 @@ from flax import nnx
 
 from psdiff_jax import parallel
 from psdiff_jax.data.image_reader import Batch
-from psdiff_jax.data.pipeline import EvalBatches
+from psdiff_jax.data.iterators import EvalBatches
 from psdiff_jax.data.views import StoredViews, has_view, write_view
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically, writing

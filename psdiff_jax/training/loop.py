@@ -31,7 +31,7 @@ POLL = 0.002  # seconds between two checks whether data or devices are ready
 
 
 class Positioned(Protocol):
-    """Batches whose position is a small dict that JSON can hold (`data.pipeline.BatchIterator`)."""
+    """Batches whose position is a small dict that JSON can hold (`data.iterators.BatchIterator`)."""
 
     def __next__(self) -> Any: ...
     def get_state(self) -> Mapping[str, Any]: ...

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from psdiff_jax import parallel
 from psdiff_jax.convert.backbone import load_backbone
-from psdiff_jax.data.pipeline import BatchIterator
+from psdiff_jax.data.iterators import BatchIterator
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import OneKey
 from psdiff_jax.models.psdiff import PSDiff

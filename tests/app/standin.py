@@ -63,6 +63,9 @@ class ColorEmbedder:
     def prepare(self, image: np.ndarray) -> np.ndarray:
         return image
 
+    def kind(self, image: np.ndarray) -> None:
+        return None
+
     def embed(self, images) -> list[People]:
         return [ColorSearch().detect(image) for image in images]
 

@@ -8,14 +8,17 @@ from ml_collections import ConfigDict
 
 from psdiff_jax.data.augment import augment_sample
 from psdiff_jax.data.options import AugmentOptions
+from psdiff_jax.data.pipeline import view_batches
 from psdiff_jax.data.schema import Annotations
 from psdiff_jax.data.transforms import to_original
 from psdiff_jax.errors import InputError
 
-from ..options import eval_batches, train_batches
+from ..options import data_options, eval_batches, train_batches
 from ..stored import stored
 
-SIZES = [(40, 80), (60, 40), (50, 50)]  # cycled: wider than the network image, taller, neither
+SIZES = [(40, 80), (60, 40), (50, 50)]  # cycled: wider than the network image, portrait, neither
+LANDSCAPE = [(40, 80), (50, 50)]
+ORDER = [0, 2, 3, 5, 6, 8, 9, 1, 4, 7, 10]  # of evaluation: the portrait images come last
 
 
 class MemoryDataset:
@@ -23,10 +26,10 @@ class MemoryDataset:
 
     name, folder = "memory", Path("memory")
 
-    def __init__(self, count: int = 11):
-        self.records, boxes, ids, sizes = [], [], [], []
+    def __init__(self, count: int = 11, sizes=SIZES):
+        self.records, boxes, ids, found = [], [], [], []
         for i in range(count):
-            height, width = SIZES[i % 3]
+            height, width = sizes[i % len(sizes)]
             image = np.zeros((height, width, 3), np.uint8)
             gt_boxes = [] if i == 5 else [[4, 8, 20, 32], [24, 4, 32, 28]]
             for value, (x1, y1, x2, y2) in zip([255, 120], gt_boxes, strict=False):
@@ -34,10 +37,10 @@ class MemoryDataset:
             self.records.append(stored(image))
             boxes.append(np.asarray(gt_boxes, np.float32).reshape(-1, 4))
             ids.append(np.asarray([i, -1] if gt_boxes else [], np.int64))
-            sizes.append((height, width))
+            found.append((height, width))
         unknown = np.full(count, -1)
         names = tuple(f"{i:03d}.png" for i in range(count))
-        self._annotations = Annotations(names, np.asarray(sizes, np.int32), unknown, unknown, tuple(boxes), tuple(ids))
+        self._annotations = Annotations(names, np.asarray(found, np.int32), unknown, unknown, tuple(boxes), tuple(ids))
 
     def annotations(self, split):
         return self._annotations
@@ -87,8 +90,9 @@ def assert_same(first, second):
 
 
 def test_batch_layout(dataset, config):
-    batch = next(train_batches(dataset, config, embedding_dim=7))
-    layout = {key: (rows.shape, rows.dtype.name) for key, rows in batch.items()}
+    batches = take(train_batches(dataset, config, embedding_dim=7), 6)
+    assert {batch["image"].shape for batch in batches} == {(4, 32, 48, 3), (4, 48, 32, 3)}
+    layout = {key: (rows.shape, rows.dtype.name) for key, rows in batches[0].items()}
     assert layout == {
         "image": ((4, 32, 48, 3), "uint8"),
         "image_size": ((4, 2), "int32"),
@@ -127,11 +131,13 @@ def test_evaluation_is_in_order_and_complete(dataset, config):
     assert len(batches) == 3
     for _ in range(2):  # can be iterated again
         found = list(batches)
-        assert np.concatenate([b["image_index"] for b in found]).tolist() == [*range(11), -1]
-        assert np.concatenate([b["valid"] for b in found]).tolist() == [True] * 11 + [False]
-    last = found[-1]
-    assert not last["image"][3].any() and not last["boxes_mask"][3].any() and (last["person_ids"][3] == -1).all()
-    assert last["image_size"][3].tolist() == [32, 48] and last["scale"][3] == 1
+        assert np.concatenate([b["image_index"] for b in found]).tolist() == [*ORDER[:7], -1, *ORDER[7:]]
+        assert np.concatenate([b["valid"] for b in found]).tolist() == [True] * 7 + [False] + [True] * 4
+    padded = found[1]
+    assert not padded["image"][3].any() and not padded["boxes_mask"][3].any() and (padded["person_ids"][3] == -1).all()
+    assert padded["image_size"][3].tolist() == [32, 48] and padded["scale"][3] == 1
+    assert [b["image"].shape[1:3] for b in found] == [(32, 48), (32, 48), (48, 32)]
+    np.testing.assert_allclose(found[2]["scale"], 32 / 40)  # of 60x40 into 48x32, not into 32x48
     annotations = dataset.annotations("gallery")
     for batch in found:
         for row in np.flatnonzero(batch["valid"]):
@@ -145,14 +151,32 @@ def test_evaluation_is_in_order_and_complete(dataset, config):
 
 def test_evaluation_of_chosen_images(dataset, config):
     found = list(eval_batches(dataset, "gallery", config, indices=[7, 2, 2], batch_size=2))
-    assert [b["image_index"].tolist() for b in found] == [[7, 2], [2, -1]]
+    assert [b["image_index"].tolist() for b in found] == [[2, 2], [7, -1]]
 
 
-def test_every_epoch_holds_every_image_once_in_another_order(dataset, config):
+def test_evaluation_in_windows(dataset, config):
+    """Portrait images come last among the images of a window, and a window is a range of the split."""
+    found = list(eval_batches(dataset, "gallery", config, batch_size=2, window=4, indices=[1, 2, 3, 4, 5, 6, 7, 10]))
+    expected = [[2, 3], [1, -1], [5, 6], [4, 7], [10, -1]]
+    assert [b["image_index"].tolist() for b in found] == expected
+
+
+def test_every_epoch_holds_every_image_once_in_another_order(config):
     config.train.batch_size = 11
-    epochs = [batch["image_index"].tolist() for batch in take(train_batches(dataset, config), 3)]
+    batches = take(train_batches(MemoryDataset(sizes=LANDSCAPE), config), 3)
+    epochs = [batch["image_index"].tolist() for batch in batches]
     assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] and epochs[0] != list(range(11))
+
+
+def test_portrait_and_landscape_images_take_turns(dataset, config):
+    config.train.batch_size = 1
+    batches = take(train_batches(dataset, config), 22)
+    indices = [int(batch["image_index"][0]) for batch in batches]
+    assert (np.bincount(indices) == 2).all()
+    portrait = [batch["image"].shape[1:3] == (48, 32) for batch in batches]
+    assert portrait == [index % 3 == 1 for index in indices]
+    assert max(map(len, "".join("l "[p] for p in portrait).split())) <= 2  # 4 among 11: never far apart
 
 
 def test_same_seed_same_batches_other_seed_other_batches(dataset, config):
@@ -180,7 +204,7 @@ def test_resume_is_identical(dataset, config, step):
     take(iterator, step)
     state = iterator.get_state()
     expected = take(iterator, 4)
-    assert state == {"step": step, "seed": 3, "batch_size": 4, "images": 11}
+    assert state == {"step": step, "seed": 3, "batch_size": 4, "images": 11, "turned": 4}
     resumed = train_batches(dataset, config)
     take(resumed, 2)  # what it did before does not matter
     resumed.set_state(state)
@@ -337,3 +361,13 @@ def test_evaluation_keeps_no_images(dataset, config, monkeypatch):
     config.data.cache = True
     for a, b in zip(expected, eval_batches(dataset, "gallery", config), strict=True):
         assert_same(a, b)
+
+
+def test_views_are_of_one_orientation(dataset, config):
+    with pytest.raises(
+        InputError, match=r"^config\.train\.views: 4 training images \(001\.png, \.\.\.\) have the other"
+    ):
+        view_batches(dataset, data_options(config.data), view=0, batch_size=4, seed=3)
+    assert (
+        len(view_batches(MemoryDataset(sizes=LANDSCAPE), data_options(config.data), view=0, batch_size=4, seed=3)) == 3
+    )

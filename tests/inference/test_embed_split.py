@@ -34,6 +34,7 @@ from ..stored import stored
 IMAGES, PROPOSALS, DIM, BATCH = 23, 5, 4, 4
 STEPS = (1, 3)
 FIELDS = ("boxes", "scores", "embeddings", "image_index")
+LANDSCAPE, MIXED = ((40, 60), (30, 50)), ((40, 60), (50, 30))
 
 
 class Made:
@@ -41,10 +42,10 @@ class Made:
 
     name = "made"
 
-    def __init__(self, folder: Path, images: int = IMAGES):
+    def __init__(self, folder: Path, images: int = IMAGES, sizes=LANDSCAPE):
         rng = np.random.default_rng(0)
         self.folder = folder
-        pixels = [rng.integers(0, 256, ((40, 60, 3), (50, 30, 3))[i % 2], np.uint8) for i in range(images)]
+        pixels = [rng.integers(0, 256, (*sizes[i % 2], 3), np.uint8) for i in range(images)]
         self._records = [stored(image) for image in pixels]
         boxes = tuple(np.float32([[2, 3, 12 + i % 5, 24]]) for i in range(images))
         self._gallery = Annotations(
@@ -109,11 +110,12 @@ def toy_hash(self) -> str:
 
 def plainly(model: Embedder, dataset: Made, k: int) -> Detections:
     """The gallery batch after batch, all of it in memory."""
-    rows, sizes = [], dataset.annotations("gallery").sizes
+    people, sizes = {}, dataset.annotations("gallery").sizes
     for batch in eval_batches(dataset, "gallery", model.data, batch_size=BATCH):
         batch["original_size"] = sizes[np.maximum(batch["image_index"], 0)]
         found = model.predict(batch, STEPS)[k]
-        rows += [model.people(found, batch, i) for i in np.flatnonzero(batch["valid"])]
+        people |= {batch["image_index"][i]: model.people(found, batch, i) for i in np.flatnonzero(batch["valid"])}
+    rows = [people[image] for image in range(len(sizes))]
     owner = np.repeat(np.arange(len(rows)), [len(row.scores) for row in rows]).astype(np.int32)
     boxes, scores, embeddings = (np.concatenate(part) for part in zip(*rows, strict=True))
     return Detections(dataset.annotations("gallery").image_names, boxes, scores, embeddings, owner)
@@ -131,8 +133,15 @@ def shards(folder: Path, split: str) -> list[str]:
     return sorted(path.name for path in folder.glob(f"{split}-*/[0-9]*"))
 
 
-def test_shards_together_are_the_gallery(tmp_path):
-    dataset, model = Made(tmp_path), embedder()
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Portrait and landscape images wait for each other within 8 images."""
+    monkeypatch.setattr(embed_split, "WINDOW", 2)
+
+
+@pytest.mark.parametrize("sizes", [LANDSCAPE, MIXED], ids=["landscape", "mixed"])
+def test_shards_together_are_the_gallery(tmp_path, small_windows, sizes):
+    dataset, model = Made(tmp_path, sizes=sizes), embedder()
     found = embed_gallery(model, dataset, tmp_path / "shards")
     for k in STEPS:
         assert_equal(found[k], plainly(model, dataset, k))
@@ -141,10 +150,10 @@ def test_shards_together_are_the_gallery(tmp_path):
     ends = [tuple(map(int, name.split("-"))) for name in names]
     assert ends[0][0] == 0 and ends[-1][1] == IMAGES - 1
     assert all(first == last + 1 and first % BATCH == 0 for (_, last), (first, _) in pairwise(ends))
-    # What is in memory is a shard: 16 rows, and one batch at most.
+    # What is in memory is a shard: 16 rows, and one window at most.
     for path in (tmp_path / "shards").glob("gallery-*/[0-9]*"):
         rows = sum(len(np.load(path / str(k) / "scores.npy")) for k in STEPS)
-        assert rows < 16 + BATCH * PROPOSALS * len(STEPS)
+        assert rows < 16 + (1 + (sizes is MIXED)) * BATCH * PROPOSALS * len(STEPS)
     for k in STEPS:
         assert isinstance(found[k].embeddings, Blocks)
         assert all(isinstance(load(), np.memmap) for load in found[k].embeddings._loaders)
@@ -170,8 +179,9 @@ class Killed(BaseException):
     pass
 
 
-def test_killed_three_times_equals_one_go(tmp_path, monkeypatch):
-    dataset, model, folder = Made(tmp_path), embedder(), tmp_path / "shards"
+@pytest.mark.parametrize("sizes", [LANDSCAPE, MIXED], ids=["landscape", "mixed"])
+def test_killed_three_times_equals_one_go(tmp_path, monkeypatch, small_windows, sizes):
+    dataset, model, folder = Made(tmp_path, sizes=sizes), embedder(), tmp_path / "shards"
     whole = embed_all(model, dataset, tmp_path / "whole")
     send, batches = Embedder.send, []
 

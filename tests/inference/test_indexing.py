@@ -93,6 +93,22 @@ def test_an_index_holds_every_image(photos, tmp_path):
     assert (again.unchanged, again.people, embedded) == (30, summary.people, 0)
 
 
+@pytest.mark.parametrize(
+    ("portrait", "batches"),
+    [
+        (range(0, 50, 2), [4] * 12 + [1, 1]),  # 25 of each kind
+        ([0], [4] * 7 + [1] + [4] * 5 + [1]),  # nobody waits longer than eight batches for the only one
+    ],
+)
+def test_portrait_and_landscape_images_are_embedded_apart(tmp_path, portrait, batches):
+    for number in range(50):
+        write_image(tmp_path / "photos" / f"{number:02}.png", 5 * number, (16, 24) if number in portrait else (24, 16))
+    embedder = ColourEmbedder()
+    update_index(embedder, tmp_path / "photos", tmp_path / "index", OPTIONS)
+    same(rows_of(tmp_path / "index"), expected_rows(tmp_path / "photos"))
+    assert embedder.batches == batches
+
+
 def test_shards_are_no_larger_than_they_should_be(photos, tmp_path):
     update(photos, tmp_path / "index", options=IndexOptions(min_score=0.3, shard_rows=5))
     found = shards.read_shards(tmp_path / "index")

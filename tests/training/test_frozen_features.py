@@ -20,7 +20,7 @@ from psdiff_jax.training.matcher import MatchOptions
 from psdiff_jax.training.states import NoiseOptions
 from psdiff_jax.training.step import loss_fn
 
-from ..data.test_pipeline import MemoryDataset, PositionTargets
+from ..data.test_pipeline import LANDSCAPE, MemoryDataset, PositionTargets
 
 IMAGES, VIEWS = 11, 2
 OPTIONS = DataOptions(
@@ -38,7 +38,7 @@ def model(tiny):
 
 @pytest.fixture(scope="module")
 def make_views():
-    dataset = MemoryDataset(IMAGES)
+    dataset = MemoryDataset(IMAGES, LANDSCAPE)
     targets = PositionTargets(dataset)
     return lambda view: pipeline.view_batches(dataset, OPTIONS, view=view, batch_size=4, seed=3, targets=targets)
 
