@@ -67,17 +67,18 @@ def embeddings(config: Config, dataset: PreparedDataset, model: PSDiff, split: s
     """Unit embeddings [K,D] of the ground truths of a split, as far as the read-out goes."""
     assert model.readout is not None
     size, dim = config.evaluate.batch_size, config.model.embedding_dim
-    batches, images = eval_batches(dataset, split, config.data, batch_size=size, embedding_dim=dim), []
+    batches = eval_batches(dataset, split, config.data, batch_size=size, embedding_dim=dim)
+    images: list[int] = []
 
     def noted() -> Iterator[Batch]:
         for batch in batches:  # not in the split's order where it has portrait and landscape images
-            images.extend(batch["image_index"][batch["valid"]])
+            images.extend(batch["image_index"][batch["valid"]].tolist())
             yield batch
 
     nothing = jnp.zeros((1, 2 * model.options.dim))
     read = [np.asarray(model.readout(jnp.asarray(x)[None], nothing))[0] for x, _, _ in box_features(model, noted())]
     starts = row_starts(dataset.annotations(split))
-    rows = np.concatenate([np.arange(starts[image], starts[image + 1]) for image in images])
+    rows = np.concatenate([np.arange(*starts[image : image + 2]) for image in images])
     return unit_rows(np.concatenate(read)[np.argsort(rows)])
 
 

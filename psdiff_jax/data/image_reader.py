@@ -96,7 +96,7 @@ class ImageReader:
 
     def canvas(self, position: int) -> tuple[int, int]:
         """(H, W) of the network image of the image at `position`."""
-        return self.image_size[::-1] if self.turned[position] else self.image_size
+        return transforms.canvas(self.annotations.sizes[position], self.image_size)
 
     def _scale(self, position: int) -> float:
         """Of the image that is read / the original."""
