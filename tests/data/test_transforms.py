@@ -59,6 +59,22 @@ def test_resize_maps_every_pixel_by_the_scale(scale):
     np.testing.assert_allclose(row[2:-2], expected[2:-2], atol=0.05)
 
 
+@pytest.mark.parametrize(
+    ("size", "image_size", "expected"),
+    [
+        ((600, 800), (800, 1333), (800, 1333)),
+        ((800, 600), (800, 1333), (1333, 800)),  # shorter side 800, as by detectron2: scale 4/3 instead of 1
+        ((800, 600), (1333, 800), (1333, 800)),
+        ((600, 800), (1333, 800), (800, 1333)),
+        ((700, 700), (800, 1333), (800, 1333)),
+        ((800, 600), (512, 512), (512, 512)),
+    ],
+)
+def test_sides_are_exchanged_for_the_other_orientation(size, image_size, expected):
+    assert transforms.canvas(size, image_size) == expected
+    assert transforms.turned(np.int32([size, size]), image_size).tolist() == [expected != image_size] * 2
+
+
 def test_network_and_original_are_inverse():
     scale = 0.3
     there = transforms.to_network(BOXES, scale, (100, 100))
