@@ -20,7 +20,7 @@ from psdiff_jax import PersonSearch
 from psdiff_jax.command_line import split_query
 from psdiff_jax.data.media import Frame, count_frames, frame_at, read_frames, read_image
 from psdiff_jax.errors import InputError
-from psdiff_jax.inference.appearances import of_tracks, write_csv, write_json
+from psdiff_jax.inference.appearances import SIMILARITY, of_tracks, write_csv, write_json
 from psdiff_jax.progress import progress
 from psdiff_jax.report.annotated_video import annotate_video
 from psdiff_jax.report.naming import clock
@@ -39,7 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--rate", type=float, default=5.0, help="frames looked at for each second")
-    parser.add_argument("--similarity", type=float, default=0.5, help="smallest similarity of a track")
+    parser.add_argument("--similarity", type=float, default=SIMILARITY, help="smallest similarity of a track")
     args = parser.parse_args()
     try:
         search(args.run, args.video, args.query, args.out, args.rate, args.similarity)

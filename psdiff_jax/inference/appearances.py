@@ -31,6 +31,9 @@ class Sight(NamedTuple):
     similarity: float
 
 
+SIMILARITY = 0.65  # by the shipped weights 2 in 100 boxes of others are as similar (docs/video.md)
+
+
 @dataclass(frozen=True)
 class Appearance:
     """A stretch of a video that shows the person. source: the video. sights: one or more, in the order of time."""
@@ -79,7 +82,7 @@ def group(hits: Iterable[Hit], gap: float = 3.0) -> list[Appearance]:
 
 
 def of_tracks(
-    source: str, frames: Iterable[TrackedFrame], query: np.ndarray, similarity: float = 0.5, gap: float = 3.0
+    source: str, frames: Iterable[TrackedFrame], query: np.ndarray, similarity: float = SIMILARITY, gap: float = 3.0
 ) -> list[Appearance]:
     """The tracks of a video whose mean embedding is at least as similar to `query` [D] (unit norm) as `similarity`.
 
