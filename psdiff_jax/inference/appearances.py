@@ -21,6 +21,7 @@ from psdiff_jax.inference.ranking import Hit
 from psdiff_jax.inference.tracking import NO_TRACK, TrackedFrame
 
 Box = tuple[float, float, float, float]
+SIMILARITY = 0.65  # by the shipped weights 2 in 100 boxes of others are as similar (docs/video.md)
 
 
 class Sight(NamedTuple):
@@ -29,9 +30,6 @@ class Sight(NamedTuple):
     time: float
     box: Box
     similarity: float
-
-
-SIMILARITY = 0.65  # by the shipped weights 2 in 100 boxes of others are as similar (docs/video.md)
 
 
 @dataclass(frozen=True)
