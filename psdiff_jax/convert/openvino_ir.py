@@ -13,12 +13,13 @@ _WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 
 
 def read_openvino_ir(path: Path) -> dict[str, np.ndarray]:
-    """Name -> array of the weights of convolutions and linear layers, and of their biases, in PyTorch's axes; and scale
-    and shift ("MVN_565.weight", "MVN_565.bias") of normalisations by a map's own statistics.
+    """Name -> array of the weights of convolutions and linear layers, and of their biases, in PyTorch's axes; scale and
+    shift ("MVN_565.weight", "MVN_565.bias") of normalisations by a map's own statistics; slopes of PReLUs.
 
-    In the order of the layers; a bias is what is added to a layer's result. A tensor that has its name from PyTorch
-    keeps it ("Copy_neck.conv.weight/Output_0" is "neck.conv.weight"); others are named after their layer: "370.weight"
-    and "370.bias". Constants that no such layer reads, such as scales, anchors and axes, are left away.
+    In the order of the layers; a bias is what is added to a layer's result, and what a linear layer's result is scaled
+    and shifted by after that (BatchNorm) is folded into it. A tensor that has its name from PyTorch keeps it
+    ("Copy_neck.conv.weight/Output_0" is "neck.conv.weight"); others are named after their layer: "370.weight" and
+    "370.bias". Constants that no such layer reads, such as anchors and axes, are left away.
 
     Raises:
       InputError: not an IR, without its .bin or with a truncated one, or quantised.
@@ -31,11 +32,18 @@ def read_openvino_ir(path: Path) -> dict[str, np.ndarray]:
                 name, array = weight
                 if not np.array_equal(arrays.get(f"{name}.weight", array), array):  # of another layer
                     name = _layer_name(layer)
+                added, bias = graph.bias(layer, len(array))
+                if layer.get("type") == "MatMul" and (affine := graph.affine(added)).keys() == {"weight", "bias"}:
+                    array = array * affine["weight"][:, None]
+                    bias = affine["bias"] + (0 if bias is None else bias * affine["weight"])
                 arrays[f"{name}.weight"] = array
-                if (bias := graph.bias(layer, len(array))) is not None:
+                if bias is not None:
                     arrays[f"{name}.bias"] = bias
             elif layer.get("type") == "MVN":
-                arrays |= graph.affine(layer)
+                affine = graph.affine(layer.attrib["id"])
+                arrays |= {f"{_layer_name(layer)}.{leaf}": array for leaf, array in affine.items()}
+            elif layer.get("type") == "PReLU" and (slope := graph.constant(graph.inputs[layer.attrib["id"]][1])):
+                arrays[f"{_layer_name(layer)}.weight"] = slope[1].reshape(-1)
     except InputError:
         raise
     except (ElementTree.ParseError, LookupError, ValueError) as error:
@@ -77,19 +85,20 @@ class _Graph:
         named = re.match(r"(?:Copy_)?([A-Za-z_][\w.]*)\.weight", name)
         return (named[1] if named else _layer_name(layer)), array
 
-    def bias(self, layer: ElementTree.Element, width: int) -> np.ndarray | None:
-        """The constant [O] that is added to what a layer gives."""
+    def bias(self, layer: ElementTree.Element, width: int) -> tuple[str, np.ndarray | None]:
+        """(the layer that adds a constant [O] to what a layer gives, the constant); (the layer itself, None)."""
         place = layer.attrib["id"]
         for after, before in self.inputs.items():
             if place in before and self.layers[after].get("type") == "Add":
                 constants = [self.constant(other) for other in before if other != place]
                 if constants and constants[0] is not None and constants[0][1].size == width:
-                    return constants[0][1].reshape(-1)
-        return None
+                    return after, constants[0][1].reshape(-1)
+        return place, None
 
-    def affine(self, layer: ElementTree.Element) -> dict[str, np.ndarray]:
-        """What a normalisation's result is multiplied with and what is added then, each [C]; only what there is."""
-        found, place = {}, layer.attrib["id"]
+    def affine(self, place: str) -> dict[str, np.ndarray]:
+        """What a layer's result is multiplied with ("weight") and what is added then ("bias"), each [C]; only what
+        there is."""
+        found: dict[str, np.ndarray] = {}
         for kind, leaf in (("Multiply", "weight"), ("Add", "bias")):
             after = self.after(place)
             while after is not None and self.layers[after].get("type") == "Reshape":
@@ -99,7 +108,7 @@ class _Graph:
             constants = [self.constant(other) for other in self.inputs[after] if other != place]
             if not constants or constants[0] is None:  # a map is multiplied with another, or with itself
                 break
-            found[f"{_layer_name(layer)}.{leaf}"] = constants[0][1].reshape(-1)
+            found[leaf] = constants[0][1].reshape(-1)
             place = after
         return found
 

@@ -15,6 +15,7 @@ from psdiff_jax.convert.layout import BackboneLayout, Checkpoint, folded_norm
 from psdiff_jax.convert.mobilenet import plain_names
 from psdiff_jax.convert.resnet import LEAVES
 
+HEAD = ("head.pool", "head.fc", "head.slope")  # the last layers; a file may lack them
 LEFT_OUT = r"(fc|classifier)\..+|.*\.num_batches_tracked"
 
 
@@ -68,9 +69,9 @@ class ModelZooLayout(FoldedOSNetLayout):
         found: dict[str, str] = {}
         for ours, weight in zip(_forward_order(), weights, strict=False):
             first = found.setdefault(ours, weight)  # a gate stands there once for each stream that it serves
-            if arrays[first].ndim != (1 if "norm" in ours else 4) or not np.array_equal(arrays[first], arrays[weight]):
+            if arrays[first].ndim != _rank(ours) or not np.array_equal(arrays[first], arrays[weight]):
                 return None
-        if set(found) != set(_forward_order()):
+        if not set(_forward_order()) - set(HEAD) <= set(found):
             return None
         return self.with_names(found, arrays, where)
 
@@ -94,6 +95,12 @@ def _forward_order() -> Iterator[str]:
         if stage < 4:
             yield f"transitions.{stage - 2}"
     yield "conv5"
+    yield from HEAD
+
+
+def _rank(module: str) -> int:
+    """The number of axes of a module's weight."""
+    return {"head.fc": 2, "head.slope": 1}.get(module, 1 if "norm" in module else 4)
 
 
 _GATE = r"conv2\.0\.gate\.fc1\.weight"

@@ -38,11 +38,15 @@ class Backbone(Protocol):
 class BackboneSpec(ABC):
     """What distinguishes one backbone from another; frozen, as it is a part of a static graph.
 
-    mean, std: per channel, of the 0..255 RGB input.
+    mean, std: per channel, of the 0..255 RGB input. embedding_dim: of the re-ID head that it may have
+    (`models.reid_head`); 0 = none is known here. head: whether that is there, as its attribute `head`; then the network
+    gives out a fifth map, of stride 16, for it to read.
     """
 
     mean: tuple[float, ...] = field(default=IMAGENET_MEAN, kw_only=True)
     std: tuple[float, ...] = field(default=IMAGENET_STD, kw_only=True)
+    embedding_dim: int = field(default=0, kw_only=True)
+    head: bool = field(default=False, kw_only=True)
 
     def normalize(self, images: jax.Array, dtype: Any) -> jax.Array:
         """Images float [...,3], 0..255 RGB -> what the network was trained on."""

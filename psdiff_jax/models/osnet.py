@@ -25,6 +25,7 @@ from jax.ad_checkpoint import checkpoint_name
 from psdiff_jax.models.backbone import BackboneSpec, Path
 from psdiff_jax.models.layers import Depthwise, Layer, fold_layers
 from psdiff_jax.models.padding import clear_outside, shrunk, valid_size
+from psdiff_jax.models.reid_head import ReidHead
 from psdiff_jax.models.resnet import conv, max_pool
 
 GATE_STRIDE = 16  # of the cells of an image that have a gate of their own
@@ -80,7 +81,13 @@ SPECS = {
     "osnet_x0_75": OSNetSpec(48, (192, 288, 384)),
     "osnet_x1_0": OSNetSpec(64, (256, 384, 512)),
     "osnet_omz": OSNetSpec(
-        64, (256, 384, 512), instance_norm=True, context_gates=True, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0)
+        64,
+        (256, 384, 512),
+        instance_norm=True,
+        context_gates=True,
+        embedding_dim=256,
+        mean=(0.0, 0.0, 0.0),
+        std=(255.0, 255.0, 255.0),
     ),
 }
 
@@ -174,7 +181,7 @@ class Block(nnx.Module):
 
 
 class OSNet(nnx.Module):
-    """OSNet without its pooling and fully connected layers.
+    """OSNet, without its pooling and fully connected layers unless the spec has a head, which is called by itself.
 
     Call: images [B,H,W,3] float, 0..255 RGB -> four maps of strides 4, 8, 16 and 32 (16 with `last_stride` 1).
     `train` and `image_size` as in `ResNet`.
@@ -196,6 +203,8 @@ class OSNet(nnx.Module):
         self.conv2, self.conv3, self.conv4 = stages
         self.transitions = nnx.List([layer(conv(width, width, 1, rngs=rngs)) for width in spec.widths[:2]])
         self.conv5 = layer(conv(spec.widths[-1], spec.widths[-1], 1, rngs=rngs))
+        if spec.head:
+            self.head = ReidHead(spec.widths[-1], spec.embedding_dim, rngs=rngs)
 
     def __call__(
         self,
@@ -220,7 +229,8 @@ class OSNet(nnx.Module):
                 x = checkpoint_name(block(x, train, grid), "block")
             outputs.append(x)
         x = self.conv5(x, train)
-        return (*outputs, max_pool(clear_outside(x, image_size, 16)) if self.spec.last_stride == 2 else x)
+        last = max_pool(clear_outside(x, image_size, 16)) if self.spec.last_stride == 2 else x
+        return (*outputs, last, x) if self.spec.head else (*outputs, last)
 
 
 @dataclass(frozen=True)

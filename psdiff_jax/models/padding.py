@@ -40,3 +40,18 @@ def shrunk(x: jax.Array, image_size: jax.Array | None, times: int, stride: int =
         for part in (cleared, ones)
     )
     return sums / jnp.maximum(counts, 1)
+
+
+def enlarged(x: jax.Array, image_size: jax.Array, times: int) -> jax.Array:
+    """Images [B,H,W,C] at `times` their resolution, bilinear between pixel centres; beyond the border of an image's
+    valid area `image_size` [B,2] it goes on as it ends there."""
+    if times == 1:
+        return x
+    for axis in (1, 2):
+        last = image_size[:, axis - 1, None] - 1
+        place = jnp.clip((jnp.arange(x.shape[axis] * times) + 0.5) / times - 0.5, 0, last)  # [B,H * times]
+        before = jnp.floor(place).astype(jnp.int32)
+        index = (before, jnp.minimum(before + 1, last), place - before)
+        near, far, weight = (jnp.expand_dims(each, (2, 3) if axis == 1 else (1, 3)) for each in index)
+        x = jnp.take_along_axis(x, near, axis) * (1 - weight) + jnp.take_along_axis(x, far, axis) * weight
+    return x

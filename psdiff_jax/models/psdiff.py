@@ -4,7 +4,7 @@ Legend: B image, H W pixels, N proposal, D embedding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import jax
@@ -18,8 +18,9 @@ from psdiff_jax.models.backbone import BackboneSpec
 from psdiff_jax.models.backbones import BACKBONES
 from psdiff_jax.models.cdl import CDL, CDLOptions
 from psdiff_jax.models.fpn import FPN, STRIDES
-from psdiff_jax.models.padding import shrunk, valid_size
+from psdiff_jax.models.padding import enlarged, shrunk, valid_size
 from psdiff_jax.models.readout import RowReadout
+from psdiff_jax.models.reid_head import STRIDE as HEAD_STRIDE
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.roi_align import roi_align
 from psdiff_jax.options import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, Need
@@ -30,22 +31,26 @@ MAX_LOG_SCALE = 4.135  # log(1000 / 16), detectron2's limit on how much one step
 
 
 class Maps(NamedTuple):
-    """What the backbones make of images: the stages [B,H/s,W/s,C] of the one that finds people, and those that the row
-    read-out reads of the one that tells them apart (() = there is one backbone)."""
+    """What the backbones make of images: the stages [B,H/s,W/s,C] of the one that finds people; of the one that tells
+    them apart, those that the row read-out reads (() = there is one backbone), and what its own head reads (() = it is
+    not asked)."""
 
     stages: tuple[jax.Array, ...]
     reid: tuple[jax.Array, ...] = ()
+    head: tuple[jax.Array, ...] = ()
 
 
 class Condition(NamedTuple):
     """What denoising is conditioned on (Eq. 9): pyramid levels [B,H/s,W/s,C] and image_size [B,2] (h, w) in pixels.
 
-    maps: what the row read-out reads, at the pyramid's resolution or a multiple of it; () without it.
+    maps: what the row read-out reads, at the pyramid's resolution or a multiple of it; () without it. head: what
+    reid_backbone's own head reads.
     """
 
     pyramid: tuple[jax.Array, ...]
     image_size: jax.Array
     maps: tuple[jax.Array, ...] = ()
+    head: tuple[jax.Array, ...] = ()
 
 
 class Estimate(NamedTuple):
@@ -73,6 +78,8 @@ class PSDiffOptions(CDLOptions):
         str, "backbone at full resolution that the row read-out reads; '' = the one above, at its own"
     ] = ""
     reid_weights: Annotated[str, "file of its pretrained weights"] = ""
+    reid_scale: Annotated[Literal[1, 2, 4], "reid_backbone sees images at this multiple of their resolution"] = 1
+    reid_head: Annotated[bool, "what reid_backbone's own head makes of a box is added as well"] = False
     num_cdl: Annotated[int, AT_LEAST_1, "stacked denoising layers"] = 1
     sampling_ratio: Annotated[int, AT_LEAST_1, "RoIAlign's samples per cell and axis"] = 2
     canonical_size: Annotated[float, POSITIVE, "box size in pixels that RoIAlign reads from level P4"] = 224.0
@@ -98,6 +105,14 @@ class PSDiffOptions(CDLOptions):
         )
         need(
             bool(self.readout_rows) or not self.reid_backbone, "readout_rows", "must be 1 or more to read reid_backbone"
+        )
+        need(self.reid_scale == 1 or bool(self.reid_backbone), "reid_scale", "must be 1 without reid_backbone")
+        heads = {name: spec.embedding_dim for name, spec in BACKBONES.items() if spec.embedding_dim}
+        known = ", ".join(f"{name} ({dim})" for name, dim in heads.items())
+        need(
+            not self.reid_head or heads.get(self.reid_backbone) == self.embedding_dim,
+            "reid_head",
+            f"needs a reid_backbone with a head, and that head's config.model.embedding_dim: {known}",
         )
 
 
@@ -145,12 +160,17 @@ class PSDiff(nnx.Module):
             self.reid_backbone = specs["reid_backbone"].make(rngs=rngs)
         read = self._read(specs.get("reid_backbone", specs["backbone"]).channels)
         rows, width = options.readout_rows, options.embedding_dim
-        self.readout = RowReadout(read, rows, 2 * options.dim, width, rngs=rngs) if rows else None
+        self.readout = (
+            RowReadout(read, rows, 2 * options.dim, width, with_head=options.reid_head, rngs=rngs) if rows else None
+        )
 
     @property
     def backbone_specs(self) -> dict[str, BackboneSpec]:
         """The backbones by the names of their modules."""
-        return {module: BACKBONES[name] for module, name in self.options.backbones.items()}
+        specs = {module: BACKBONES[name] for module, name in self.options.backbones.items()}
+        if self.options.reid_head:
+            specs["reid_backbone"] = replace(specs["reid_backbone"], head=True)
+        return specs
 
     def features(self, images: jax.Array, image_size: jax.Array) -> Condition:
         """uint8 RGB [B,H,W,3], valid size [B,2] -> Condition. BatchNorm is frozen.
@@ -168,7 +188,10 @@ class PSDiff(nnx.Module):
         stages = self.backbone(small, image_size=small_size, dtype=dtype)
         if not self.options.reid_backbone:
             return Maps(stages)
-        return Maps(stages, self._read(self.reid_backbone(pixels, image_size=image_size, dtype=dtype)))
+        times = self.options.reid_scale
+        large = enlarged(pixels, image_size, times)
+        maps = self.reid_backbone(large, image_size=image_size * times, dtype=dtype)
+        return Maps(stages, self._read(maps[:4]), maps[4:])
 
     def _read(self, of_maps: Sequence[T]) -> tuple[T, ...]:
         """Of something for each of the four maps, what is for those that the row read-out reads."""
@@ -179,7 +202,7 @@ class PSDiff(nnx.Module):
         """The part of `features` that comes after the backbones."""
         pyramid = self.fpn(maps.stages, valid_size(image_size, self.options.downsample))
         read = () if self.readout is None else maps.reid or self._read(maps.stages)
-        return Condition(pyramid, image_size, read)
+        return Condition(pyramid, image_size, read, maps.head)
 
     def denoise(
         self, condition: Condition, state: State, t: jax.Array, held: jax.Array | None = None
@@ -219,9 +242,15 @@ class PSDiff(nnx.Module):
     def read(self, condition: Condition, boxes: jax.Array) -> jax.Array:
         """What the row read-out maps to embeddings: features [B,N,F] of boxes [B,N,4] in pixels."""
         assert self.readout is not None
-        factor = 1 if self.options.reid_backbone else self.options.downsample
-        strides = tuple(stride * factor for stride in self.options.readout_strides)
-        return self.readout.features(condition.maps, boxes, strides, condition.image_size, self.options.roi_backend)
+        options, size = self.options, condition.image_size
+        factor = 1 if options.reid_backbone else options.downsample
+        strides = tuple(stride * factor // options.reid_scale for stride in options.readout_strides)
+        features = self.readout.features(condition.maps, boxes, strides, size, options.roi_backend)
+        if not condition.head:
+            return features
+        stride = HEAD_STRIDE // options.reid_scale
+        said = self.reid_backbone.head.embed(condition.head[0], boxes, stride, size, options.roi_backend)
+        return jnp.concatenate([features, said.astype(features.dtype)], axis=-1)
 
     def clean(self, condition: Condition, estimate: Estimate) -> tuple[State, jax.Array]:
         """An estimate as (clean state, scores [B,N]), which is what samplers work with."""

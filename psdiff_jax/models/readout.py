@@ -9,9 +9,11 @@ hidden vector, D embedding.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import reduce
 from flax import nnx
 
@@ -24,11 +26,21 @@ GATE_BIAS = 2.0  # sigmoid(2) = 0.88: trusted until training says otherwise
 class RowReadout(nnx.Module):
     """Maps of an image -> embeddings of its boxes.
 
-    channels: of the maps. hidden: C. `norm` standardises the features; its statistics are the closed form's.
+    channels: of the maps. hidden: C. with_head: the last D features are an embedding themselves, to which what is made
+    of the others is added. `norm` standardises these; its statistics are the closed form's.
     """
 
-    def __init__(self, channels: Sequence[int], rows: int, hidden: int, embedding_dim: int, *, rngs: nnx.Rngs):
-        self.rows = rows
+    def __init__(
+        self,
+        channels: Sequence[int],
+        rows: int,
+        hidden: int,
+        embedding_dim: int,
+        *,
+        with_head: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.rows, self.with_head = rows, with_head
         width = rows * sum(channels)
         self.norm = nnx.BatchNorm(width, use_scale=False, use_bias=False, rngs=rngs)
         self.linear = nnx.Linear(width, embedding_dim, kernel_init=nnx.initializers.zeros, rngs=rngs)
@@ -58,9 +70,17 @@ class RowReadout(nnx.Module):
             parts.append(reduce(cells, "b n r s c -> b n (r c)", "mean"))
         return jnp.concatenate(parts, axis=-1)
 
+    def split(self, features: Any) -> tuple[Any, Any]:
+        """(what is mapped, what is added): [...,F] -> [...,F - D] and [...,D] float32, or F and 0 without a head."""
+        if not self.with_head:
+            return features, 0.0
+        width = self.linear.in_features
+        return features[..., :width], features[..., width:].astype(np.float32)
+
     def embed(self, features: jax.Array) -> jax.Array:
         """Features [B,N,F] -> embeddings [B,N,D] no longer than 1: unbounded, noise boxes would dominate the loss."""
-        read = self.linear(normalized(self.norm, features, False)).astype(jnp.float32)
+        features, said = self.split(features)
+        read = self.linear(normalized(self.norm, features, False)).astype(jnp.float32) + said
         length = jnp.sqrt(jnp.sum(read**2, axis=-1, keepdims=True) + 1e-12)
         return read / jnp.maximum(length, 1.0)
 

@@ -1,7 +1,7 @@
 """Multi-level bilinear RoIAlign (He et al. 2017; detectron2's aligned "V2" with torchvision's border rule).
 
-Legend: B image, N box, S side of the grid of cells, R samples per cell and axis, H W rows and columns of a level,
-C channel, L level.
+Legend: B image, N box, Y X rows and columns of the grid of cells, R samples per cell and axis, H W rows and columns of
+a level, C channel, L level.
 
 A sample at coordinate c reads the feature map bilinearly; c is clamped to the map while it lies within one cell of
 it, and reads zero beyond. The map ends where its image does, not where the padding of the batch does. Sampling
@@ -33,7 +33,7 @@ def assign_levels(boxes: jax.Array, num_levels: int, canonical_size: float = 224
 def sample_positions(
     start: jax.Array, end: jax.Array, stride: jax.Array, size: jax.Array, side: int, ratio: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Sampling coordinates along one axis: ([...,S*R] clamped to the map, [...,S*R] bool whether inside).
+    """Sampling coordinates along an axis of S cells: ([...,S*R] clamped to the map, [...,S*R] bool whether inside).
 
     start, end: [...] pixels of the image; stride: pixels a cell; size: valid cells of the map along this axis.
     stride and size are broadcast to [...].
@@ -54,11 +54,11 @@ def valid_cells(pyramid: Sequence[jax.Array], strides: Sequence[int], image_size
     return jnp.minimum(ceil_div(image_size[None].astype(jnp.int32), jnp.array(strides)[:, None, None]), whole)
 
 
-def _matmul_level(features, boxes, stride, cells, side, ratio, chosen):
-    """One level by two interpolation matmuls: [B,H,W,C], [B,N,4], cells [B,2], chosen [B,N] -> [B,N,S,S,C]."""
+def _matmul_level(features, boxes, stride, cells, sides, ratio, chosen):
+    """One level by two interpolation matmuls: [B,H,W,C], [B,N,4], cells [B,2], chosen [B,N] -> [B,N,Y,X,C]."""
 
     def weights(start: jax.Array, end: jax.Array, axis: int) -> jax.Array:
-        position, inside = sample_positions(start, end, stride, cells[:, axis, None], side, ratio)
+        position, inside = sample_positions(start, end, stride, cells[:, axis, None], sides[axis], ratio)
         hat = jnp.maximum(1 - jnp.abs(position[..., None] - jnp.arange(features.shape[axis + 1])), 0)
         return rearrange(hat * inside[..., None], "b n (s r) k -> b n s r k", r=ratio).mean(axis=3)
 
@@ -68,9 +68,9 @@ def _matmul_level(features, boxes, stride, cells, side, ratio, chosen):
     return jnp.einsum("bnxw,bnywc->bnyxc", columns, bands)
 
 
-def _matmul(pyramid, boxes, levels, strides, cells, side, ratio):
+def _matmul(pyramid, boxes, levels, strides, cells, sides, ratio):
     return sum(
-        _matmul_level(features, boxes, stride, cells[i], side, ratio, levels == i)
+        _matmul_level(features, boxes, stride, cells[i], sides, ratio, levels == i)
         for i, (features, stride) in enumerate(zip(pyramid, strides, strict=True))
     )
 
@@ -108,7 +108,7 @@ def _read_backward(kept, gradient):
 _read.defvjp(_read_forward, _read_backward)
 
 
-def _gather(pyramid, boxes, levels, strides, cells, side, ratio):
+def _gather(pyramid, boxes, levels, strides, cells, sides, ratio):
     """All levels as one table; each cell is the weighted sum of the 2x2 neighbours of its samples."""
     table = jnp.concatenate([rearrange(p, "b h w c -> b (h w) c") for p in pyramid], axis=1)
     starts = jnp.cumsum(jnp.array([0] + [p.shape[1] * p.shape[2] for p in pyramid[:-1]]))[levels]
@@ -116,8 +116,9 @@ def _gather(pyramid, boxes, levels, strides, cells, side, ratio):
     stride = jnp.array(strides, boxes.dtype)[levels]
     valid = jax.vmap(lambda sizes, level: sizes[level], in_axes=(1, 0))(cells, levels)  # [B,N,2]
 
-    def neighbours(start: jax.Array, end: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
-        position, inside = sample_positions(start, end, stride, size, side, ratio)
+    def neighbours(axis: int) -> tuple[jax.Array, jax.Array]:
+        start, end, size = boxes[..., 1 - axis], boxes[..., 3 - axis], valid[..., axis]
+        position, inside = sample_positions(start, end, stride, size, sides[axis], ratio)
         low = jnp.floor(position)
         high = jnp.minimum(low + 1, size[..., None] - 1)
         fraction = position - low
@@ -126,17 +127,16 @@ def _gather(pyramid, boxes, levels, strides, cells, side, ratio):
         index, weight = (rearrange(v, "b n (s r) k -> b n s (r k)", r=ratio) for v in (index, weight))
         return index, weight
 
-    rows, row_weights = neighbours(boxes[..., 1], boxes[..., 3], valid[..., 0])
-    columns, column_weights = neighbours(boxes[..., 0], boxes[..., 2], valid[..., 1])
+    (rows, row_weights), (columns, column_weights) = neighbours(0), neighbours(1)
     rows = starts[..., None, None] + rows * pitch[..., None, None]
     index, weight = (
-        rearrange(v, "b n y j x k -> b (n y x) (j k)")  # 2R x 2R terms for each of N S S cells
+        rearrange(v, "b n y j x k -> b (n y x) (j k)")  # 2R x 2R terms for each of N Y X cells
         for v in (
             rows[..., None, None] + columns[:, :, None, None],
             row_weights[..., None, None] * column_weights[:, :, None, None],
         )
     )
-    return rearrange(_read(table, index, weight), "b (n y x) c -> b n y x c", y=side, x=side)
+    return rearrange(_read(table, index, weight), "b (n y x) c -> b n y x c", y=sides[0], x=sides[1])
 
 
 _BACKENDS = {"matmul": _matmul, "gather": _gather}
@@ -152,13 +152,13 @@ def roi_align(
     boxes: jax.Array,
     *,
     strides: Sequence[int] = (4, 8, 16, 32),
-    side: int = 7,
+    side: int | tuple[int, int] = 7,
     sampling_ratio: int = 2,
     canonical_size: float = 224.0,
     backend: str = "auto",
     image_size: jax.Array | None = None,
 ) -> jax.Array:
-    """Features of boxes: [B,N,S,S,C], in the dtype of the features.
+    """Features of boxes: [B,N,Y,X,C], in the dtype of the features.
 
     Gradients flow to the features, exactly; none flow to the boxes.
 
@@ -166,16 +166,16 @@ def roi_align(
       pyramid: levels [B,H/s,W/s,C], finest first.
       boxes: [B,N,4] xyxy pixels of the network image, float32; empty boxes read one point, boxes outside read zero.
       strides: pixels a cell, level by level.
-      side: S, cells along each axis.
+      side: cells along each axis, or (Y, X).
       sampling_ratio: R, samples along each axis of a cell.
       canonical_size: the box size (pixels) that belongs to level 4 (see `assign_levels`).
       backend: "gather" (CPU and GPU), "matmul" (TPU; its backward pass needs no scatter), "auto" = `choose_backend`.
       image_size: [B,2] (h, w) int, the pixels that are the image's own: the border rule holds there, and what the
         padding of the batch holds is never read. None = no padding.
     """
-    boxes = jax.lax.stop_gradient(boxes)
+    boxes, sides = jax.lax.stop_gradient(boxes), (side, side) if isinstance(side, int) else side
     levels = assign_levels(boxes, len(pyramid), canonical_size)
     if backend == "auto":
         backend = choose_backend(jax.default_backend())
     cells = valid_cells(pyramid, strides, image_size)
-    return _BACKENDS[backend](tuple(pyramid), boxes, levels, tuple(strides), cells, side, sampling_ratio)
+    return _BACKENDS[backend](tuple(pyramid), boxes, levels, tuple(strides), cells, sides, sampling_ratio)

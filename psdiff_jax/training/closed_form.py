@@ -1,10 +1,10 @@
 """The row read-out in closed form: ridge regression from the features of ground-truth boxes to the teacher's targets.
 
 Minimises |Z W + P - Y|^2 + s |W|^2 over all ground truths with a target: Z are their standardised features, P is what
-the read-out says already, which is zero unless it comes from another run. Sums are streamed, so that only the features
-of a sample of boxes are kept. The strength s is chosen by cross-validation over identities: a map of all folds but one
-must rank the boxes of that one, people that it has not seen. Ranking, not the error: towards new people all maps are
-far from the targets, and the least error is that of a map which says nothing.
+is said already by another run's read-out and by the re-ID backbone's own head, where there are any. Sums are streamed,
+so that only the features of a sample of boxes are kept. The strength s is chosen by cross-validation over identities: a
+map of all folds but one must rank the boxes of that one, people that it has not seen. Ranking, not the error: towards
+new people all maps are far from the targets, and the least error is that of a map which says nothing.
 
 Legend: B image, M ground truth (padded), n box, F feature, D embedding.
 """
@@ -59,6 +59,16 @@ class Fit(NamedTuple):
         )
 
 
+class Boxes(NamedTuple):
+    """Ground truths: features [n,F], unit targets [n,D], person ids [n]; said [n,D]: by whatever the fit is added to,
+    from which it departs no further than the boxes tell."""
+
+    features: np.ndarray
+    targets: np.ndarray
+    ids: np.ndarray
+    said: np.ndarray
+
+
 class Sums:
     """Count, sum and products of [1, features, targets], in float64."""
 
@@ -103,50 +113,46 @@ class Sums:
         return found
 
 
-def fit(boxes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], prior: Fit | None = None) -> Fit:
-    """Fits (features [n,F], unit targets [n,D], person ids [n]) batch by batch.
-
-    prior: a map that the fit departs from no further than the boxes tell.
+def fit(boxes: Iterable[Boxes]) -> Fit:
+    """Fits (features, targets, person ids, what is said of them already) batch by batch.
 
     Raises:
       InputError: a fold has no box: there are too few people.
     """
     sums: list[Sums] = []
-    kept: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(FOLDS)]
+    kept: list[list[Boxes]] = [[] for _ in range(FOLDS)]
     seen = 0
-    for x, y, ids in boxes:
+    for x, y, ids, said in boxes:
         sums = sums or [Sums(x.shape[1], y.shape[1]) for _ in range(FOLDS)]
         # Boxes without an identity are people as well: each is one of its own.
         fold = np.where(ids < 0, seen + np.arange(len(ids)), ids) % FOLDS
         seen += len(ids)
         for k in np.unique(fold):
             mine = fold == k
-            sums[k].add(x[mine], y[mine] if prior is None else y[mine] - prior(x[mine]))
-            if sum(len(part[1]) for part in kept[k]) < MOST_KEPT:
-                kept[k].append((x[mine], ids[mine]))
+            part = Boxes(x[mine], y[mine], ids[mine], said[mine])
+            sums[k].add(part.features, part.targets - part.said)
+            if sum(len(each.ids) for each in kept[k]) < MOST_KEPT:
+                kept[k].append(part)
     if not sums or not all(part.count for part in sums):
         raise InputError(
             f"config.train.closed_form: needs ground truths of at least {FOLDS} people with a target; turn it off"
         )
     total = functools.reduce(Sums.plus, sums)
-    scores = _cross_validated(total, sums, kept, prior)
+    scores = _cross_validated(total, sums, kept)
     best = max(scores, key=lambda strength: scores[strength])
     [found] = total.solve([best])
-    return (found if prior is None else found.plus(prior))._replace(scores=scores)
+    return found._replace(scores=scores)
 
 
-def _cross_validated(
-    total: Sums, sums: list[Sums], kept: list[list[tuple[np.ndarray, np.ndarray]]], prior: Fit | None
-) -> dict[float, float]:
+def _cross_validated(total: Sums, sums: list[Sums], kept: list[list[Boxes]]) -> dict[float, float]:
     """Mean over the folds of the mAP with which maps of the other folds rank a fold's boxes, for each strength."""
     found: dict[float, list[float]] = {strength: [] for strength in STRENGTHS}
     for part, rows in zip(sums, kept, strict=True):
-        x, ids = (np.concatenate(values) for values in zip(*rows, strict=True))
+        x, _, ids, said = (np.concatenate(values) for values in zip(*rows, strict=True))
         people, counts = np.unique(ids[ids >= 0], return_counts=True)
         queries = np.flatnonzero(np.isin(ids, people[counts > 1]))
         if not len(queries):
             continue
-        said = 0.0 if prior is None else prior(x)
         for each in total.plus(part, -1).solve(STRENGTHS):
             found[each.strength].append(float(reid_scores(unit_rows(each(x) + said), ids, queries=queries)["mAP"]))
     return {strength: float(np.mean(values)) if values else 0.0 for strength, values in found.items()}
@@ -166,7 +172,15 @@ def start_readout(model: PSDiff, batches: Iterable[dict[str, np.ndarray]]) -> Fi
         for each, name in ((norm, "mean"), (norm, "var"), (linear, "kernel"), (linear, "bias"))
     )
     prior = Fit(mean, variance + readout.norm.epsilon, kernel, bias, 0.0, {}, 0) if kernel.any() else None
-    found = fit(_known(box_features(model, batches)), prior)
+
+    def known() -> Iterator[Boxes]:
+        for features, y, ids in box_features(model, batches):
+            x, said = readout.split(features)
+            said = np.broadcast_to(said + (0.0 if prior is None else prior(x)), y.shape)
+            yield Boxes(*(each[np.any(y != 0, axis=-1)] for each in (x, y, ids, said)))
+
+    found = fit(known())
+    found = found if prior is None else found.plus(prior)
     new = {
         "norm": {"mean": found.mean, "var": found.variance - readout.norm.epsilon},
         "linear": {"kernel": found.kernel, "bias": found.bias},
@@ -202,12 +216,3 @@ def box_features(
         whole = parallel.gather_batch({name: batch[name] for name in ("embeddings", "person_ids", "boxes_mask")})
         real = whole["boxes_mask"]
         yield x[real], whole["embeddings"][real], whole["person_ids"][real]
-
-
-def _known(
-    boxes: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Those with a target."""
-    for x, y, ids in boxes:
-        known = np.any(y != 0, axis=-1)
-        yield x[known], y[known], ids[known]

@@ -25,7 +25,7 @@ from psdiff_jax.models.psdiff import Maps, PSDiff, merge
 from psdiff_jax.models.weights import state_hash
 from psdiff_jax.progress import progress
 
-STAGE, REID = "stage_{}", "reid_{}"  # names of the maps in a batch
+NAMES = ("stage_{}", "reid_{}", "head_{}")  # of the maps in a batch, by the field of `Maps`
 
 
 def maps_of(batch: dict[str, Any], dtype: Any) -> Maps:
@@ -34,7 +34,7 @@ def maps_of(batch: dict[str, Any], dtype: Any) -> Maps:
     def named(name: str) -> tuple[jax.Array, ...]:
         return tuple(batch[name.format(i)].astype(dtype) for i in range(4) if name.format(i) in batch)
 
-    return Maps(named(STAGE), named(REID))
+    return Maps(*map(named, NAMES))
 
 
 def features_folder(workdir: Path) -> Path:
@@ -73,7 +73,7 @@ def store_features(
     @jax.jit
     def compute(state: nnx.State, image: jax.Array, size: jax.Array) -> dict[str, jax.Array]:
         maps = merge(graphdef, state, folded=True).maps(image, size)
-        named = zip((STAGE, REID), maps, strict=True)
+        named = zip(NAMES, maps, strict=True)
         return {name.format(i): x.astype(jnp.float16) for name, part in named for i, x in enumerate(part)}
 
     def with_maps(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -1,5 +1,6 @@
 """OSNet's files: torchreid's names, ONNX with BatchNorm as it is and folded, every tensor accounted for."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.osnet import OSNetSpec
 from psdiff_jax.models.weights import flatten_state
-from psdiff_jax.teacher.openvino import load_maps
+from psdiff_jax.teacher.openvino import load_maps, load_openvino
 from psdiff_jax.teacher.step import new_state
 from psdiff_jax.training.train import build_model
 
@@ -207,26 +208,39 @@ def test_msmt17_weights_give_the_embeddings_of_onnxruntime():
     assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
 
 
-OMZ = OSNetSpec(32, (128, 192, 256), instance_norm=True, context_gates=True, gate_window=None, last_stride=1)
+OMZ = OSNetSpec(
+    32,
+    (128, 192, 256),
+    instance_norm=True,
+    context_gates=True,
+    gate_window=None,
+    last_stride=1,
+    embedding_dim=24,
+    head=True,
+)
 
 
 def write_omz(path, spec=OMZ):
-    """An IR as Open Model Zoo has them, with a layer behind the backbone."""
+    """An IR as Open Model Zoo has them, of crops of 256x128 pixels, with its head behind the maps."""
     torch, openvino = pytest.importorskip("torch"), pytest.importorskip("openvino")
     from ..models.torch_osnet import OSNet
 
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.osnet, self.pool = OSNet(spec), torch.nn.Conv2d(spec.widths[-1], 8, 1)
+            width, dim = spec.widths[-1], spec.embedding_dim
+            self.osnet, self.pool = OSNet(spec), torch.nn.Conv2d(width, width, (16, 8), groups=width)
+            self.fc, self.norm, self.slope = torch.nn.Linear(width, dim), torch.nn.BatchNorm1d(dim), torch.nn.PReLU()
 
         def forward(self, x):
             maps = self.osnet(x)
-            return (*maps, self.pool(maps[-1]))
+            return (*maps, self.slope(self.norm(self.fc(self.pool(maps[-1]).flatten(1)))))
 
     torch.manual_seed(0)
     network = Network().eval()
-    model = openvino.convert_model(network, example_input=torch.zeros(1, 3, 64, 64), input=[1, 3, -1, -1])
+    torch.nn.init.uniform_(network.norm.running_var, 0.5, 2), torch.nn.init.normal_(network.norm.running_mean)
+    torch.nn.init.uniform_(network.norm.weight, 0.5, 2), torch.nn.init.normal_(network.norm.bias)
+    model = openvino.convert_model(network, example_input=torch.zeros(1, 3, 256, 128), input=[1, 3, 256, 128])
     openvino.save_model(model, path, compress_to_fp16=False)
     return network
 
@@ -239,16 +253,26 @@ def test_an_ir_of_open_model_zoo_by_its_order(tmp_path):
     graphdef, state = nnx.split(abstract_backbone(OMZ))
     loaded = load_backbone(tmp_path / "in.xml", state)
     assert loaded.layout == "OSNet of Open Model Zoo"
-    repeated, pool = 3 * 3 * 2, 2  # scale and shift of three stages' second gate, for all streams but the first
-    assert len(loaded.left_out) == repeated + pool
-    image = np.random.default_rng(0).uniform(0, 255, (1, 75, 109, 3)).astype(np.float32)
-    ours = jax.jit(lambda s, x: nnx.merge(graphdef, s)(x))(loaded.state, image)
+    assert len(loaded.left_out) == 3 * 3 * 2  # scale and shift of second gates, for all streams but the first
+    image = np.random.default_rng(0).uniform(0, 255, (1, 256, 128, 3)).astype(np.float32)
+
+    @jax.jit
+    def maps_and_embedding(state, image):
+        net = nnx.merge(graphdef, state)
+        *maps, conv5 = net(image)
+        return *maps, net.head(conv5)
+
+    ours = maps_and_embedding(loaded.state, image)
     scaled = torch.from_numpy(((image - OMZ.mean) / OMZ.std).transpose(0, 3, 1, 2).astype(np.float32))
     with torch.no_grad():
-        theirs = [x.numpy().transpose(0, 2, 3, 1) for x in network(scaled)]
-    for mine, other in zip(ours, theirs, strict=False):
+        theirs = [x.numpy().transpose(0, 2, 3, 1) if x.ndim > 2 else x.numpy() for x in network(scaled)]
+    theirs[-1] /= np.linalg.norm(theirs[-1])
+    for mine, other in zip(ours, theirs, strict=True):
         assert mine.shape == other.shape and np.abs(np.asarray(mine) - other).max() < 1e-4 * np.abs(other).max()
 
+    plain = abstract_backbone(dataclasses.replace(OMZ, head=False))
+    left_out = load_backbone(tmp_path / "in.xml", nnx.split(plain)[1]).left_out
+    assert len(left_out) == 3 * 3 * 2 + 5  # and the head: weights and biases of two layers, the slope
     arrays = read_state_dict(tmp_path / "in.xml")
     twice = next(name for name in loaded.left_out if name.endswith(".weight") and arrays[name].ndim == 1)
     with pytest.raises(InputError, match="no layout that is known here"):
@@ -261,8 +285,29 @@ def test_person_reidentification_0277_has_the_maps_of_openvino():
     spec = BACKBONES["osnet_omz"].for_reid()
     graphdef, state = nnx.split(abstract_backbone(spec))
     loaded = load_backbone(TEACHER, state)
-    assert loaded.count == 239 and len(loaded.left_out) == 18 + 2 + 2  # repeated gates, its pooling and last layer
+    assert loaded.count == 239 and len(loaded.left_out) == 18 + 2 + 2 + 1  # repeated gates, and the head
     crops = np.random.default_rng(0).integers(0, 256, (2, 8, 4, 3)).repeat(32, 1).repeat(32, 2).astype(np.uint8)
     ours = jax.jit(lambda s, x: nnx.merge(graphdef, s)(x))(loaded.state, crops.astype(np.float32))
     for mine, other in zip(ours, load_maps(TEACHER, ["749", "936", "1123", "1126"], (256, 128))(crops), strict=True):
         assert mine.shape == other.shape and np.abs(np.asarray(mine) - other).max() < 1e-4 * np.abs(other).max()
+
+
+@pytest.mark.skipif(not TEACHER.is_file(), reason="Intel's network is not beside the project")
+def test_person_reidentification_0277_on_a_box_that_is_a_crop():
+    """The head on the whole of a crop as a box has the embeddings of openvino: no cell is interpolated."""
+    pytest.importorskip("openvino")
+    spec = dataclasses.replace(BACKBONES["osnet_omz"].for_reid(), head=True)
+    graphdef, state = nnx.split(abstract_backbone(spec))
+    loaded = load_backbone(TEACHER, state)
+    assert loaded.count == 239 + 5 and len(loaded.left_out) == 18
+    crops = np.random.default_rng(0).integers(0, 256, (3, 8, 4, 3)).repeat(32, 1).repeat(32, 2).astype(np.uint8)
+
+    @jax.jit
+    def embed(state, image):
+        net, boxes = nnx.merge(graphdef, state), np.float32([[[0, 0, 128, 256]]] * len(crops))
+        return net.head.embed(net(image)[-1], boxes, 16, np.int32([[256, 128]] * len(crops)))
+
+    ours = np.asarray(embed(loaded.state, crops.astype(np.float32)))[:, 0]
+    theirs = load_openvino(TEACHER).embed(crops)
+    theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)

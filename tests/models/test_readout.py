@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +11,14 @@ from flax import nnx
 
 from psdiff_jax.diffusion.noise import State
 from psdiff_jax.errors import InputError
-from psdiff_jax.models.padding import shrunk
+from psdiff_jax.models.backbones import BACKBONES
+from psdiff_jax.models.osnet import OSNetSpec
+from psdiff_jax.models.padding import enlarged, shrunk
 from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions, merge
 from psdiff_jax.models.readout import RowReadout
+from psdiff_jax.ops.roi_align import roi_align
 from psdiff_jax.options import read
-from psdiff_jax.training.closed_form import start_readout
+from psdiff_jax.training.closed_form import box_features, start_readout
 from psdiff_jax.training.step import is_trained
 
 
@@ -44,6 +48,26 @@ def test_embeddings_are_no_longer_than_the_gate_lets_them():
     gate = 1 / (1 + np.exp(-2))
     np.testing.assert_allclose(got[0], [0.3 * gate, 0.4 * gate, 0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(got[1], np.float32([20, 0, 30]) / np.sqrt(1300) * gate, rtol=1e-4, atol=1e-6)
+
+
+def test_what_the_head_says_is_added_as_it_is():
+    readout = RowReadout((2,), rows=2, hidden=4, embedding_dim=3, with_head=True, rngs=nnx.Rngs(0))
+    readout.linear.kernel[...] = jnp.eye(4, 3)
+    features = jnp.float32([[0.3, 0.1, 0, 9, 0.1, 0.2, 0.4], [3, 0, 0, 9, 0, 4, 0]])
+    got = np.asarray(readout.embed(features))
+    np.testing.assert_allclose(got, [[0.4, 0.3, 0.4], [0.6, 0.8, 0]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_enlarged_is_opencvs_inside_the_image(times):
+    """Bilinear between pixel centres; what lies beyond the image does not count."""
+    rng = np.random.default_rng(0)
+    images, sizes = rng.uniform(0, 255, (2, 13, 17, 3)).astype(np.float32), np.int32([[13, 17], [9, 12]])
+    got = np.asarray(jax.jit(enlarged, static_argnums=2)(images, sizes, times))
+    assert got.shape == (2, 13 * times, 17 * times, 3)
+    for image, (h, w), large in zip(images, sizes, got, strict=True):
+        want = cv2.resize(image[:h, :w], None, fx=times, fy=times, interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_allclose(large[: h * times, : w * times], want, atol=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +162,58 @@ def test_options_that_make_no_sense(values, message):
 def test_without_it_there_is_no_trace_of_it(tiny):
     network = nnx.eval_shape(lambda: PSDiff(tiny.options, rngs=nnx.Rngs(0)))
     assert {path[0] for path, _ in nnx.to_flat_state(nnx.state(network))} == {"backbone", "fpn", "cdl"}
+
+
+@pytest.fixture(scope="module")
+def headed(tiny):
+    """One whose second backbone sees images at twice the resolution and has a head of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        spec = OSNetSpec(8, (16, 16, 32), (1, 1, 1), embedding_dim=tiny.options.embedding_dim)
+        patch.setitem(BACKBONES, "tiny_head", spec)
+        options = dataclasses.replace(
+            tiny.options, reid_backbone="tiny_head", readout_rows=2, readout_strides=(16,), reid_scale=2, reid_head=True
+        )
+        made = tiny.make(options)
+        yield nnx.merge(made.graphdef, *jax.tree.map(jnp.asarray, (made.params, made.rest)))
+
+
+def test_a_head_reads_the_boxes_in_the_enlarged_image(headed, make_batch):
+    """As on the map that the backbone itself makes of an image that was enlarged before."""
+    batch = make_batch(2)
+    image, size = jnp.float32(batch["image"]), np.int32([[64, 96], [37, 51]])
+    boxes = np.float32([[[4, 6, 30, 60]], [[1, 2, 20, 35]]])
+    got = np.asarray(headed.read(headed.features(batch["image"], size), boxes))
+    width = 2 * 32
+    assert got.shape == (2, 1, width + 8)
+    np.testing.assert_allclose(np.linalg.norm(got[..., width:], axis=-1), 1, rtol=1e-3)
+    for row, (h, w) in enumerate(size):
+        large = jax.image.resize(image[row : row + 1, :h, :w], (1, 2 * h, 2 * w, 3), "linear")
+        network = headed.reid_backbone
+        *_, conv4, _, conv5 = network(large, image_size=2 * size[row : row + 1])
+        cells = roi_align((conv5,), 2 * boxes[row : row + 1], strides=(16,), side=(16, 8), sampling_ratio=1)
+        np.testing.assert_allclose(got[row, 0, width:], network.head(cells)[0, 0], atol=1e-4)
+        rows = roi_align((conv4,), 2 * boxes[row : row + 1], strides=(16,), side=2)[0, 0].mean(1)
+        np.testing.assert_allclose(got[row, 0, :width], rows.ravel(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_closed_form_departs_from_what_the_head_says(headed, make_batch):
+    """Targets that the head meets already leave nothing to fit."""
+    rng, batches = np.random.default_rng(0), [make_batch(4, 3, seed=seed) for seed in range(8)]
+    for batch in batches:
+        batch["person_ids"] = rng.integers(0, 10, (4, 3))
+        batch["embeddings"] = np.zeros((4, 3, 8), np.float32)
+    for batch, (features, _, _) in zip(batches, list(box_features(headed, batches)), strict=True):
+        batch["embeddings"][batch["boxes_mask"]] = headed.readout.split(features)[1]
+    linear = headed.readout.linear  # as it is new; otherwise it is departed from as well
+    linear.kernel[...], linear.bias[...] = jnp.zeros_like(linear.kernel[...]), jnp.zeros_like(linear.bias[...])
+    found = start_readout(headed, batches)
+    np.testing.assert_allclose(found.kernel, 0, atol=1e-4)
+    np.testing.assert_allclose(found.bias, 0, atol=1e-4)
+
+
+def test_a_head_that_is_not_there(tiny):
+    for wrong in ({"reid_backbone": "tiny", "readout_rows": 2}, {}):
+        with pytest.raises(InputError, match=r"config\.model\.reid_head=True: needs .* osnet_omz \(256\)"):
+            read(PSDiffOptions, {"reid_head": True, **wrong}, "config.model")
+    with pytest.raises(InputError, match=r"config\.model\.reid_scale=2: must be 1 without reid_backbone"):
+        read(PSDiffOptions, {"reid_scale": 2}, "config.model")

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from psdiff_jax.errors import InputError
-from psdiff_jax.training.closed_form import STRENGTHS, Sums, fit
+from psdiff_jax.training.closed_form import STRENGTHS, Boxes, Sums, fit
 
 
 def people(count=60, each=6, features=30, dim=8, noise=0.5, seed=0):
@@ -17,6 +17,11 @@ def people(count=60, each=6, features=30, dim=8, noise=0.5, seed=0):
     y = looks @ mixing
     x = (x * rng.uniform(0.1, 30, features) + rng.normal(size=features)).astype(np.float32)
     return x, (y / np.linalg.norm(y, axis=1, keepdims=True)).astype(np.float32), ids
+
+
+def boxes(x, y, ids) -> Boxes:
+    """Of which nothing is said yet."""
+    return Boxes(x, y, ids, np.zeros_like(y))
 
 
 def test_equals_ridge_regression_of_scikit_learn():
@@ -31,7 +36,7 @@ def test_equals_ridge_regression_of_scikit_learn():
     for found in sums.solve(STRENGTHS):
         reference = Ridge(alpha=found.strength * len(x)).fit(z, y)
         np.testing.assert_allclose(found(x), reference.predict(z), atol=1e-6)
-    found = fit((x[part], y[part], ids[part]) for part in np.array_split(np.arange(len(x)), 7))
+    found = fit(boxes(x[part], y[part], ids[part]) for part in np.array_split(np.arange(len(x)), 7))
     np.testing.assert_allclose(found.kernel, sums.solve([found.strength])[0].kernel, atol=1e-6)
     assert found.boxes == len(x) and found.strength == max(found.scores, key=lambda s: found.scores[s])
 
@@ -39,7 +44,7 @@ def test_equals_ridge_regression_of_scikit_learn():
 def test_ranks_people_that_it_has_not_seen():
     x, y, ids = people(count=160, noise=0.15)
     seen = ids < 100
-    found = fit([(x[seen], y[seen], ids[seen])])
+    found = fit([boxes(x[seen], y[seen], ids[seen])])
 
     def top1(embeddings):
         e = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -53,8 +58,9 @@ def test_departs_from_a_prior():
     """Ridge regression of what a map of other people leaves over; with few people of one's own it is the better one."""
     x, y, ids = people(count=300, noise=0.15)
     others, few, new = ids < 200, (ids >= 200) & (ids < 215), ids >= 215
-    prior = fit([(x[others], y[others], ids[others])])
-    found, alone = fit([(x[few], y[few], ids[few])], prior), fit([(x[few], y[few], ids[few])])
+    prior = fit([boxes(x[others], y[others], ids[others])])
+    found = fit([Boxes(x[few], y[few], ids[few], prior(x[few]))]).plus(prior)
+    alone = fit([boxes(x[few], y[few], ids[few])])
     z = (x[few] - x[few].mean(0)) / x[few].std(0)
     reference = Ridge(alpha=found.strength * few.sum()).fit(z, y[few] - prior(x[few]))
     np.testing.assert_allclose(found(x[few]), prior(x[few]) + reference.predict(z), atol=1e-5)
@@ -64,13 +70,13 @@ def test_departs_from_a_prior():
 
 def test_people_without_identity_are_fitted_and_not_ranked():
     x, y, ids = people()
-    found = fit([(x, y, np.where(ids % 2, ids, -1))])
+    found = fit([boxes(x, y, np.where(ids % 2, ids, -1))])
     assert found.boxes == len(x) and max(found.scores.values()) > 0.5
 
 
 def test_too_few_people():
     x, y, ids = people(count=4)
     with pytest.raises(InputError, match=r"config\.train\.closed_form: needs ground truths of at least 5 people"):
-        fit([(x, y, ids)])
+        fit([boxes(x, y, ids)])
     with pytest.raises(InputError, match="closed_form"):
         fit([])
