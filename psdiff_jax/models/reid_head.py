@@ -33,6 +33,7 @@ class ReidHead(nnx.Module):
         self.slope = Slope()
 
     def __call__(self, cells: jax.Array) -> jax.Array:
+        assert self.pool.bias is not None
         kernel, bias = self.pool.kernel[...][:, :, 0], self.pool.bias[...]
         pooled = jnp.einsum("...yxc,yxc->...c", cells, kernel.astype(cells.dtype)) + bias.astype(cells.dtype)
         return normalize(self.slope(self.fc(pooled)).astype(jnp.float32))
