@@ -240,7 +240,8 @@ class PSDiff(nnx.Module):
         return estimates
 
     def read(self, condition: Condition, boxes: jax.Array) -> jax.Array:
-        """What the row read-out maps to embeddings: features [B,N,F] of boxes [B,N,4] in pixels."""
+        """What the row read-out maps to embeddings: features [B,N,F] of boxes [B,N,4] in pixels, the last of them what
+        the head says."""
         assert self.readout is not None
         options, size = self.options, condition.image_size
         factor = 1 if options.reid_backbone else options.downsample
