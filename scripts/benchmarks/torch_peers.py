@@ -88,11 +88,18 @@ class DETR(Adapter):
 
 
 class RTDETR(Adapter):
-    """Zhao et al. 2024: R50-vd, three levels, 300 queries."""
+    """Zhao et al. 2024: R50-vd, three levels, 300 queries; images padded to what its strides divide."""
 
     def __init__(self, setting: Setting):
+        import torch
+
         transformers: Any = importlib.import_module("transformers")
         super().__init__(transformers.RTDetrForObjectDetection(transformers.RTDetrConfig(num_labels=1)), setting)
+        missing = [-side % 32 for side in setting.size]
+        padded = torch.nn.functional.pad(self.images, (0, missing[1], 0, missing[0]))
+        self.images = padded.contiguous(memory_format=torch.channels_last)
+        height, width = padded.shape[2:]
+        self.scale = torch.tensor([width, height, width, height], device=self.device)
 
 
 class FasterRCNN(Adapter):
