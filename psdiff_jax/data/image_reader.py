@@ -46,7 +46,7 @@ class ImageReader:
         self.split = split
         self.image_size = options.image_size
         self.annotations = dataset.annotations(split)
-        self.turned = transforms.turned(self.annotations.sizes, options.image_size)
+        self._turned = transforms.turned(self.annotations.sizes, options.image_size)
         self.max_boxes = max_boxes or max((len(boxes) for boxes in self.annotations.boxes), default=1) or 1
         self.targets, self.zoom = targets, zoom
         self.embedding_dim = getattr(targets, "dim", embedding_dim)
@@ -93,6 +93,11 @@ class ImageReader:
             batch["embeddings"][row, : len(boxes)] = sample["embeddings"]
             batch["person_ids"][row, : len(boxes)] = sample["person_ids"]
         return batch
+
+    def by_orientation(self, positions: np.ndarray) -> list[np.ndarray]:
+        """Positions [n], apart where their canvases are: those of config.data.image_size first, no empty group."""
+        turned = self._turned[positions]
+        return [group for group in (positions[~turned], positions[turned]) if len(group)]
 
     def canvas(self, position: int) -> tuple[int, int]:
         """(H, W) of the network image of the image at `position`."""

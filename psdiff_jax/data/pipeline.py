@@ -70,9 +70,9 @@ def train_batches(
         canvas = reader.canvas(positions[0])
         return reader.batch(positions, canvas, lambda sample, i: augment(sample, int(positions[i]), generators[i]))
 
-    by_orientation = [group for group in (kept[~reader.turned[kept]], kept[reader.turned[kept]]) if len(group)]
-    identity = {"seed": seed} | ({"turned": len(by_orientation[1])} if len(by_orientation) > 1 else {})
-    return _shuffled(make, by_orientation, options, batch_size, processes, identity)
+    groups = reader.by_orientation(kept)
+    identity = {"seed": seed} | ({"turned": len(groups[1])} if len(groups) > 1 else {})
+    return _shuffled(make, groups, options, batch_size, processes, identity)
 
 
 def view_batches(
@@ -94,10 +94,11 @@ def view_batches(
     """
     # Read once or twice: a cache would only make memory grow.
     reader, kept, augment = _training_images(dataset, replace(options, cache=False), targets, embedding_dim)
-    if len(np.unique(reader.turned[kept])) > 1:
-        first = reader.annotations.image_names[kept[np.flatnonzero(reader.turned[kept])[0]]]
+    groups = reader.by_orientation(kept)
+    if len(groups) > 1:
+        first = reader.annotations.image_names[groups[1][0]]
         raise InputError(
-            f"config.train.views: {int(reader.turned[kept].sum())} training images ({first}, ...) have the other"
+            f"config.train.views: {len(groups[1])} training images ({first}, ...) have the other"
             " orientation than config.data.image_size, and views are kept of one orientation; set it to 0"
         )
 
@@ -197,7 +198,7 @@ def _in_order(
     plan = [
         kind[i : i + batch_size]
         for part in _windows(chosen, window)
-        for kind in (part[~reader.turned[part]], part[reader.turned[part]])
+        for kind in reader.by_orientation(part)
         for i in range(0, len(kind), batch_size)
     ]
 
