@@ -1,6 +1,6 @@
 """A crowd in memory and its targets, for tests and for the processes that they start and kill.
 
-python crowd.py FOLDER PAUSE; or as a process of a pod: python -m tests.teacher.crowd PORT COUNT INDEX FOLDER PAUSE
+python -m tests.teacher.crowd FOLDER PAUSE; as a process of a pod: with PORT COUNT INDEX before them.
 """
 
 import sys

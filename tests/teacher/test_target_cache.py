@@ -17,8 +17,8 @@ from .crowd import crowd_targets
 
 
 def start(folder, pause):
-    command = [sys.executable, str(Path(__file__).with_name("crowd.py")), str(folder), str(pause)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "tests.teacher.crowd", str(folder), str(pause)]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
 
 
 def killed(folder, rows=40):
