@@ -51,8 +51,11 @@ class StoredViews:
             try:
                 paths = sorted((folder / str(view)).glob("*.npy"))
                 self._views.append({path.stem: np.load(path, mmap_mode="r") for path in paths})
-            except (OSError, ValueError) as error:
+            except Exception as error:  # a damaged file fails in every way there is
                 raise InputError(f"{folder}: not readable ({error}); delete it, and it is made again") from error
+        kinds = [{name: (array.shape, array.dtype) for name, array in arrays.items()} for arrays in self._views]
+        if "image_index" not in kinds[0] or kinds.count(kinds[0]) < count:
+            raise InputError(f"{folder}: its files do not belong together; delete it, and it is made again")
         self.count, self.images = count, len(self._views[0]["image_index"])
 
     def batch(self, views: Sequence[int] | np.ndarray, rows: Sequence[int] | np.ndarray) -> Batch:

@@ -92,12 +92,16 @@ def read_shards(folder: Path, steps: int, embedding_dim: int) -> Found:
     boxes, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
     source = [np.zeros(0, np.int32)]
     for shard in _shards(folder):
+        load = partial(np.load, shard / str(steps) / "embeddings.npy", mmap_mode="r")
         try:
-            load = partial(np.load, shard / str(steps) / "embeddings.npy", mmap_mode="r")
-            load()  # here, so that damage is noticed before anything is scored
+            rows = load()  # here, so that damage is noticed before anything is scored
             parts = [np.load(shard / str(steps) / f"{name}.npy") for name in ("boxes", "scores", "source")]
-        except (OSError, ValueError, EOFError) as error:
+            shapes = [array.shape for array in (rows, *parts)]
+        except Exception as error:  # a damaged file fails in every way there is
             raise InputError(f"{shard}: damaged shard ({error}); delete it and run again") from error
+        count = len(rows)
+        if shapes != [(count, embedding_dim), (count, 4), (count,), (count,)]:
+            raise InputError(f"{shard}: damaged shard (its files do not belong together); delete it and run again")
         embeddings.append(load)
         for into, part in zip((boxes, scores, source), parts, strict=True):
             into.append(part)

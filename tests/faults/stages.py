@@ -16,7 +16,9 @@ import numpy as np
 
 from psdiff_jax.data.detections import Detections, load_embeddings, save_embeddings
 from psdiff_jax.data.views import StoredViews, has_view, write_view
-from psdiff_jax.files import write_atomically
+from psdiff_jax.files import remove_unfinished, write_atomically
+from psdiff_jax.inference.embed import People
+from psdiff_jax.inference.split_shards import ShardWriter, missing_images, read_shards
 from psdiff_jax.models.weights import read_npz, save_npz
 from psdiff_jax.report.rankings import write_picture
 from psdiff_jax.teacher.target_cache import cached_rows
@@ -91,6 +93,22 @@ def some_detections() -> Detections:
     return Detections(("a", "b"), *(v.astype(np.float32) for v in rows), np.int32([0, 0, 0, 1, 1, 1]))
 
 
+def shards(place: Path) -> Any:
+    remove_unfinished(place / "shards")
+    writer = ShardWriter(place / "shards", (1,), 4, rows=3)
+    for image in missing_images(place / "shards", 6).tolist():
+        time.sleep(PAUSE)
+        rng = np.random.default_rng(image)
+        writer.add(image, {1: People(*(rng.normal(size=(image % 3, *shape)) for shape in ((4,), (), (4,))))})
+        writer.write_if_full()
+    writer.write()
+    return shard_contents(place)
+
+
+def shard_contents(place: Path) -> Any:
+    return [np.asarray(rows).tolist() for rows in read_shards(place / "shards", 1, 4)]
+
+
 def views(place: Path) -> Any:
     def batches(view: int) -> Iterator[dict[str, np.ndarray]]:
         for first in range(0, 48, 4):
@@ -133,7 +151,7 @@ def dataset_contents(dataset: Any) -> Any:
 
 STAGES: dict[str, Callable[[Path], Any]] = {
     "training": training, "targets": targets, "indexing": indexing, "embeddings": embeddings, "results": results,
-    "preparation": preparation, "views": views,
+    "preparation": preparation, "views": views, "shards": shards,
 }  # fmt: skip
 
 

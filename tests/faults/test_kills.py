@@ -22,7 +22,7 @@ def start(name: str, place: Path) -> subprocess.Popen:
 
 # A sign that a stage is under way: only then the clock runs until it is killed.
 SIGNS = {"training": "checkpoints", "targets": "targets.unfinished", "preparation": "prepared", "indexing": "index",
-         "views": ".0.unfinished"}  # fmt: skip
+         "views": ".0.unfinished", "shards": "shards"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SIGNS)
