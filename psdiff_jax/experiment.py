@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from psdiff_jax import parallel
 from psdiff_jax.compilation import keep_compiled
 from psdiff_jax.config import FOLDER, Config, check_files, from_values
+from psdiff_jax.data.joined import open_training_set
 from psdiff_jax.data.records import PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
@@ -124,14 +125,16 @@ def check_folder(config: Config, mode: str) -> None:
 def open_datasets(config: Config, mode: str) -> tuple[PreparedDataset, PreparedDataset | None]:
     """(the dataset whose gallery is searched, the dataset to train on or None where nothing of it is needed).
 
-    They are the same one unless config.evaluate.data names another.
+    They are the same one unless config.evaluate.data names another, or config.data.also adds to it.
     """
-    gallery = open_gallery(config)
-    if not config.evaluate.data.is_given:
+    gallery, another = open_gallery(config), config.evaluate.data.is_given
+    if not (another or config.data.also):
         return gallery, gallery
     calibrates = mode == "evaluate" and config.data.held_out > 0 and config.evaluate.calibrate
     trains = mode.startswith("train") or mode == "evaluate_teacher"
-    return gallery, open_dataset(config.data) if trains or calibrates else None
+    if not (trains or calibrates):
+        return gallery, None
+    return gallery, open_training_set(config.data, None if another else gallery)
 
 
 def open_gallery(config: Config) -> PreparedDataset:

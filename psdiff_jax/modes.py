@@ -39,7 +39,7 @@ from psdiff_jax.report.run_page import write_report
 from psdiff_jax.report.terminal import format_table
 from psdiff_jax.teacher.evaluate import evaluate_teacher as score_teacher
 from psdiff_jax.teacher.kinds import open_targets
-from psdiff_jax.teacher.targets import Targets
+from psdiff_jax.teacher.targets import Targets, dataset_name
 from psdiff_jax.training import train as training
 from psdiff_jax.training.closed_form import start_readout
 from psdiff_jax.training.frozen_features import features_folder, remove_features, store_features
@@ -90,7 +90,7 @@ def features(config: Config, workdir: Path, dataset: PreparedDataset, model: PSD
         size = config.evaluate.batch_size
         return view_batches(dataset, config.data, view=view, batch_size=size, seed=config.seed, targets=targets)
 
-    made_from = [config.seed, repr(config.data), repr(config.teacher), str(dataset.folder)]
+    made_from = [config.seed, repr(config.data), repr(config.teacher), dataset_name(dataset)]
     images = len(training_positions(dataset.annotations("train"), config.data.held_out))
     return store_features(features_folder(workdir), model, batches, images, config.train.views, made_from)
 
@@ -133,8 +133,8 @@ def evaluate(
     embedder, step = load_embedder(config, workdir)
     calibration = calibrate(embedder, workdir, train_set)
     settings: dict[str, Any] = {"training_step": step} | ({"calibration": calibration} if calibration else {})
-    if config.evaluate.data.is_given:
-        settings["trained_on"] = config.data.name
+    if config.evaluate.data.is_given or config.data.also:
+        settings["trained_on"] = config.data.trained_on
     shown, evaluations = {}, []
     for seed in config.evaluate.seeds or (config.seed,):
         detections = embed_all(embedder.with_seed(seed), dataset, shards_folder(workdir))

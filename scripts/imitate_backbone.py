@@ -27,8 +27,8 @@ from psdiff_jax import parallel
 from psdiff_jax.config import from_values
 from psdiff_jax.convert.backbone import load_backbone
 from psdiff_jax.data.iterators import BatchIterator
+from psdiff_jax.data.joined import open_training_set
 from psdiff_jax.data.pipeline import train_batches
-from psdiff_jax.data.records import open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.weights import save_npz
@@ -80,7 +80,7 @@ def main(_: list[str]) -> None:
     parallel.setup_cpu_devices(config.cpu_devices, options.batch_size)
     mesh, dim = parallel.make_mesh(), config.model.embedding_dim
     batches = train_batches(
-        open_dataset(config.data), config.data, batch_size=options.batch_size, seed=config.seed, embedding_dim=dim
+        open_training_set(config.data), config.data, batch_size=options.batch_size, seed=config.seed, embedding_dim=dim
     )
     lessons = Lessons(batches, published_maps(config.data.image_size), config.seed)
     sample = next(lessons)["maps"]

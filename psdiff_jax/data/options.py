@@ -44,6 +44,7 @@ class AugmentOptions:
 class DataOptions(DatasetOptions):
     """config.data."""
 
+    also: Annotated[tuple[str, ...], "datasets whose training images are added, each NAME=FOLDER"] = ()
     prepared_dir: Annotated[str, "where prepared datasets are kept"] = "~/psdiff_data"
     image_size: Annotated[
         tuple[int, int],
@@ -56,3 +57,8 @@ class DataOptions(DatasetOptions):
     threads: Annotated[int, NOT_NEGATIVE, "reading threads; 0 = one per core"] = 0
     cache: Annotated[bool, "keep resized images in memory, for training"] = False
     augment: AugmentOptions = field(default_factory=AugmentOptions)
+
+    @property
+    def trained_on(self) -> str:
+        """The names of all datasets whose training images are taken."""
+        return " + ".join([self.name, *(entry.partition("=")[0] for entry in self.also)])
