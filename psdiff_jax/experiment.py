@@ -13,7 +13,7 @@ from psdiff_jax import parallel
 from psdiff_jax.compilation import keep_compiled
 from psdiff_jax.config import FOLDER, Config, check_files, from_values
 from psdiff_jax.data.joined import open_training_set
-from psdiff_jax.data.records import PreparedDataset, open_dataset
+from psdiff_jax.data.records import Images, PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
 from psdiff_jax.options import tree
@@ -122,7 +122,7 @@ def check_folder(config: Config, mode: str) -> None:
         raise InputError(f"{group}.root is empty: name the folder of images and videos")
 
 
-def open_datasets(config: Config, mode: str) -> tuple[PreparedDataset, PreparedDataset | None]:
+def open_datasets(config: Config, mode: str) -> tuple[PreparedDataset, Images | None]:
     """(the dataset whose gallery is searched, the dataset to train on or None where nothing of it is needed).
 
     They are the same one unless config.evaluate.data names another, or config.data.also adds to it.

@@ -16,7 +16,7 @@ from psdiff_jax.data.detections import load_embeddings
 from psdiff_jax.data.held_out import training_positions
 from psdiff_jax.data.iterators import EvalBatches, Processes, reading_threads
 from psdiff_jax.data.pipeline import eval_batches, stored_batches, train_batches, view_batches
-from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.data.records import Images, PreparedDataset
 from psdiff_jax.data.views import StoredViews
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.evaluate import Evaluation, threshold_at, write_evaluation
@@ -49,9 +49,9 @@ from psdiff_jax.training.writer import MetricWriter
 FITTED_BOXES = 20_000  # ten for each of the 2,000 features of a box; a pass over a large dataset takes hours
 
 
-def train(config: Config, workdir: Path, dataset: PreparedDataset, gallery: PreparedDataset) -> None:
+def train(config: Config, workdir: Path, dataset: Images, gallery: PreparedDataset) -> None:
     """Makes the teacher's targets and trains PSDiff on `dataset`; TensorBoard shows predictions on `gallery`."""
-    if not len(dataset.train_source):
+    if not len(dataset.source("train")):
         raise InputError(
             f"config.data: dataset {dataset.name} has no images to train on; --mode evaluate, embed and search work, "
             "with the weights of another run (config.train.init_from)"
@@ -81,7 +81,7 @@ def train(config: Config, workdir: Path, dataset: PreparedDataset, gallery: Prep
         remove_features(workdir)
 
 
-def features(config: Config, workdir: Path, dataset: PreparedDataset, model: PSDiff, targets: Targets) -> StoredViews:
+def features(config: Config, workdir: Path, dataset: Images, model: PSDiff, targets: Targets) -> StoredViews:
     """What the frozen backbones of `model` make of config.train.views views of the training images."""
     if jax.process_count() > 1:
         raise InputError("config.train.views: features are kept by a single process; set it to 0 on a pod")
@@ -95,7 +95,7 @@ def features(config: Config, workdir: Path, dataset: PreparedDataset, model: PSD
     return store_features(features_folder(workdir), model, batches, images, config.train.views, made_from)
 
 
-def closed_form(config: Config, dataset: PreparedDataset, model: PSDiff, targets: Targets) -> None:
+def closed_form(config: Config, dataset: Images, model: PSDiff, targets: Targets) -> None:
     """Sets the row read-out of `model` to its closed form on `FITTED_BOXES` ground truths of images taken at random."""
     annotations = dataset.annotations("train")
     positions = np.random.default_rng(config.seed).permutation(training_positions(annotations, config.data.held_out))
@@ -122,7 +122,7 @@ def closed_form(config: Config, dataset: PreparedDataset, model: PSDiff, targets
 
 
 def evaluate(
-    config: Config, workdir: Path, dataset: PreparedDataset, train_set: PreparedDataset | None = None
+    config: Config, workdir: Path, dataset: PreparedDataset, train_set: Images | None = None
 ) -> dict[str, Any]:
     """Embeds, scores every protocol at every number of steps, and writes evaluation.json and the report.
 
@@ -246,7 +246,7 @@ def report(
 
 
 def evaluate_teacher(
-    config: Config, workdir: Path, dataset: PreparedDataset, train_set: PreparedDataset | None
+    config: Config, workdir: Path, dataset: PreparedDataset, train_set: Images | None
 ) -> dict[str, Any]:
     """Scores the teacher alone; one that is trained here is trained first."""
     return score_teacher(

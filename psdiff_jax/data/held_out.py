@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from psdiff_jax.data.prepared import PreparedDataset, Source
+from psdiff_jax.data.prepared import Images, Source
 from psdiff_jax.data.schema import Annotations, Queries, images_of_identities
 from psdiff_jax.errors import InputError
 
@@ -58,7 +58,7 @@ class HeldOut:
     """The held-out images of a dataset as a gallery with queries, with the interface that evaluation uses of a
     PreparedDataset. Every box of a held-out identity is a query (up to MAX_QUERIES)."""
 
-    def __init__(self, dataset: PreparedDataset, share: float):
+    def __init__(self, dataset: Images, share: float):
         self.name = f"{dataset.name}, held out of training"
         self.folder: Path = dataset.folder
         self._dataset = dataset
@@ -108,7 +108,7 @@ class HeldOut:
         positions = self._positions
         if split == "query":
             positions = positions[[image for image, _ in self._query_boxes]]
-        return self._dataset.train_source.at(positions)
+        return self._dataset.source("train").at(positions)
 
 
 def _subset(annotations: Annotations, positions: np.ndarray) -> Annotations:

@@ -10,7 +10,7 @@ import numpy as np
 
 from psdiff_jax.data import transforms
 from psdiff_jax.data.options import DataOptions
-from psdiff_jax.data.prepared import Dataset
+from psdiff_jax.data.prepared import Images
 from psdiff_jax.data.stored_image import stored_image
 from psdiff_jax.errors import InputError
 
@@ -31,7 +31,7 @@ class ImageReader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Images,
         split: str,
         options: DataOptions,
         targets: Targets | None,

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax.data.options import DataOptions
-from psdiff_jax.data.prepared import PreparedDataset, Source
+from psdiff_jax.data.prepared import Images, PreparedDataset, Source
 from psdiff_jax.data.records import open_dataset
 from psdiff_jax.data.schema import Annotations
 from psdiff_jax.errors import InputError
 
 
-def open_training_set(options: DataOptions, first: PreparedDataset | None = None) -> PreparedDataset | JoinedDataset:
+def open_training_set(options: DataOptions, first: PreparedDataset | None = None) -> Images:
     """The dataset that config.data describes (`first`, where it is open), joined with those of config.data.also.
 
     Raises:
@@ -40,7 +40,7 @@ def _open(entry: str, options: DataOptions) -> PreparedDataset:
 
 
 class JoinedDataset:
-    """The train splits of `parts`, one after the other: what training uses of a `PreparedDataset`.
+    """The train splits of `parts`, one after the other.
 
     Person ids and cameras are counted on from part to part, so that no two parts share one. Image names of the k-th
     part, k > 1, begin with "k-NAME/".
@@ -50,12 +50,12 @@ class JoinedDataset:
         self.parts = tuple(parts)
         self.name = " + ".join(part.name for part in parts)
         self.folder = Path(os.path.commonpath([part.folder for part in parts]))
-        self.train_source = JoinedSource([part.train_source for part in parts])
+        self._source = JoinedSource([part.train_source for part in parts])
         self._train = _joined([part.annotations("train") for part in parts], [part.name for part in parts])
 
     def source(self, split: str) -> JoinedSource:
         self._check(split)
-        return self.train_source
+        return self._source
 
     def annotations(self, split: str) -> Annotations:
         self._check(split)

@@ -38,7 +38,7 @@ from psdiff_jax.data.held_out import training_positions
 from psdiff_jax.data.image_reader import Batch, ImageReader, Targets
 from psdiff_jax.data.iterators import ALONE, BatchIterator, EvalBatches, Processes, read_ahead
 from psdiff_jax.data.options import DataOptions
-from psdiff_jax.data.prepared import Dataset
+from psdiff_jax.data.prepared import Images
 from psdiff_jax.data.views import StoredViews
 from psdiff_jax.errors import InputError
 
@@ -46,7 +46,7 @@ EPOCHS = 2**32  # endless; grain counts records, and more overflows
 
 
 def train_batches(
-    dataset: Dataset,
+    dataset: Images,
     options: DataOptions,
     *,
     batch_size: int,
@@ -76,7 +76,7 @@ def train_batches(
 
 
 def view_batches(
-    dataset: Dataset,
+    dataset: Images,
     options: DataOptions,
     *,
     view: int,
@@ -121,7 +121,7 @@ def stored_batches(
 
 
 def _training_images(
-    dataset: Dataset, options: DataOptions, targets: Targets | None, embedding_dim: int
+    dataset: Images, options: DataOptions, targets: Targets | None, embedding_dim: int
 ) -> tuple[ImageReader, np.ndarray, Augmentation]:
     """(a reader of images large enough to be augmented, the positions that are not held out, what varies in them)."""
     zoom = max(1.0, options.augment.scale_jitter[1])
@@ -156,7 +156,7 @@ def _shuffled(
 
 
 def eval_batches(
-    dataset: Dataset,
+    dataset: Images,
     split: str,
     options: DataOptions,
     *,

@@ -66,14 +66,19 @@ class Source:
         return Source, (self._paths, self._positions)
 
 
-class Dataset(Protocol):
-    """What training and inference need of a dataset: `PreparedDataset` and `held_out.HeldOut` have it."""
+class Images(Protocol):
+    """What training needs of a dataset: also `joined.JoinedDataset` has it."""
 
     name: str
     folder: Path
 
     def source(self, split: str) -> Any: ...
     def annotations(self, split: str) -> Annotations: ...
+
+
+class Dataset(Images, Protocol):
+    """What inference needs of a dataset: `PreparedDataset` and `held_out.HeldOut` have it."""
+
     def queries(self) -> Queries: ...
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from psdiff_jax import parallel
 from psdiff_jax.data.held_out import HeldOut
-from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.data.records import Images
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.calibration import choose_threshold
 from psdiff_jax.files import write_atomically
@@ -21,7 +21,7 @@ from psdiff_jax.progress import progress
 FILE = "calibration.json"
 
 
-def calibrate(embedder: Embedder, workdir: Path, train_set: PreparedDataset | None) -> dict[str, Any]:
+def calibrate(embedder: Embedder, workdir: Path, train_set: Images | None) -> dict[str, Any]:
     """{steps: Calibration as a dict} on the training images held out, also in `workdir/calibration.json`.
 
     {} when none are held out, or config.evaluate.calibrate is off. Numbers of steps at which nobody is found again are

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.data.records import Images
 from psdiff_jax.errors import InputError
 from psdiff_jax.teacher.crops import row_starts
 from psdiff_jax.teacher.targets import Targets, Wanted
@@ -27,7 +27,7 @@ class NoTeacher:
         del crops
         raise InputError("config.teacher.kind=none: there is no teacher to embed crops with; choose another kind")
 
-    def targets(self, dataset: PreparedDataset, splits: Sequence[str], wanted: Wanted) -> Targets:
+    def targets(self, dataset: Images, splits: Sequence[str], wanted: Wanted) -> Targets:
         """Zeros [K,D], of a width that only the model decides."""
         if wanted.embedding_dim is None:
             raise InputError("config.teacher.kind=none: there is no teacher to evaluate; choose another kind")

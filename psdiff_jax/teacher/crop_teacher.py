@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from psdiff_jax.data.records import Annotations, PreparedDataset
+from psdiff_jax.data.records import Annotations, Images
 from psdiff_jax.errors import InputError
 from psdiff_jax.ops.normalize import first_off_unit
 from psdiff_jax.progress import progress
@@ -50,7 +50,7 @@ class CropTeacher:
     projection: Projection | None = None
     interpolation: str = "bicubic"
 
-    def targets(self, dataset: PreparedDataset, splits: Sequence[str], wanted: Wanted) -> Targets:
+    def targets(self, dataset: Images, splits: Sequence[str], wanted: Wanted) -> Targets:
         """See `kinds.open_targets`."""
         dim, folder, workers = wanted.embedding_dim, wanted.folder, wanted.workers
         if dim is None:  # kept where the PCA to another width looks for them
@@ -61,7 +61,7 @@ class CropTeacher:
 
 def network_targets(
     teacher: CropTeacher,
-    dataset: PreparedDataset,
+    dataset: Images,
     splits: Sequence[str] = ("train",),
     *,
     folder: str | Path,
@@ -109,7 +109,7 @@ def network_targets(
 
 
 def embed_split(
-    teacher: CropTeacher, dataset: PreparedDataset, split: str, batch: int, workers: int, start: int, end: int
+    teacher: CropTeacher, dataset: Images, split: str, batch: int, workers: int, start: int, end: int
 ) -> Iterator[np.ndarray]:
     """float32 [n,D]: embeddings of the boxes `start` to `end` of a split, a batch at a time.
 
@@ -168,7 +168,7 @@ def project(teacher: CropTeacher, projection: Projection) -> CropTeacher:
 
 def teacher_of_width(
     teacher: CropTeacher,
-    dataset: PreparedDataset,
+    dataset: Images,
     dim: int,
     *,
     folder: str | Path,

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from psdiff_jax.data.records import Annotations, PreparedDataset
+from psdiff_jax.data.records import Annotations, Images
 from psdiff_jax.data.stored_image import original_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.progress import progress
@@ -62,7 +62,7 @@ def crop_boxes(
 
 
 def load_crops(
-    dataset: PreparedDataset,
+    dataset: Images,
     split: str,
     size: tuple[int, int],
     *,
@@ -92,7 +92,7 @@ def row_starts(annotations: Annotations) -> np.ndarray:
 
 
 def cut_crops(
-    dataset: PreparedDataset,
+    dataset: Images,
     split: str,
     first: int,
     out: np.ndarray,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.data.records import Images
 from psdiff_jax.progress import progress
 from psdiff_jax.teacher.crops import cut_crops
 
@@ -39,7 +39,7 @@ def embed_crops(
 
 
 def cut_ahead(
-    dataset: PreparedDataset,
+    dataset: Images,
     split: str,
     size: tuple[int, int],
     ranges: Sequence[range],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.data.records import Images
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.weights import read_npz
 from psdiff_jax.ops.normalize import first_off_unit, unit_rows
@@ -39,7 +39,7 @@ class EmbeddingFile:
         del crops
         raise InputError(f"config.teacher.kind=file: {self.path} holds embeddings, not a network for other crops")
 
-    def targets(self, dataset: PreparedDataset, splits: Sequence[str], wanted: Wanted) -> Targets:
+    def targets(self, dataset: Images, splits: Sequence[str], wanted: Wanted) -> Targets:
         """See `kinds.open_targets`; a PCA is fitted on the train split of `dataset`, for the file is of one dataset."""
         targets, dim = file_targets(self.path, dataset, splits), wanted.embedding_dim
         if dim not in (None, targets.dim) and "train" not in splits:
@@ -55,7 +55,7 @@ class EmbeddingFile:
         return targets_of_width(targets, dim or targets.dim, folder=wanted.folder, whiten=wanted.whiten)
 
 
-def file_targets(path: str | Path, dataset: PreparedDataset, splits: Sequence[str] = ("train",)) -> Targets:
+def file_targets(path: str | Path, dataset: Images, splits: Sequence[str] = ("train",)) -> Targets:
     """Targets from a `.npz` with `image_name` [R], `box_xywh` [R,4] (pixels) and `embedding` [R,D].
 
     A row belongs to the ground-truth box of the same image whose edges differ by at most `TOLERANCE` pixels once both

@@ -29,7 +29,7 @@ import numpy as np
 
 from psdiff_jax import parallel
 from psdiff_jax.data.detections import Detections
-from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.data.records import Images, PreparedDataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.evaluate import count
 from psdiff_jax.evaluation.person_search import score_search
@@ -62,7 +62,7 @@ def evaluate_teacher(
     *,
     folder: Path,
     embedding_dim: int,
-    train_set: PreparedDataset | None = None,
+    train_set: Images | None = None,
     seed: int = 0,
     workers: int = 1,
 ) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from psdiff_jax.teacher.targets import Targets, Wanted
 if TYPE_CHECKING:
     import numpy as np
 
-    from psdiff_jax.data.records import PreparedDataset
+    from psdiff_jax.data.records import Images
     from psdiff_jax.teacher.options import TeacherOptions
 
 
@@ -33,7 +33,7 @@ class Teacher(Protocol):
     def title(self) -> str: ...
     @property
     def embed(self) -> Callable[[np.ndarray], Any]: ...
-    def targets(self, dataset: PreparedDataset, splits: Sequence[str], wanted: Wanted) -> Targets: ...
+    def targets(self, dataset: Images, splits: Sequence[str], wanted: Wanted) -> Targets: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Kind:
     file: str = ""
 
 
-def _trained(options: TeacherOptions, train_set: PreparedDataset, folder: Path, **training: Any) -> Teacher:
+def _trained(options: TeacherOptions, train_set: Images, folder: Path, **training: Any) -> Teacher:
     from psdiff_jax.teacher.train import train_teacher
 
     return train_teacher(options, train_set, folder, **training).as_crop_teacher()
@@ -94,7 +94,7 @@ KINDS: dict[str, Kind] = {  # each imports what it needs when it is opened
 }
 
 
-def open_teacher(options: TeacherOptions, dataset: PreparedDataset, workdir: str | Path, **training: Any) -> Teacher:
+def open_teacher(options: TeacherOptions, dataset: Images, workdir: str | Path, **training: Any) -> Teacher:
     """The teacher that `config.teacher` describes; one that is trained here is trained (or found) in `workdir`.
 
     training: seed, workers and fit of `train.train_teacher`.
@@ -104,12 +104,12 @@ def open_teacher(options: TeacherOptions, dataset: PreparedDataset, workdir: str
 
 def open_targets(
     options: TeacherOptions,
-    dataset: PreparedDataset,
+    dataset: Images,
     workdir: str | Path,
     splits: Sequence[str] = ("train",),
     *,
     embedding_dim: int | None,
-    train_set: PreparedDataset | None = None,
+    train_set: Images | None = None,
     teacher: Teacher | None = None,
     workers: int = 1,
     **training: Any,

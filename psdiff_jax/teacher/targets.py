@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from psdiff_jax.data.detections import Detections
-from psdiff_jax.data.records import Annotations, PreparedDataset
+from psdiff_jax.data.records import Annotations, Images
 from psdiff_jax.errors import InputError
 from psdiff_jax.ops.normalize import first_off_unit
 
@@ -29,7 +29,7 @@ class Wanted:
 
     folder: Path
     embedding_dim: int | None
-    train_set: PreparedDataset
+    train_set: Images
     whiten: bool = False
     workers: int = 1
 
@@ -81,7 +81,7 @@ class Targets:
             )
 
 
-def teacher_detections(targets: Targets, dataset: PreparedDataset, split: str) -> Detections:
+def teacher_detections(targets: Targets, dataset: Images, split: str) -> Detections:
     """The ground-truth boxes of `gallery` or `query` with the teacher's embeddings and score 1.
 
     Scored by the ordinary evaluator they give the teacher's own mAP: what PSDiff could reach with perfect boxes and
@@ -108,7 +108,7 @@ def boxes_hash(annotations: Annotations) -> str:
     return digest.hexdigest()[:16]
 
 
-def dataset_name(dataset: PreparedDataset) -> str:
+def dataset_name(dataset: Images) -> str:
     """Name of a prepared dataset with the fingerprint of its options and files (its folder's name holds it)."""
     if parts := getattr(dataset, "parts", ()):
         return " + ".join(dataset_name(part) for part in parts)

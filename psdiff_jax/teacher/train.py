@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from psdiff_jax import parallel
-from psdiff_jax.data.records import PreparedDataset
+from psdiff_jax.data.records import Images
 from psdiff_jax.earlier import todays_keys
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
@@ -74,7 +74,7 @@ class TrainedTeacher:
 
 def train_teacher(
     options: TeacherOptions,
-    dataset: PreparedDataset,
+    dataset: Images,
     workdir: str | Path,
     *,
     seed: int = 0,
@@ -149,7 +149,7 @@ def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit
     return parallel.fetch(nnx.merge_state(state.params, state.stats))
 
 
-def _origin(options: TeacherOptions, dataset: PreparedDataset, seed: int) -> dict[str, Any]:
+def _origin(options: TeacherOptions, dataset: Images, seed: int) -> dict[str, Any]:
     """What decides the outcome of a training, as JSON gives it back."""
     given = dataclasses.asdict(options)
     for key in "log_every checkpoint_every init_from folder file preprocessing interpolation whiten".split():

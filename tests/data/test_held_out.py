@@ -75,7 +75,7 @@ def test_the_view_is_a_gallery_with_queries():
         name="made up",
         folder=None,
         annotations=lambda split: annotations_of(people),
-        train_source=SimpleNamespace(at=lambda positions: positions.tolist()),
+        source=lambda split: SimpleNamespace(at=lambda positions: positions.tolist()),
     )
     view = HeldOut(dataset, 0.4)
     chosen, ids = held_out_identities(annotations_of(people), 0.4)

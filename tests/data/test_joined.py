@@ -48,11 +48,11 @@ def test_the_parts_follow_each_other_and_share_no_person_no_camera_and_no_name(o
     joined = open_training_set(data_options(options))
     first, second = alone(options, trees[0]), alone(options, trees[1])
     found, one, two = joined.annotations("train"), first.annotations("train"), second.annotations("train")
-    assert len(joined.train_source) == len(found) == 2 + 1 + 1
+    assert len(joined.source("train")) == len(found) == 2 + 1 + 1
     assert found.image_names == (*one.image_names, "2-custom/a/1.jpg", "3-custom/a/1.jpg")
     for i, image in enumerate([first.train_source[0], first.train_source[1], *[second.train_source[0]] * 2]):
-        assert joined.train_source[i]["image"] == image["image"]
-        np.testing.assert_array_equal(joined.train_source[i]["boxes"], found.boxes[i])
+        assert joined.source("train")[i]["image"] == image["image"]
+        np.testing.assert_array_equal(joined.source("train")[i]["boxes"], found.boxes[i])
     assert found.sizes.tolist() == [*one.sizes.tolist(), *two.sizes.tolist() * 2]
     people = [set(ids[ids >= 0].tolist()) for ids in found.person_ids]
     assert people[0] == people[1] and len(people[0]) == 1  # anna, of the first
@@ -63,7 +63,7 @@ def test_the_parts_follow_each_other_and_share_no_person_no_camera_and_no_name(o
 
 
 def test_a_source_can_be_cut_and_sent_to_another_process(options):
-    source = open_training_set(data_options(options)).train_source
+    source = open_training_set(data_options(options)).source("train")
     sent = pickle.loads(pickle.dumps(source.at(np.array([3, 0]))))
     assert len(sent) == 2 and [sent[0]["image"], sent[1]["image"]] == [source[3]["image"], source[0]["image"]]
     for outside in (-1, 4):
@@ -125,7 +125,7 @@ def test_the_gallery_stays_that_of_the_first(options, trees):
     config.data.update(options)
     gallery, train_set = experiment.open_datasets(from_values(config), "train")
     assert gallery.annotations("gallery").image_names == alone(options, trees[0]).annotations("gallery").image_names
-    assert len(train_set.train_source) == 4 and len(gallery.train_source) == 2
+    assert len(train_set.source("train")) == 4 and len(gallery.train_source) == 2
     assert experiment.open_datasets(from_values(config), "evaluate")[1] is None  # not even opened
     with pytest.raises(InputError, match="no split 'gallery' in common"):
         train_set.annotations("gallery")
