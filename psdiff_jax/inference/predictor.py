@@ -111,5 +111,17 @@ def predict(
     trajectory = sample(denoise, model.diffusion, sampler, keys, steps, query, known)
     estimate = pool(trajectory) if sampler.ensemble else jax.tree.map(lambda v: v[-1], trajectory)
     boxes = box_ops.clip(estimate.boxes, condition.image_size)
-    scores = jax.nn.sigmoid(estimate.logits)
-    return Predictions(boxes, scores, normalize(estimate.embeddings), nms(boxes, scores, sampler.nms_threshold))
+    scores, embeddings = jax.nn.sigmoid(estimate.logits), normalize(estimate.embeddings)
+    if sampler.average_threshold < 1:
+        embeddings = average(embeddings, boxes, scores, sampler.average_threshold)
+    return Predictions(boxes, scores, embeddings, nms(boxes, scores, sampler.nms_threshold))
+
+
+def average(embeddings: jax.Array, boxes: jax.Array, scores: jax.Array, threshold: float) -> jax.Array:
+    """Unit embeddings [B,N,D], each the mean of its own and of those whose boxes overlap its box by an IoU of at least
+    `threshold`, weighted by IoU and score: several proposals of one person have seen slightly different cells.
+    """
+    overlap = box_ops.pairwise(box_ops.iou, boxes, boxes)
+    weight = jnp.where(overlap >= threshold, overlap, 0) * scores[:, None]
+    weight = jnp.where(jnp.eye(boxes.shape[1], dtype=bool), jnp.maximum(scores, 1e-6)[:, None], weight)
+    return normalize(jnp.einsum("bnm,bmd->bnd", weight, embeddings))
