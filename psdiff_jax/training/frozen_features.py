@@ -1,9 +1,11 @@
 """What frozen backbones make of the training images, computed once: training then costs what is trained.
 
 Each image is augmented config.train.views times, and the backbones' maps of those views are kept on the disk in half
-precision (`data.views`), a run's own in its `workdir/features`. They are deleted when training is done.
+precision (`data.views`): a run's own in its `workdir/features`, which is deleted when training is done, or in
+config.train.views_folder, for all runs that read the same.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -20,12 +22,14 @@ from psdiff_jax.data.image_reader import Batch
 from psdiff_jax.data.iterators import EvalBatches
 from psdiff_jax.data.views import StoredViews, has_view, write_view
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import write_atomically, writing
+from psdiff_jax.files import locked, write_atomically, writing
 from psdiff_jax.models.psdiff import Maps, PSDiff, merge
 from psdiff_jax.models.weights import state_hash
 from psdiff_jax.progress import progress
 
 NAMES = ("stage_{}", "reid_{}", "head_{}")  # of the maps in a batch, by the field of `Maps`
+# The options of a model that decide its maps, beside the weights.
+MAP_OPTIONS = ("backbone", "downsample", "reid_backbone", "reid_scale", "reid_head", "readout_strides", "dtype")
 
 
 def maps_of(batch: dict[str, Any], dtype: Any) -> Maps:
@@ -49,20 +53,34 @@ def remove_features(workdir: Path) -> None:
 
 
 def store_features(
-    folder: Path, model: PSDiff, view_batches: Callable[[int], EvalBatches], images: int, views: int, made_from: Any
+    folder: Path,
+    model: PSDiff,
+    view_batches: Callable[[int], EvalBatches],
+    images: int,
+    views: int,
+    made_from: Any,
+    *,
+    shared: bool = False,
 ) -> StoredViews:
     """Computes what is missing in `folder` of the features of `views` views of the training images.
 
     Args:
+      shared: each set of features has a folder in `folder`, which other processes may read and fill as well.
       view_batches: the batches of a view, in order. images: their number of images.
-      made_from: what decides the views, for JSON; with other weights or another value all are made anew.
+      made_from: what decides the views, for JSON; with another value, other weights or MAP_OPTIONS all are made anew.
 
     Raises:
       InputError: the disk is too small, or a map is not finite in half precision.
     """
     graphdef, state = nnx.split(model)
     frozen = {name: nnx.state(getattr(model, name)) for name in model.backbone_specs}
-    identity = json.dumps({"weights": state_hash(frozen), "made_from": made_from}, sort_keys=True)
+    options = [getattr(model.options, name) for name in MAP_OPTIONS]
+    decides = {"weights": state_hash(frozen), "options": options, "made_from": made_from}
+    identity = json.dumps(decides, sort_keys=True)
+    if shared:
+        folder /= hashlib.sha256(identity.encode()).hexdigest()[:10]
+        with locked(folder.with_suffix(".lock"), f"makes {folder}"):
+            return store_features(folder, model, view_batches, images, views, made_from)
     mark = folder / "made_from.json"
     if not mark.is_file() or mark.read_text() != identity:
         shutil.rmtree(folder, ignore_errors=True)

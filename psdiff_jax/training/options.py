@@ -44,6 +44,9 @@ class TrainOptions(OptimizerOptions):
         "augmented views of a training image whose maps frozen backbones make once and keep on the disk; 0 = at every "
         "step, of ever new ones",
     ] = 0
+    views_folder: Annotated[
+        str, "folder for those maps, for all runs that need the same; '' = the run's own, deleted when training is done"
+    ] = ""
     objective: Annotated[
         Literal["denoising", "readout"], "what is learned: PSDiff, or its row read-out alone, at the ground-truth boxes"
     ] = "denoising"

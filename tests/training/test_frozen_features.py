@@ -119,6 +119,32 @@ def test_only_what_is_missing_or_out_of_date_is_made(tmp_path, model, make_views
     assert made == [0, 1, 0, 1, 0] and not np.array_equal(before["stage_0"], after["stage_0"])
 
 
+def test_maps_of_another_resolution_are_other_maps(tmp_path, model, make_views, tiny):
+    """Although their weights are the same."""
+    store = partial(store_features, tmp_path, view_batches=make_views, images=IMAGES, views=1, made_from="a")
+    made = tiny.make(replace(model.options, downsample=1))
+    larger: PSDiff = nnx.merge(made.graphdef, made.params, made.rest)
+    before, after = store(model).batch([0], [0])["stage_0"], store(larger).batch([0], [0])["stage_0"]
+    assert after.shape[1:3] == (2 * before.shape[1], 2 * before.shape[2])
+
+
+def test_runs_share_a_folder_and_do_not_disturb_each_other(tmp_path, model, make_views, tiny):
+    made = []
+
+    def counted(view):
+        made.append(view)
+        return make_views(view)
+
+    store = partial(store_features, tmp_path, view_batches=counted, images=IMAGES, shared=True)
+    first = store(model, views=1, made_from="a")
+    store(model, views=1, made_from="b")
+    other = tiny.make(replace(model.options, cascade="parallel"))
+    cascade: PSDiff = nnx.merge(other.graphdef, other.params, other.rest)
+    again = store(cascade, views=2, made_from="a")  # another denoising layer behind the same maps
+    assert made == [0, 0, 1] and len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+    np.testing.assert_array_equal(again.batch([0], [3])["stage_0"], first.batch([0], [3])["stage_0"])
+
+
 def test_a_disk_that_is_too_small_is_named_before_the_work(tmp_path, model, make_views, monkeypatch):
     usage = frozen_features.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(frozen_features.shutil, "disk_usage", lambda _: usage._replace(free=1000))
