@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,9 +46,9 @@ class JoinedDataset:
     """
 
     def __init__(self, parts: Sequence[PreparedDataset]):
-        self.parts = tuple(parts)
         self.name = " + ".join(part.name for part in parts)
-        self.folder = Path(os.path.commonpath([part.folder for part in parts]))
+        # No folder, but what tells sets of parts apart: PREPARED/NAME-FINGERPRINT/NAME/VERSION is that of a part.
+        self.folder = Path("+".join(part.folder.parts[-3] for part in parts))
         self._source = JoinedSource([part.train_source for part in parts])
         self._train = _joined([part.annotations("train") for part in parts], [part.name for part in parts])
 

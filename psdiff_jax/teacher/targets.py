@@ -110,7 +110,5 @@ def boxes_hash(annotations: Annotations) -> str:
 
 def dataset_name(dataset: Images) -> str:
     """Name of a prepared dataset with the fingerprint of its options and files (its folder's name holds it)."""
-    if parts := getattr(dataset, "parts", ()):
-        return " + ".join(dataset_name(part) for part in parts)
     folder = getattr(dataset, "folder", None)
     return "/".join(Path(folder).parts[-3:]) if folder is not None else str(dataset.name)

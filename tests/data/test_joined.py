@@ -46,6 +46,7 @@ def alone(options, root):
 
 def test_the_parts_follow_each_other_and_share_no_person_no_camera_and_no_name(options, trees):
     joined = open_training_set(data_options(options))
+    assert joined.folder != open_training_set(data_options({**options, "also": options["also"][:1]})).folder
     first, second = alone(options, trees[0]), alone(options, trees[1])
     found, one, two = joined.annotations("train"), first.annotations("train"), second.annotations("train")
     assert len(joined.source("train")) == len(found) == 2 + 1 + 1
