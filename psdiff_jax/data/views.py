@@ -1,9 +1,11 @@
 """Augmented views of the training images on the disk, as arrays that training reads instead of images.
 
-A folder of view V holds one `NAME.npy` [N,...] for each array of a batch, row i for the i-th training image. A view is
-written whole or not at all.
+A folder of view V holds one `NAME.npy` [N,...] for each array of a batch, row i for the i-th training image, and their
+checksums. A view is written whole or not at all.
 """
 
+import json
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -14,9 +16,17 @@ from psdiff_jax.data.image_reader import Batch
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import replacing_folder, write_npy_header
 
+CHECKSUMS = "checksums.json"  # file name -> CRC-32
+AT_ONCE = 1 << 24  # bytes that are read for it
+
 
 def has_view(folder: Path, view: int) -> bool:
-    return (folder / str(view)).is_dir()
+    """Whether a view is there, and as it was written. Reads all of it: a second for each gigabyte."""
+    try:
+        written = json.loads((folder / str(view) / CHECKSUMS).read_bytes())
+        return written == {path.name: _checksum(path) for path in (folder / str(view)).glob("*.npy")}
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def write_view(folder: Path, view: int, batches: Iterable[Batch], images: int) -> None:
@@ -39,6 +49,16 @@ def write_view(folder: Path, view: int, batches: Iterable[Batch], images: int) -
         finally:
             for file in files.values():
                 file.close()
+        checksums = {path.name: _checksum(path) for path in unfinished.glob("*.npy")}
+        (unfinished / CHECKSUMS).write_text(json.dumps(checksums))
+
+
+def _checksum(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while part := file.read(AT_ONCE):
+            found = zlib.crc32(part, found)
+    return found
 
 
 class StoredViews:

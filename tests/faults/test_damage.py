@@ -42,7 +42,7 @@ CASES: dict[str, tuple[str, str, Callable[[Path], Any], bool]] = {
     "their descriptions": ("preparation", "prepared/*/**/*.json", stages.preparation, False),
     "embeddings": ("embeddings", "gallery/*", read_embeddings, False),
     "shards of a split": ("shards", "shards/*/1/*.npy", stages.shard_contents, False),
-    "maps of frozen backbones": ("views", "[01]/*.npy", stages.views, False),
+    "maps of frozen backbones": ("views", "[01]/*.*", stages.views, True),
     "index": ("indexing", "index/**/*.*", lambda place: stages.index_contents(place / "index"), False),
 }
 
