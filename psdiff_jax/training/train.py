@@ -181,7 +181,7 @@ def load_trained(config: TrainingConfig, workdir: Path, teacher: Path) -> tuple[
     time; that is where it holds what the newest checkpoint holds.
 
     Raises:
-      InputError: there is neither.
+      InputError: there is neither, or only a part of the model has weights from such a file.
     """
     finished = _finished(config, workdir)
     if parallel.all_agree(finished is not None) and finished is not None:
@@ -197,8 +197,33 @@ def load_trained(config: TrainingConfig, workdir: Path, teacher: Path) -> tuple[
         return graphdef, restored[0]
     if not config.train.init_from:
         raise InputError(f"{workdir / 'checkpoints'} holds no checkpoint: train first, with --mode train")
+    if untrained := _untrained(config):
+        raise InputError(
+            f"{workdir / 'checkpoints'} holds no checkpoint, and config.train.init_parts takes"
+            f" {', '.join(config.train.init_parts)} alone from {config.train.init_from}: nothing has trained"
+            f" {', '.join(untrained)}; set config.train.init_parts=() to use the file as it is"
+        )
     print(f"{workdir / 'checkpoints'} holds no checkpoint: using {config.train.init_from} as it is", file=sys.stderr)
     return initial_state(config, build_model(config, teacher))
+
+
+def _untrained(config: TrainingConfig) -> list[str]:
+    """The modules of a model at step 0 that no file gives weights to."""
+    options, model = config.train, config.model
+    if not options.init_parts:
+        return []
+    read = "reid_backbone" if model.reid_backbone else "backbone"  # what the row read-out reads
+    here = {
+        "backbone": True,
+        "fpn": True,
+        "cdl": True,
+        "reid_backbone": model.reid_backbone,
+        "readout": model.readout_rows,
+    }
+    given = {"backbone": model.backbone_weights, "reid_backbone": model.reid_weights, "readout": options.readout_from}
+    if options.readout_from:
+        given[read] = options.readout_from
+    return [part for part in here if here[part] and part not in options.init_parts and not given.get(part)]
 
 
 def _finished(config: TrainingConfig, workdir: Path) -> tuple[nnx.GraphDef, TrainState] | None:

@@ -74,3 +74,22 @@ def test_devices_share_what_divides():
     ):
         with pytest.raises(InputError, match=message):
             training_mesh(TrainingConfig(train=TrainOptions(**options)))
+
+
+def test_a_model_of_which_a_part_has_no_weights_is_not_used(tmp_path, tiny):
+    """It would find nobody, or rank at random, and nothing would say why."""
+    options = replace(tiny.options, readout_rows=2, reid_backbone="tiny")
+    save_npz(tmp_path / "model.npz", nnx.state(new_model(TrainingConfig(model=options))))
+    run = str(tmp_path / "model.npz")
+
+    def load(**given):
+        config = TrainingConfig(model=options, train=TrainOptions(init_from=run, **given))
+        return load_trained(config, tmp_path, tmp_path / "teacher.npz")
+
+    with pytest.raises(
+        InputError, match=r"nothing has trained backbone, reid_backbone, readout; set .*init_parts=\(\)"
+    ):
+        load(init_parts=("fpn", "cdl"))
+    with pytest.raises(InputError, match=r"takes fpn, cdl alone from .*: nothing has trained backbone; "):
+        load(init_parts=("fpn", "cdl"), readout_from=run)
+    assert int(load()[1].step) == int(load(init_parts=("backbone", "fpn", "cdl"), readout_from=run)[1].step) == 0
