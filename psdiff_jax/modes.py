@@ -92,9 +92,9 @@ def features(config: Config, workdir: Path, dataset: Images, model: PSDiff, targ
 
     made_from = [config.seed, repr(config.data), repr(config.teacher), dataset_name(dataset)]
     images = len(training_positions(dataset.annotations("train"), config.data.held_out))
-    shared = Path(config.train.views_folder).expanduser() if config.train.views_folder else None
-    folder, views = shared or features_folder(workdir), config.train.views
-    return store_features(folder, model, batches, images, views, made_from, shared=shared is not None)
+    shared = config.train.views_folder
+    folder = Path(shared).expanduser() if shared else features_folder(workdir)
+    return store_features(folder, model, batches, images, config.train.views, made_from, shared=bool(shared))
 
 
 def closed_form(config: Config, dataset: Images, model: PSDiff, targets: Targets) -> None:

@@ -212,18 +212,12 @@ def _untrained(config: TrainingConfig) -> list[str]:
     options, model = config.train, config.model
     if not options.init_parts:
         return []
-    read = "reid_backbone" if model.reid_backbone else "backbone"  # what the row read-out reads
-    here = {
-        "backbone": True,
-        "fpn": True,
-        "cdl": True,
-        "reid_backbone": model.reid_backbone,
-        "readout": model.readout_rows,
-    }
-    given = {"backbone": model.backbone_weights, "reid_backbone": model.reid_weights, "readout": options.readout_from}
-    if options.readout_from:
-        given[read] = options.readout_from
-    return [part for part in here if here[part] and part not in options.init_parts and not given.get(part)]
+    files = {"backbone": model.backbone_weights, "fpn": "", "cdl": ""}
+    if model.reid_backbone:
+        files["reid_backbone"] = options.readout_from or model.reid_weights
+    if model.readout_rows:
+        files["readout"] = options.readout_from
+    return [part for part, file in files.items() if not file and part not in options.init_parts]
 
 
 def _finished(config: TrainingConfig, workdir: Path) -> tuple[nnx.GraphDef, TrainState] | None:

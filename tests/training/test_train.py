@@ -82,7 +82,7 @@ def test_a_model_of_which_a_part_has_no_weights_is_not_used(tmp_path, tiny):
     save_npz(tmp_path / "model.npz", nnx.state(new_model(TrainingConfig(model=options))))
     run = str(tmp_path / "model.npz")
 
-    def load(**given):
+    def load(options=options, **given):
         config = TrainingConfig(model=options, train=TrainOptions(init_from=run, **given))
         return load_trained(config, tmp_path, tmp_path / "teacher.npz")
 
@@ -92,4 +92,8 @@ def test_a_model_of_which_a_part_has_no_weights_is_not_used(tmp_path, tiny):
         load(init_parts=("fpn", "cdl"))
     with pytest.raises(InputError, match=r"takes fpn, cdl alone from .*: nothing has trained backbone; "):
         load(init_parts=("fpn", "cdl"), readout_from=run)
+    with pytest.raises(
+        InputError, match="nothing has trained backbone; "
+    ):  # the only one, which a read-out does not bring
+        load(replace(options, reid_backbone=""), init_parts=("fpn", "cdl"), readout_from=run)
     assert int(load()[1].step) == int(load(init_parts=("backbone", "fpn", "cdl"), readout_from=run)[1].step) == 0
