@@ -12,6 +12,7 @@ Variants:
                  OSNet to tell them apart (configs/real_people.py), DIR/../weights/intel/person-detection-0203.xml and
                  DIR/../weights/osnet_x0_25_msmt17.onnx unless the command names others
     long         the same for two and a half hours, with the re-ID network behind the teacher
+    crops        the same in N minutes, people found by denoising and told apart by that network on crops of them
     small        two CPU cores, 15 minutes, nothing but what is shipped: the model for photographs at 432x540 pixels
     distillation, cpu_distillation, small_distillation
                  the plain distillation that the paper's Table VI compares with: the same network without diffusion,
@@ -22,9 +23,9 @@ from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.configs.base import variant_error
-from psdiff_jax.configs.real_people import with_people_weights, with_published_backbones, with_reid_network
+from psdiff_jax.configs.real_people import with_crops, with_people_weights, with_published_backbones, with_reid_network
 
-VARIANTS = ("", "cpu", "long", "small", "distillation", "cpu_distillation", "small_distillation")
+VARIANTS = ("", "cpu", "long", "crops", "small", "distillation", "cpu_distillation", "small_distillation")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -43,11 +44,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluate.update({"protocols": ("whole", "temporal_gap:250"), "search_threshold": 0.3})
     if variant not in VARIANTS:
         raise variant_error("prw_c6s1.py", variant, VARIANTS)
-    if variant.startswith(("cpu", "long")):
+    if variant.startswith(("cpu", "long", "crops")):
         with_published_backbones(config, image_size=(576, 720))
         config.train.steps = 2_100
         if variant == "long":
             with_reid_network(config).train.steps = 3_500
+        if variant == "crops":
+            with_crops(config, people=16)
     elif variant.startswith("small"):
         with_people_weights(config, image_size=(432, 540))
         config.train.init_parts += ("readout",)  # this teacher is the one that it was made for

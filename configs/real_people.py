@@ -6,6 +6,7 @@ MobileNetV2 of a person detector, whose maps become the pyramid in which people 
 trained for re-ID, from whose maps the row read-out tells them apart. config.model.backbone_weights and
 config.model.reid_weights name their files.
 `with_reid_network`: a better one of the second kind.
+`with_crops`: the same, but it embeds crops of the people that are found, as a search in two stages does.
 """
 
 from ml_collections import ConfigDict
@@ -22,6 +23,15 @@ def with_reid_network(config: ConfigDict) -> ConfigDict:
     it a few times only."""
     config.model.update({"reid_backbone": "osnet_omz", "reid_weights": TEACHER, "readout_strides": (8, 16)})
     config.train.update({"views": 3, "frozen": ("backbone", "reid_backbone", "readout")})
+    return config
+
+
+def with_crops(config: ConfigDict, people: int) -> ConfigDict:
+    """The network behind the teacher embeds a crop of each of the best `people` of an image, once they are found."""
+    config.model.update(
+        {"reid_backbone": "osnet_omz", "reid_weights": TEACHER, "readout_rows": 0, "reid_crops": people}
+    )
+    config.train.update({"views": 4, "frozen": ("backbone", "reid_backbone"), "closed_form": False})
     return config
 
 

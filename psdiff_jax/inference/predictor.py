@@ -114,7 +114,24 @@ def predict(
     scores, embeddings = jax.nn.sigmoid(estimate.logits), normalize(estimate.embeddings)
     if sampler.average_threshold < 1:
         embeddings = average(embeddings, boxes, scores, sampler.average_threshold)
-    return Predictions(boxes, scores, embeddings, nms(boxes, scores, sampler.nms_threshold))
+    found = Predictions(boxes, scores, embeddings, nms(boxes, scores, sampler.nms_threshold))
+    return with_crops_embedded(model, condition, found, query) if model.options.reid_crops else found
+
+
+def with_crops_embedded(
+    model: PSDiff, condition: Condition, found: Predictions, query: QueryBox | None = None
+) -> Predictions:
+    """People with what a crop says in the place of their denoised embedding, if they are among the reid_crops best that
+    NMS keeps; a held query is, with the box that is given."""
+    boxes, rank = found.boxes, jnp.where(found.keep, found.scores, -1)
+    if query is not None:
+        held = query.held(boxes.shape[1])
+        given = model.diffusion.decode_boxes(query.box[:, None], condition.image_size)
+        boxes, rank = jnp.where(held[..., None], given, boxes), jnp.where(held, jnp.inf, rank)
+    _, best = jax.lax.top_k(rank, min(model.options.reid_crops, boxes.shape[1]))
+    best = best[..., None]
+    embeddings = model.embed_crops(condition, jnp.take_along_axis(boxes, best, axis=1))
+    return found._replace(embeddings=jnp.put_along_axis(found.embeddings, best, embeddings, axis=1, inplace=False))
 
 
 def average(embeddings: jax.Array, boxes: jax.Array, scores: jax.Array, threshold: float) -> jax.Array:

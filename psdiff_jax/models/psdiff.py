@@ -20,6 +20,7 @@ from psdiff_jax.models.cdl import CDL, CDLOptions
 from psdiff_jax.models.fpn import FPN, STRIDES
 from psdiff_jax.models.padding import enlarged, shrunk, valid_size
 from psdiff_jax.models.readout import RowReadout
+from psdiff_jax.models.reid_head import CROP
 from psdiff_jax.models.reid_head import STRIDE as HEAD_STRIDE
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.roi_align import roi_align
@@ -44,13 +45,14 @@ class Condition(NamedTuple):
     """What denoising is conditioned on (Eq. 9): pyramid levels [B,H/s,W/s,C] and image_size [B,2] (h, w) in pixels.
 
     maps: what the row read-out reads, at the pyramid's resolution or a multiple of it; () without it. head: what
-    reid_backbone's own head reads.
+    reid_backbone's own head reads. images: [B,H,W,3] uint8, where crops of them are embedded.
     """
 
     pyramid: tuple[jax.Array, ...]
     image_size: jax.Array
     maps: tuple[jax.Array, ...] = ()
     head: tuple[jax.Array, ...] = ()
+    images: jax.Array | None = None
 
 
 class Estimate(NamedTuple):
@@ -80,6 +82,12 @@ class PSDiffOptions(CDLOptions):
     reid_weights: Annotated[str, "file of its pretrained weights"] = ""
     reid_scale: Annotated[Literal[1, 2, 4], "reid_backbone sees images at this multiple of their resolution"] = 1
     reid_head: Annotated[bool, "what reid_backbone's own head makes of a box is added as well"] = False
+    reid_crops: Annotated[
+        int,
+        NOT_NEGATIVE,
+        "people of an image, the best first, of whom reid_backbone and its head embed a crop once they are found,"
+        " instead of reading the image; 0 = none",
+    ] = 0
     num_cdl: Annotated[int, AT_LEAST_1, "stacked denoising layers"] = 1
     sampling_ratio: Annotated[int, AT_LEAST_1, "RoIAlign's samples per cell and axis"] = 2
     canonical_size: Annotated[float, POSITIVE, "box size in pixels that RoIAlign reads from level P4"] = 224.0
@@ -104,16 +112,20 @@ class PSDiffOptions(CDLOptions):
             f"choose one or more of {', '.join(map(str, STRIDES))}, in this order",
         )
         need(
-            bool(self.readout_rows) or not self.reid_backbone, "readout_rows", "must be 1 or more to read reid_backbone"
+            bool(self.readout_rows or self.reid_crops) or not self.reid_backbone,
+            "readout_rows",
+            "must be 1 or more to read reid_backbone, unless reid_crops is",
         )
+        need(not (self.readout_rows and self.reid_crops), "reid_crops", "must be 0 with readout_rows")
         need(self.reid_scale == 1 or bool(self.reid_backbone), "reid_scale", "must be 1 without reid_backbone")
         heads = {name: spec.embedding_dim for name, spec in BACKBONES.items() if spec.embedding_dim}
         known = ", ".join(f"{name} ({dim})" for name, dim in heads.items())
-        need(
-            not self.reid_head or heads.get(self.reid_backbone) == self.embedding_dim,
-            "reid_head",
-            f"needs a reid_backbone with a head, and that head's config.model.embedding_dim: {known}",
-        )
+        for key in ("reid_head", "reid_crops"):
+            need(
+                not getattr(self, key) or heads.get(self.reid_backbone) == self.embedding_dim,
+                key,
+                f"needs a reid_backbone with a head, and that head's config.model.embedding_dim: {known}",
+            )
 
 
 def apply_deltas(boxes: jax.Array, deltas: jax.Array) -> jax.Array:
@@ -168,7 +180,9 @@ class PSDiff(nnx.Module):
     def backbone_specs(self) -> dict[str, BackboneSpec]:
         """The backbones by the names of their modules."""
         specs = {module: BACKBONES[name] for module, name in self.options.backbones.items()}
-        if self.options.reid_head:
+        if self.options.reid_crops:
+            specs["reid_backbone"] = specs["reid_backbone"].for_reid()
+        if self.options.reid_crops or self.options.reid_head:
             specs["reid_backbone"] = replace(specs["reid_backbone"], head=True)
         return specs
 
@@ -177,7 +191,8 @@ class PSDiff(nnx.Module):
 
         The pyramid depends on neither the extent of the padding nor on what the batch holds there; it is zero there.
         """
-        return self.condition(self.maps(images, image_size), image_size)
+        condition = self.condition(self.maps(images, image_size), image_size)
+        return condition._replace(images=images) if self.options.reid_crops else condition
 
     def maps(self, images: jax.Array, image_size: jax.Array) -> Maps:
         """The part of `features` that the backbones do."""
@@ -186,7 +201,7 @@ class PSDiff(nnx.Module):
         times = self.options.downsample
         small, small_size = shrunk(pixels, image_size, times), valid_size(image_size, times)
         stages = self.backbone(small, image_size=small_size, dtype=dtype)
-        if not self.options.reid_backbone:
+        if not self.options.reid_backbone or self.options.reid_crops:
             return Maps(stages)
         times = self.options.reid_scale
         large = enlarged(pixels, image_size, times)
@@ -252,6 +267,17 @@ class PSDiff(nnx.Module):
         stride = HEAD_STRIDE // options.reid_scale
         said = self.reid_backbone.head.embed(condition.head[0], boxes, stride, size, options.roi_backend)
         return jnp.concatenate([features, said.astype(features.dtype)], axis=-1)
+
+    def embed_crops(self, condition: Condition, boxes: jax.Array) -> jax.Array:
+        """What reid_backbone and its head make of crops of the images: boxes [B,N,4] in pixels -> unit vectors
+        [B,N,D]."""
+        assert condition.images is not None
+        pixels, options = (condition.images.astype(jnp.float32),), self.options
+        crops = roi_align(
+            pixels, boxes, strides=(1,), side=CROP, backend=options.roi_backend, image_size=condition.image_size
+        )
+        *_, conv5 = self.reid_backbone(rearrange(crops, "b n y x c -> (b n) y x c"), dtype=jnp.dtype(options.dtype))
+        return rearrange(self.reid_backbone.head(conv5), "(b n) d -> b n d", b=boxes.shape[0])
 
     def clean(self, condition: Condition, estimate: Estimate) -> tuple[State, jax.Array]:
         """An estimate as (clean state, scores [B,N]), which is what samplers work with."""

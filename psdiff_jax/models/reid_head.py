@@ -10,8 +10,9 @@ from flax import nnx
 from psdiff_jax.ops.normalize import normalize
 from psdiff_jax.ops.roi_align import roi_align
 
-CELLS = (16, 8)  # of the map of a crop of 256x128 pixels
+CELLS = (16, 8)  # of the map of a crop
 STRIDE = 16  # of the map that is read
+CROP = (CELLS[0] * STRIDE, CELLS[1] * STRIDE)  # pixels
 
 
 class Slope(nnx.Module):

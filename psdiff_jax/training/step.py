@@ -184,7 +184,9 @@ def leaving_out(
 
 def is_trained(model: PSDiff, frozen: Sequence[str] = ()) -> Callable[[tuple[Any, ...], Any], bool]:
     """A filter (path, value) of the variables that are trained: all parameters but those that a backbone keeps frozen
-    and those of the modules named in `frozen`."""
+    and those of the modules named in `frozen`, or of a backbone that reads crops alone: no loss depends on it."""
+    if model.options.reid_crops:
+        frozen = (*frozen, "reid_backbone")
 
     def trained(path: tuple[Any, ...], value: Any) -> bool:
         if not isinstance(value, nnx.Param) or path[0] in frozen:
