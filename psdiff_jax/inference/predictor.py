@@ -129,9 +129,9 @@ def with_crops_embedded(
         given = model.diffusion.decode_boxes(query.box[:, None], condition.image_size)
         boxes, rank = jnp.where(held[..., None], given, boxes), jnp.where(held, jnp.inf, rank)
     _, best = jax.lax.top_k(rank, min(model.options.reid_crops, boxes.shape[1]))
-    best = best[..., None]
-    embeddings = model.embed_crops(condition, jnp.take_along_axis(boxes, best, axis=1))
-    return found._replace(embeddings=jnp.put_along_axis(found.embeddings, best, embeddings, axis=1, inplace=False))
+    embeddings = model.embed_crops(condition, jnp.take_along_axis(boxes, best[..., None], axis=1))
+    put = jax.vmap(lambda every, index, new: every.at[index].set(new))
+    return found._replace(embeddings=put(found.embeddings, best, embeddings))
 
 
 def average(embeddings: jax.Array, boxes: jax.Array, scores: jax.Array, threshold: float) -> jax.Array:

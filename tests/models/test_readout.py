@@ -150,7 +150,10 @@ def test_frozen_statistics_and_two_backbones(model):
     ("values", "message"),
     [
         ({"reid_backbone": "nothing"}, r"config\.model\.reid_backbone='nothing': choose one of .*, or '' for none"),
-        ({"reid_backbone": "tiny"}, r"config\.model\.readout_rows=0: must be 1 or more to read reid_backbone"),
+        (
+            {"reid_backbone": "tiny"},
+            r"config\.model\.readout_rows=0: must be 1 or more to read reid_backbone, unless reid_crops is",
+        ),
         ({"downsample": 0}, r"config\.model\.downsample=0: must be 1 or more"),
     ],
 )
