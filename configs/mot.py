@@ -7,6 +7,7 @@ is for an accelerator. For two CPU cores:
 
     cpu     published backbones and a published teacher (configs/real_people.py), in DIR/../weights unless the command
             names others
+    crops   the same, but crops of the people found are embedded, by that teacher's network
     small   the model shipped for photographs, and nothing else
 """
 
@@ -14,9 +15,9 @@ from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.configs.base import variant_error
-from psdiff_jax.configs.real_people import TEACHER, with_people_weights, with_published_backbones
+from psdiff_jax.configs.real_people import TEACHER, with_crops, with_people_weights, with_published_backbones
 
-VARIANTS = ("", "cpu", "small")
+VARIANTS = ("", "cpu", "crops", "small")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -26,10 +27,13 @@ def get_config(variant: str = "") -> ConfigDict:
     config.evaluate.update({"protocols": ("whole", "temporal_gap:25"), "search_threshold": 0.3})
     if variant not in VARIANTS:
         raise variant_error("mot.py", variant, VARIANTS)
-    if variant == "cpu":
+    if variant in ("cpu", "crops"):
         config.data.max_boxes = 32
         config.teacher.update({"kind": "openvino", "file": TEACHER})
-        return with_published_backbones(config, image_size=(576, 768))
+        with_published_backbones(config, image_size=(576, 768))
+        if variant == "crops":
+            with_crops(config).train.views = 4
+        return config
     if variant == "small":
         config.data.max_boxes = 32
         return with_people_weights(config, image_size=(432, 576))

@@ -9,12 +9,15 @@ config.model.reid_weights name their files.
 `with_crops`: the same, but it embeds crops of the people that are found, as a search in two stages does.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.small import PRETRAINED, shrink
 
 DETECTOR = "{root}/../weights/intel/person-detection-0203.xml"  # Open Model Zoo
 TEACHER = "{root}/../weights/intel/person-reidentification-retail-0277.xml"
+CROPS = 16  # people of an image
 REID = "{root}/../weights/osnet_x0_25_msmt17.onnx"
 
 
@@ -26,12 +29,18 @@ def with_reid_network(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def with_crops(config: ConfigDict, people: int) -> ConfigDict:
-    """The network behind the teacher embeds a crop of each of the best `people` of an image, once they are found."""
-    config.model.update(
-        {"reid_backbone": "osnet_omz", "reid_weights": TEACHER, "readout_rows": 0, "reid_crops": people}
-    )
-    config.train.update({"views": 4, "frozen": ("backbone", "reid_backbone"), "closed_form": False})
+def with_crops(config: Any, reid_weights: str = TEACHER) -> Any:
+    """That network embeds crops of the people of an image, once they are found, and nothing else: a ConfigDict or
+    nested dicts, changed in place. A detector that has seen whole images finds people at half their resolution then,
+    so that crops are twice as large.
+    """
+    model, data = config["model"], config["data"]
+    model.update({"reid_backbone": "osnet_omz", "reid_weights": reid_weights, "reid_crops": CROPS})
+    model.update({"readout_rows": 0, "reid_head": False, "reid_scale": 1})
+    if model.get("downsample", 1) == 1:
+        height, width = data["image_size"]
+        data["image_size"], model["downsample"] = (2 * height, 2 * width), 2
+    config["train"].update({"frozen": ("backbone", "reid_backbone"), "closed_form": False})
     return config
 
 

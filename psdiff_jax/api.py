@@ -17,8 +17,9 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ import numpy as np
 from flax import nnx
 
 from psdiff_jax.compilation import keep_compiled
-from psdiff_jax.config import Config, from_values
+from psdiff_jax.config import Config, check_files, from_values
+from psdiff_jax.configs.real_people import with_crops
 from psdiff_jax.configs.small import PRETRAINED
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import cache_folder
@@ -40,7 +42,7 @@ from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.inference.ranking import Hit
 from psdiff_jax.inference.tracking import TrackedFrame, TrackingOptions, track
 from psdiff_jax.ops.boxes import is_inside
-from psdiff_jax.training.train import load_trained, load_weights, newest_step, weights
+from psdiff_jax.training.train import load_parts, load_trained, load_weights, newest_step, weights
 
 SHIPPED = PRETRAINED / "people_psdiff.npz"
 
@@ -80,7 +82,9 @@ class PersonSearch:
         self._embedder, self._lock = embedder, threading.Lock()
 
     @classmethod
-    def load(cls, run: str | Path | None = None, steps: int | None = None) -> "PersonSearch":
+    def load(
+        cls, run: str | Path | None = None, steps: int | None = None, reid_weights: str | Path | None = None
+    ) -> "PersonSearch":
         """A trained model.
 
         Args:
@@ -88,19 +92,30 @@ class PersonSearch:
             NAME_psdiff.npz with NAME_config.json, or any .npz with config.json; None: the weights that come with this
             package.
           steps: denoising steps; None: the largest of the config's evaluate.steps.
+          reid_weights: file of a re-ID network that embeds crops of the people found, in the place of what the model
+            itself makes of them (`config.model.reid_crops`): person-reidentification-retail-0277.xml of Open Model Zoo.
 
         Raises:
           InputError: there is no such run or file, or it does not fit its config.
         """
         path = SHIPPED if run is None else Path(run).expanduser()
+        if reid_weights is not None and path.suffix != ".npz":
+            path /= "model.npz"  # a checkpoint is restored as the whole that was trained
         if path.suffix != ".npz":
             config = _read_config(path / "config.json", "name the --workdir of a run, or an .npz of weights")
             return cls.of_run(config, path, steps)
         named = path.with_name(path.name.removesuffix("_psdiff.npz") + "_config.json")
         given = named if named.is_file() and named.stem != path.stem else path.with_name("config.json")
-        config = _read_config(given, f"put the config of {path.name} beside it")
+        advice = f"put the config of {path.name} beside it"
+        if reid_weights is None:
+            config = _read_config(given, advice)
+            model = load_weights(config, path)
+        else:
+            config = _read_config(given, advice, partial(_with_crops, weights=path, reid_weights=reid_weights))
+            check_files(config, ("model", "train"))
+            model = load_parts(config)
         keep_compiled(config.compilation_cache)
-        return cls(config, _embedder(config, *load_weights(config, path)), steps)
+        return cls(config, _embedder(config, *model), steps)
 
     @classmethod
     def of_run(cls, config: Config, workdir: Path, steps: int | None = None) -> "PersonSearch":
@@ -204,11 +219,19 @@ class PeopleIndex(Index):
         return self.nearest(self.person_search.embed(image, box), top, threshold, within)
 
 
-def _read_config(path: Path, advice: str) -> Config:
+def _with_crops(values: dict[str, Any], weights: Path, reid_weights: str | Path) -> dict[str, Any]:
+    """The values of a config with crops embedded, and all but the network that does so taken from `weights`."""
+    with_crops(values, str(reid_weights))["model"]["backbone_weights"] = ""
+    values["train"] |= {"init_from": str(weights), "init_parts": ("backbone", "fpn", "cdl"), "readout_from": ""}
+    values["train"]["objective"], values["train"]["views"] = "denoising", 0
+    return values
+
+
+def _read_config(path: Path, advice: str, change: Callable[[dict[str, Any]], dict[str, Any]] = lambda v: v) -> Config:
     if not path.is_file():
         raise InputError(f"{path} is missing: {advice}")
     try:
-        return from_values(json.loads(path.read_text(encoding="utf-8")))
+        return from_values(change(json.loads(path.read_text(encoding="utf-8"))))
     except InputError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

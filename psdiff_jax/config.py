@@ -83,6 +83,12 @@ class Config(TrainingConfig):
         for key, asked in needs_readout.items():
             if asked and not self.model.readout_rows:
                 raise InputError(f"config.train.{key}: the model has no row read-out; set config.model.readout_rows")
+        parts = self.train.init_parts or ("reid_backbone",)
+        given = self.model.reid_weights or (self.train.init_from and "reid_backbone" in parts)
+        if self.model.reid_crops and not given:
+            raise InputError(
+                "config.model.reid_weights is empty: name the file of the network that embeds crops (it is not trained)"
+            )
         if self.train.views and (trained := sorted(set(self.model.backbones) - set(self.train.frozen))):
             raise InputError(
                 f"config.train.views={self.train.views}: the maps of {trained[0]} can only be kept where it is not "

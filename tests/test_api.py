@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from psdiff_jax.evaluation.options import EvaluateOptions
 from psdiff_jax.inference.index import Index
 from psdiff_jax.inference.options import IndexOptions
 from psdiff_jax.inference.tracking import NO_TRACK, TrackingOptions
+from psdiff_jax.models.backbones import BACKBONES
+from psdiff_jax.models.osnet import OSNetSpec
 from psdiff_jax.models.weights import save_npz
 from psdiff_jax.options import tree
 
@@ -221,6 +224,34 @@ def test_weights_without_their_config_are_one_line(weights, tmp_path):
 def test_the_shipped_weights_are_loaded_without_a_name():
     ps = PersonSearch.load()
     assert ps.steps == 8 and ps.detect(np.full((120, 160, 3), 127, np.uint8)).embeddings.shape[1] == 256
+
+
+def test_a_network_of_ones_own_embeds_crops(ps, weights, tiny, tmp_path, monkeypatch):
+    """The same people, embedded otherwise; in boxes of one's own as well."""
+    head = OSNetSpec(8, (16, 16, 32), (1, 1, 1), embedding_dim=8, head=True)
+    monkeypatch.setitem(BACKBONES, "osnet_omz", replace(head, head=False))
+    save_npz(tmp_path / "reid.npz", nnx.state(head.for_reid().make(rngs=nnx.Rngs(0))))
+    crops = PersonSearch.load(weights, reid_weights=tmp_path / "reid.npz")
+    assert crops.model != ps.model and crops.config.data.image_size == (128, 192)
+    image = np.random.default_rng(0).integers(0, 256, (16, 24, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    boxes = crops.detect(image).boxes
+    seen = ps.detect(image)  # the pixels that the detector sees are the same but for rounding
+    assert len(boxes) == len(seen.boxes) and np.abs(boxes - seen.boxes).max() < 3
+    whole = boxes.round()[:2]
+    network = nnx.merge(*nnx.split(head.for_reid().make(rngs=nnx.Rngs(0))))
+    for x1, y1, x2, y2 in whole.astype(int):
+        crop = np.float32(cv2.resize(image[y1:y2, x1:x2], (128, 256)))
+        *_, conv5 = network(crop[None])
+        np.testing.assert_allclose(crops.embed(image, (x1, y1, x2, y2)), network.head(conv5)[0], atol=0.03)
+
+
+def test_a_network_that_is_not_there_or_does_not_fit_is_one_line(weights):
+    with pytest.raises(InputError, match=r"config.model.reid_crops=16: needs .*embedding_dim: osnet_omz \(256\)"):
+        PersonSearch.load(weights, reid_weights="none.xml")  # the model's embeddings are not as wide
+    with pytest.raises(InputError, match=r"config.model.reid_weights='none.xml': no such file"):
+        PersonSearch.load(reid_weights="none.xml")
+    with pytest.raises(InputError, match=r"nowhere/config.json is missing"):
+        PersonSearch.load("nowhere", reid_weights="none.xml")
 
 
 def of_folder(config, weights, photos):

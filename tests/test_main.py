@@ -223,7 +223,17 @@ def test_weights_of_a_teacher_brought_along_start_no_backbone_but_do_not_keep_it
 
 
 def test_every_config_file_is_valid():
-    from psdiff_jax.configs import cuhk_sysu, custom, mot, people_pretrain, prw, prw_c6s1, quickstart, readout_pretrain
+    from psdiff_jax.configs import (
+        cuhk_sysu,
+        custom,
+        folder,
+        mot,
+        people_pretrain,
+        prw,
+        prw_c6s1,
+        quickstart,
+        readout_pretrain,
+    )
 
     for config in (base.get_config(), street_pretrain.get_config(), cuhk_sysu.get_config(), prw.get_config()):
         from_values(config)
@@ -234,13 +244,16 @@ def test_every_config_file_is_valid():
     for variant in readout_pretrain.VARIANTS:
         with pytest.raises(InputError, match=r"config\.teacher\.file=''"):
             from_values(readout_pretrain.get_config(variant))
+    check_files(from_values(folder.get_config()))
+    with pytest.raises(InputError, match=r"config\.model\.reid_weights is empty: name the file"):
+        from_values(folder.get_config("crops"))
     for file in (prw_c6s1, mot, custom):
         for variant in getattr(file, "VARIANTS", ("", "cpu")):
             config = file.get_config(variant)
             config.data.root = "somewhere"
             options = from_values(config)
             file_of_teacher = {prw_c6s1: "somewhere/teacher_omz0277.npz"}.get(file, "")
-            if file is mot and variant == "cpu":
+            if file is mot and variant in ("cpu", "crops"):
                 file_of_teacher = "somewhere/../weights/intel/person-reidentification-retail-0277.xml"
             assert options.teacher.file == file_of_teacher
             assert not variant.startswith(("cpu", "small")) or Path(options.train.init_from).is_file()

@@ -21,6 +21,9 @@ def main() -> None:
     )
     parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index (default: in the user's cache)")
     parser.add_argument("--run", metavar="DIR", help="--workdir of a run, or an .npz (default: the shipped weights)")
+    parser.add_argument(
+        "--reid-weights", metavar="FILE", help="re-ID network that embeds crops of the people found (docs/search.md)"
+    )
     parser.add_argument("--folder", type=Path, metavar="DIR", help="images and videos to index, or to look for changes")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at; any but this machine asks for a token"

@@ -62,11 +62,13 @@ class Desk:
         }
 
 
-def open_desk(gate: Gate, run: str | None, index: Path | None, folder: Path | None) -> Desk:
+def open_desk(
+    gate: Gate, run: str | None, index: Path | None, folder: Path | None, reid_weights: str | None = None
+) -> Desk:
     """Loads the model and opens the index; with a `folder`, starts to index it.
 
     Args:
-      run: see `PersonSearch.load`. index: of the folder; None: the one in the user's cache folder.
+      run, reid_weights: see `PersonSearch.load`. index: of the folder; None: the one in the user's cache folder.
 
     Raises:
       InputError: there is no such run, index or folder, or they do not fit each other.
@@ -75,7 +77,7 @@ def open_desk(gate: Gate, run: str | None, index: Path | None, folder: Path | No
         raise InputError("give --folder, images and videos to search, or --index, an index that stands")
     if folder is not None and not folder.is_dir():
         raise InputError(f"--folder {folder}: no such folder")
-    search = PersonSearch.load(run)
+    search = PersonSearch.load(run, reid_weights=reid_weights)
     into = index if index is not None else search.cached_index(str(folder), search.config.index)
     stands = folder is None or (into / "index.json").is_file()
     indexing = Indexing(Gallery(search.open_index(into), search.threshold) if stands else None)
@@ -87,7 +89,7 @@ def open_desk(gate: Gate, run: str | None, index: Path | None, folder: Path | No
 
     if folder is not None:
         indexing.start(update)
-    precision = calibrated_precision(Path(run), search.steps) if run else None
+    precision = calibrated_precision(Path(run), search.steps) if run and not reid_weights else None
     return Desk(search, indexing, gate, precision)
 
 

@@ -174,6 +174,13 @@ def load_weights(config: TrainingConfig, path: Path) -> tuple[nnx.GraphDef, Any,
     return graphdef, params, rest
 
 
+def load_parts(config: TrainingConfig) -> tuple[nnx.GraphDef, Any, Any]:
+    """(graphdef, parameters, the rest) of a model of config.train.init_from and the files of backbones."""
+    model = build_model(config, Path())
+    graphdef, params, rest = nnx.split(model, is_trained(model), ...)
+    return graphdef, params, rest
+
+
 def load_trained(config: TrainingConfig, workdir: Path, teacher: Path) -> tuple[nnx.GraphDef, TrainState]:
     """The newest checkpoint of `workdir`; before the first, the weights of config.train.init_from as they are.
 
