@@ -130,8 +130,9 @@ def with_crops_embedded(
         boxes, rank = jnp.where(held[..., None], given, boxes), jnp.where(held, jnp.inf, rank)
     _, best = jax.lax.top_k(rank, min(model.options.reid_crops, boxes.shape[1]))
     embeddings = model.embed_crops(condition, jnp.take_along_axis(boxes, best[..., None], axis=1))
-    put = jax.vmap(lambda every, index, new: every.at[index].set(new))
-    return found._replace(embeddings=put(found.embeddings, best, embeddings))
+    is_best = best[..., None] == jnp.arange(boxes.shape[1])
+    placed = jnp.einsum("bkn,bkd->bnd", is_best.astype(embeddings.dtype), embeddings)
+    return found._replace(embeddings=jnp.where(is_best.any(axis=1)[..., None], placed, found.embeddings))
 
 
 def average(embeddings: jax.Array, boxes: jax.Array, scores: jax.Array, threshold: float) -> jax.Array:

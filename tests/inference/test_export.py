@@ -20,6 +20,8 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.inference.export import INPUTS, ExportedPredictor, drop_unused, write_onnx, write_stablehlo
 from psdiff_jax.inference.predictor import Predictions, Predictor
 from psdiff_jax.inference.simplify import simplified
+from psdiff_jax.models.backbones import BACKBONES
+from psdiff_jax.models.osnet import OSNetSpec
 from psdiff_jax.models.resnet import max_pool
 
 STEPS = 2
@@ -42,15 +44,23 @@ assert not [name for name in sys.modules if name.startswith(("psdiff_jax", "flax
 
 @pytest.fixture(scope="module")
 def predictors(tiny):
-    """The tiny model, and one with all other parts: depthwise convolutions, a second backbone and a row read-out."""
+    """The tiny model with crops embedded, and one with depthwise convolutions, a second backbone and a row read-out."""
+    network = OSNetSpec(8, (16, 16, 32), (1, 1, 1), embedding_dim=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny_head", network)
+        crops = tiny.make(replace(tiny.options, reid_backbone="tiny_head", reid_crops=3))
+        yield from _predictors(tiny, crops)
+
+
+def _predictors(tiny, crops):
     both = replace(tiny.options, backbone="mobilenet_v2", reid_backbone="osnet_x0_25", readout_rows=2, downsample=2)
     plain = SamplerOptions(num_proposals=10, renewal_threshold=0.5)
     pooled = replace(plain, ensemble=True, solver="dpm++")
-    return {
+    yield {
         name: ExportedPredictor(
             model.graphdef, nnx.merge_state(model.params, model.rest), sampler, STEPS, image_size=(64, 96)
         )
-        for name, model, sampler in (("one backbone", tiny, plain), ("two backbones", tiny.make(both), pooled))
+        for name, model, sampler in (("crops", crops, plain), ("two backbones", tiny.make(both), pooled))
     }
 
 
@@ -104,7 +114,7 @@ def onnx_file(predictors, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["one backbone", "two backbones"])
+@pytest.mark.parametrize("which", ["crops", "two backbones"])
 def test_stablehlo_runs_without_the_package(predictors, case, which, tmp_path):
     pytest.importorskip("flatbuffers")
     path = tmp_path / "predictor.stablehlo"
@@ -119,7 +129,7 @@ def test_stablehlo_runs_without_the_package(predictors, case, which, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", ["one backbone", "two backbones"])
+@pytest.mark.parametrize("which", ["crops", "two backbones"])
 def test_onnx_in_onnxruntime(case, onnx_file, which, capfd):
     onnxruntime = pytest.importorskip("onnxruntime")
     path = onnx_file(which)
@@ -140,8 +150,8 @@ def test_the_examples_of_the_documentation_run(predictors, onnx_file, tmp_path, 
     text = (Path(__file__).parents[2] / "docs/deployment.md").read_text(encoding="utf-8")
     examples = dict(re.findall(r"<!-- example: (\w+) -->\n```python\n(.*?)```", text, re.DOTALL))
     monkeypatch.chdir(tmp_path)
-    Path("predictor.onnx").write_bytes(onnx_file("one backbone").read_bytes())
-    write_stablehlo(Path("predictor.stablehlo"), predictors["one backbone"])
+    Path("predictor.onnx").write_bytes(onnx_file("crops").read_bytes())
+    write_stablehlo(Path("predictor.stablehlo"), predictors["crops"])
     cv2.imwrite("photo.jpg", np.random.default_rng(0).integers(0, 256, (120, 130, 3), np.uint8))
     names: dict[str, dict] = {"stablehlo": {}, "onnx": {}}
     for name, scope in names.items():
@@ -159,7 +169,7 @@ def test_the_examples_of_the_documentation_run(predictors, onnx_file, tmp_path, 
 def test_a_missing_package_is_named(predictors, module, write, message, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=rf"{message}.*psdiff-jax\[export\]"):
-        write(tmp_path / "file", predictors["one backbone"])
+        write(tmp_path / "file", predictors["crops"])
     assert not list(tmp_path.iterdir())
 
 
