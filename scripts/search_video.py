@@ -33,6 +33,7 @@ EVERY_FRAME = 1000.0  # a rate above that of any video
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", help="the --workdir of a run, or an .npz of weights")
+    parser.add_argument("--reid-weights", help="a re-ID network that embeds crops of the people found (docs/search.md)")
     parser.add_argument("--video", type=Path, required=True)
     parser.add_argument(
         "--query", required=True, metavar="IMAGE|@SECONDS:x1,y1,x2,y2", help="an image or a time, and a box"
@@ -42,15 +43,15 @@ def main() -> None:
     parser.add_argument("--similarity", type=float, default=SIMILARITY, help="smallest similarity of a track")
     args = parser.parse_args()
     try:
-        search(args.run, args.video, args.query, args.out, args.rate, args.similarity)
+        ps = PersonSearch.load(args.run, reid_weights=args.reid_weights)
+        search(ps, args.video, args.query, args.out, args.rate, args.similarity)
     except InputError as error:
         sys.exit(f"error: {error}")
 
 
-def search(run: str | None, video: Path, query: str, out: Path, rate: float, similarity: float) -> None:
+def search(ps: PersonSearch, video: Path, query: str, out: Path, rate: float, similarity: float) -> None:
     """Writes appearances.json, appearances.csv, timeline.png and annotated.mp4."""
     image, box = read_query(query, video)
-    ps = PersonSearch.load(run)
     embedding = ps.embed(image, box)
     end = 0.0
 

@@ -156,9 +156,9 @@ def test_a_cold_frame_is_tracked_as_an_image_is_detected(ps, photos):
     assert all(frame.cold and (frame.tracks == NO_TRACK).all() for frame in always_cold)
 
 
-def test_a_video_is_searched_by_a_time_and_a_box(ps, weights, photos, tmp_path, capsys):
+def test_a_video_is_searched_by_a_time_and_a_box(ps, photos, tmp_path, capsys):
     script, video = load_script("search_video"), photos / "sub/clip.mp4"
-    script.search(str(weights), video, "@0.5:5,5,40,40", tmp_path, rate=4.0, similarity=-1.0)
+    script.search(ps, video, "@0.5:5,5,40,40", tmp_path, rate=4.0, similarity=-1.0)
     found = json.loads((tmp_path / "appearances.json").read_text(encoding="utf-8"))
     image, box = script.read_query("@0.5:5,5,40,40", video)
     assert box.tolist() == [5, 5, 40, 40] and image.shape == (48, 64, 3)
@@ -185,9 +185,9 @@ def test_a_video_is_searched_by_a_time_and_a_box(ps, weights, photos, tmp_path, 
         ("@0.5:5,5,40,400", "does not lie in the image of 64x48 pixels"),
     ],
 )
-def test_a_wrong_query_of_a_video_is_one_line(weights, photos, tmp_path, query, message):
+def test_a_wrong_query_of_a_video_is_one_line(ps, photos, tmp_path, query, message):
     with pytest.raises(InputError) as caught:
-        load_script("search_video").search(str(weights), photos / "sub/clip.mp4", query, tmp_path, 4.0, 0.5)
+        load_script("search_video").search(ps, photos / "sub/clip.mp4", query, tmp_path, 4.0, 0.5)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
