@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +16,7 @@ import numpy as np
 
 from psdiff_jax.errors import InputError
 
+CHECKSUMS = "checksums.json"  # file name -> CRC-32
 NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM)
 
 
@@ -27,6 +30,28 @@ def write_npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype) ->
     """Begins an .npy file whose rows are written one part after the other."""
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes the CRC-32 of every .npy file of a folder to its `CHECKSUMS`."""
+    write_atomically(folder / CHECKSUMS, json.dumps(_checksums(folder)))
+
+
+def is_as_written(folder: Path) -> bool:
+    """Whether a folder's .npy files are those that `write_checksums` saw. Reads them: a second for each gigabyte."""
+    try:
+        return bool(json.loads((folder / CHECKSUMS).read_bytes()) == _checksums(folder))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    found = {path.name: 0 for path in folder.glob("*.npy")}
+    for name in found:
+        with (folder / name).open("rb") as file:
+            while part := file.read(1 << 24):
+                found[name] = zlib.crc32(part, found[name])
+    return found
 
 
 def cache_folder() -> Path:

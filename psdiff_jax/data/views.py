@@ -4,8 +4,6 @@ A folder of view V holds one `NAME.npy` [N,...] for each array of a batch, row i
 checksums. A view is written whole or not at all.
 """
 
-import json
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -14,19 +12,12 @@ import numpy as np
 
 from psdiff_jax.data.image_reader import Batch
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import replacing_folder, write_npy_header
-
-CHECKSUMS = "checksums.json"  # file name -> CRC-32
-AT_ONCE = 1 << 24  # bytes that are read for it
+from psdiff_jax.files import is_as_written, replacing_folder, write_checksums, write_npy_header
 
 
 def has_view(folder: Path, view: int) -> bool:
     """Whether a view is there, and as it was written. Reads all of it: a second for each gigabyte."""
-    try:
-        written = json.loads((folder / str(view) / CHECKSUMS).read_bytes())
-        return written == {path.name: _checksum(path) for path in (folder / str(view)).glob("*.npy")}
-    except (OSError, ValueError, RecursionError):
-        return False
+    return is_as_written(folder / str(view))
 
 
 def write_view(folder: Path, view: int, batches: Iterable[Batch], images: int) -> None:
@@ -49,16 +40,7 @@ def write_view(folder: Path, view: int, batches: Iterable[Batch], images: int) -
         finally:
             for file in files.values():
                 file.close()
-        checksums = {path.name: _checksum(path) for path in unfinished.glob("*.npy")}
-        (unfinished / CHECKSUMS).write_text(json.dumps(checksums))
-
-
-def _checksum(path: Path) -> int:
-    found = 0
-    with path.open("rb") as file:
-        while part := file.read(AT_ONCE):
-            found = zlib.crc32(part, found)
-    return found
+        write_checksums(unfinished)
 
 
 class StoredViews:

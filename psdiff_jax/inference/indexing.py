@@ -110,8 +110,8 @@ def update_index(
       on_progress: is called with (images and frames done, about how many there are) after each.
 
     Raises:
-      InputError: the folder is missing or holds no media; `into` holds the index of another model or rate, or cannot
-        be written.
+      InputError: the folder is missing or holds no media; `into` holds the index of another model or rate, or a shard
+        whose arrays are not what was written, or cannot be written.
     """
     options, root, into = options or IndexOptions(), Path(folder).expanduser().absolute(), Path(into).expanduser()
     settings = Settings(
@@ -131,7 +131,10 @@ def update_index(
         if process == 0:
             write_settings(into, settings)
             remove_leftovers(into)
-            changes = bring_up_to_date(root, media, read_shards(into), unreadable)
+            shards = read_shards(into)
+            for shard in shards:
+                shard.check_values()
+            changes = bring_up_to_date(root, media, shards, unreadable)
         parallel.meet()  # the others see what this one has changed
         todo = unfinished(media, read_shards(into))
         parallel.meet()  # nobody writes before all have seen it

@@ -7,6 +7,7 @@
         scores.npy              float32 [K], detection confidence
         source.npy              int32 [K], position in files.json
         time.npy                float32 [K], seconds from the start of a video; NaN for an image
+        checksums.json          of the .npy files; older shards have none
         files.json              the images and videos (or parts of one), also those without people
 
 Arrays never change. files.json is replaced as a whole where a file was moved, or deleted (its path is then null). A
@@ -26,7 +27,15 @@ import numpy as np
 
 from psdiff_jax.data.media import Kind
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import adding_folder, remove_unfinished, write_atomically, writing
+from psdiff_jax.files import (
+    CHECKSUMS,
+    adding_folder,
+    is_as_written,
+    remove_unfinished,
+    write_atomically,
+    write_checksums,
+    writing,
+)
 
 FORMAT = 1
 SETTINGS, SHARDS, FILES = "index.json", "shards", "files.json"
@@ -132,6 +141,11 @@ class Shard:
         except Exception as error:  # a damaged file fails in every way there is
             raise InputError(damaged(self.folder, error)) from error
 
+    def check_values(self) -> None:
+        """Reads all arrays; InputError where one is not what was written."""
+        if (self.folder / CHECKSUMS).is_file() and not is_as_written(self.folder):
+            raise InputError(damaged(self.folder, "its arrays are not what was written"))
+
     def save_files(self) -> None:
         """Replaces files.json by `files`."""
         with writing(self.folder):
@@ -175,6 +189,7 @@ def write_shard(index: Path, process: int, files: Sequence[MediaFile], rows: Row
     with writing(index), adding_folder(index / SHARDS / name) as unfinished:
         for field, array in rows._asdict().items():
             np.save(unfinished / f"{field}.npy", np.asarray(array, DTYPES[field]))
+        write_checksums(unfinished)
         write_atomically(unfinished / FILES, _as_json(files))
 
 

@@ -5,6 +5,7 @@
         boxes.npy               float32 [K,4], xyxy pixels of the original image
         scores.npy              float32 [K], detection confidence
         source.npy              int32 [K], the image (or query)
+        checksums.json          of these
 
 The names sort as the images do: shards of any number of processes are one sequence of detections, without copying.
 """
@@ -20,7 +21,7 @@ import numpy as np
 
 from psdiff_jax.data.blocks import Blocks
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import adding_folder, writing
+from psdiff_jax.files import adding_folder, is_as_written, write_checksums, writing
 from psdiff_jax.inference.embed import People
 
 
@@ -70,6 +71,7 @@ class ShardWriter:
                 for name, array in arrays.items():
                     np.save(unfinished / str(k) / f"{name}.npy", np.asarray(array, np.float32))
                 np.save(unfinished / str(k) / "source.npy", source.astype(np.int32))
+                write_checksums(unfinished / str(k))
         self._images, self._count = [], 0
 
 
@@ -100,8 +102,9 @@ def read_shards(folder: Path, steps: int, embedding_dim: int) -> Found:
         except Exception as error:  # a damaged file fails in every way there is
             raise InputError(f"{shard}: damaged shard ({error}); delete it and run again") from error
         count = len(rows)
-        if shapes != [(count, embedding_dim), (count, 4), (count,), (count,)]:
-            raise InputError(f"{shard}: damaged shard (its files do not belong together); delete it and run again")
+        fit = shapes == [(count, embedding_dim), (count, 4), (count,), (count,)]
+        if not fit or not is_as_written(shard / str(steps)):
+            raise InputError(f"{shard}: damaged shard (its files are not what was written); delete it and run again")
         embeddings.append(load)
         for into, part in zip((boxes, scores, source), parts, strict=True):
             into.append(part)

@@ -41,9 +41,10 @@ CASES: dict[str, tuple[str, str, Callable[[Path], Any], bool]] = {
     "their annotations": ("preparation", "prepared/*/custom/*/*.npz", stages.preparation, True),
     "their descriptions": ("preparation", "prepared/*/**/*.json", stages.preparation, False),
     "embeddings": ("embeddings", "gallery/*", read_embeddings, False),
-    "shards of a split": ("shards", "shards/*/1/*.npy", stages.shard_contents, False),
+    "shards of a split": ("shards", "shards/*/1/*.*", stages.shard_contents, True),
     "maps of frozen backbones": ("views", "[01]/*.*", stages.views, True),
-    "index": ("indexing", "index/**/*.*", lambda place: stages.index_contents(place / "index"), False),
+    "index, searched": ("indexing", "index/**/*.*", lambda place: stages.index_contents(place / "index"), False),
+    "arrays of an index, updated": ("indexing", "index/shards/*/*.npy", stages.indexing, True),
 }
 
 
