@@ -115,22 +115,25 @@ def predict(
     if sampler.average_threshold < 1:
         embeddings = average(embeddings, boxes, scores, sampler.average_threshold)
     found = Predictions(boxes, scores, embeddings, nms(boxes, scores, sampler.nms_threshold))
-    return with_crops_embedded(model, condition, found, query) if model.options.reid_crops else found
+    if not model.options.reid_crops:
+        return found
+    return with_crops_embedded(model, condition, found, sampler.renewal_threshold, query)
 
 
 def with_crops_embedded(
-    model: PSDiff, condition: Condition, found: Predictions, query: QueryBox | None = None
+    model: PSDiff, condition: Condition, found: Predictions, threshold: float, query: QueryBox | None = None
 ) -> Predictions:
     """People with what a crop says in the place of their denoised embedding, if they are among the reid_crops best that
-    NMS keeps; a held query is, with the box that is given."""
+    NMS keeps and score `threshold` or more; a held query is, with the box that is given."""
     boxes, rank = found.boxes, jnp.where(found.keep, found.scores, -1)
     if query is not None:
         held = query.held(boxes.shape[1])
         given = model.diffusion.decode_boxes(query.box[:, None], condition.image_size)
         boxes, rank = jnp.where(held[..., None], given, boxes), jnp.where(held, jnp.inf, rank)
-    _, best = jax.lax.top_k(rank, min(model.options.reid_crops, boxes.shape[1]))
-    embeddings = model.embed_crops(condition, jnp.take_along_axis(boxes, best[..., None], axis=1))
-    is_best = best[..., None] == jnp.arange(boxes.shape[1])
+    top, best = jax.lax.top_k(rank, min(model.options.reid_crops, boxes.shape[1]))
+    wanted = top >= threshold
+    embeddings = model.embed_crops(condition, jnp.take_along_axis(boxes, best[..., None], axis=1), wanted)
+    is_best = (best[..., None] == jnp.arange(boxes.shape[1])) & wanted[..., None]
     placed = jnp.einsum("bkn,bkd->bnd", is_best.astype(embeddings.dtype), embeddings)
     return found._replace(embeddings=jnp.where(is_best.any(axis=1)[..., None], placed, found.embeddings))
 

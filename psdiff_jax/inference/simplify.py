@@ -94,6 +94,8 @@ def _results(equation: Any, inputs: list[Any], known: dict[Any, Any]) -> Sequenc
         return _run(body.jaxpr, body.consts, inputs, known)
     if primitive.name == "scan":
         return _scan(inputs, **params)
+    if primitive.name == "cond":
+        return _cond(inputs, **params)
     key = _key(equation, inputs)
     if key not in known:
         # A symbolic size has no value yet.
@@ -130,3 +132,13 @@ def _scan(inputs: list[Any], *, jaxpr: Any, num_consts: int, num_carry: int, len
 
     last, stacked = jax.lax.scan(body, start, rows, length=length, reverse=reverse)
     return [*last, *stacked]
+
+
+def _cond(inputs: list[Any], *, branches: Sequence[Any], **_: Any) -> Sequence[Any]:
+    """A choice whose branches are simplified."""
+    index, *operands = inputs
+
+    def simpler(branch: Any) -> Callable[..., list[Any]]:
+        return lambda *given: _run(branch.jaxpr, branch.consts, given, {})
+
+    return jax.lax.switch(index, [simpler(branch) for branch in branches], *operands)

@@ -86,7 +86,7 @@ class PSDiffOptions(CDLOptions):
         int,
         NOT_NEGATIVE,
         "people of an image, the best first, of whom reid_backbone and its head embed a crop once they are found,"
-        " instead of reading the image; 0 = none",
+        " instead of reading the image; 0 = none; who would be renewed is not one of them",
     ] = 0
     num_cdl: Annotated[int, AT_LEAST_1, "stacked denoising layers"] = 1
     sampling_ratio: Annotated[int, AT_LEAST_1, "RoIAlign's samples per cell and axis"] = 2
@@ -268,16 +268,25 @@ class PSDiff(nnx.Module):
         said = self.reid_backbone.head.embed(condition.head[0], boxes, stride, size, options.roi_backend)
         return jnp.concatenate([features, said.astype(features.dtype)], axis=-1)
 
-    def embed_crops(self, condition: Condition, boxes: jax.Array) -> jax.Array:
+    def embed_crops(self, condition: Condition, boxes: jax.Array, wanted: jax.Array) -> jax.Array:
         """What reid_backbone and its head make of crops of the images: boxes [B,N,4] in pixels -> unit vectors
-        [B,N,D]."""
+        [B,N,D]. The n-th crops of a batch, of whom none is wanted [B,N], are not looked at, and have zeros."""
         assert condition.images is not None
-        pixels, options = (condition.images.astype(jnp.float32),), self.options
-        crops = roi_align(
-            pixels, boxes, strides=(1,), side=CROP, backend=options.roi_backend, image_size=condition.image_size
-        )
-        *_, conv5 = self.reid_backbone(rearrange(crops, "b n y x c -> (b n) y x c"), dtype=jnp.dtype(options.dtype))
-        return rearrange(self.reid_backbone.head(conv5), "(b n) d -> b n d", b=boxes.shape[0])
+        pixels, size, options = (condition.images.astype(jnp.float32),), condition.image_size, self.options
+
+        def embed(boxes: jax.Array) -> jax.Array:
+            crops = roi_align(
+                pixels, boxes[:, None], strides=(1,), side=CROP, backend=options.roi_backend, image_size=size
+            )
+            *_, conv5 = self.reid_backbone(crops[:, 0], dtype=jnp.dtype(options.dtype))
+            return self.reid_backbone.head(conv5)
+
+        def nothing(boxes: jax.Array) -> jax.Array:
+            return jnp.zeros((boxes.shape[0], options.embedding_dim))
+
+        ranks = (rearrange(boxes, "b n x -> n b x"), rearrange(wanted, "b n -> n b"))
+        found = jax.lax.map(lambda rank: jax.lax.cond(rank[1].any(), embed, nothing, rank[0]), ranks)
+        return rearrange(found, "n b d -> b n d")
 
     def clean(self, condition: Condition, estimate: Estimate) -> tuple[State, jax.Array]:
         """An estimate as (clean state, scores [B,N]), which is what samplers work with."""

@@ -19,6 +19,7 @@ from psdiff_jax.options import read
 pytestmark = pytest.mark.slow
 
 CROPS = 3
+LOW = 0.5  # the score from which on a person is embedded by a crop
 FIELDS = ("image", "image_size", "image_index")
 
 
@@ -37,7 +38,7 @@ def embed(cropping):
     @jax.jit
     def run(images, sizes, boxes):
         model = nnx.merge(cropping.graphdef, cropping.params, cropping.rest)
-        return model.embed_crops(Condition((), sizes, images=images), boxes)
+        return model.embed_crops(Condition((), sizes, images=images), boxes, np.ones(boxes.shape[:2], bool))
 
     return run
 
@@ -64,9 +65,9 @@ def test_crops_are_what_opencv_cuts(cropping, embed, batch):
         np.testing.assert_allclose(found, want, atol=4e-3)
 
 
-def test_the_best_that_are_kept_and_the_query_are_embedded_by_crops(cropping, embed, tiny, batch):
+def test_the_best_of_those_that_are_kept_and_the_query_are_embedded_by_crops(cropping, embed, tiny, batch):
     """The others, and everything but embeddings, are as in the same model without crops."""
-    sampler = SamplerOptions(num_proposals=10, nms_threshold=0.4)
+    sampler = SamplerOptions(num_proposals=10, nms_threshold=0.4, renewal_threshold=LOW)
     box, every = np.float32([[4, 6, 30, 60]] * 4), np.bool_([True, True, False, True])
     plain = dataclasses.replace(cropping.options, reid_backbone="", reid_crops=0)
     model, without = cropping, tiny.make(plain)
@@ -76,19 +77,24 @@ def test_the_best_that_are_kept_and_the_query_are_embedded_by_crops(cropping, em
     before = Predictor(without.graphdef, sampler)(*map(nnx.State, parts), batch, key, (2,), box, every)[2]
     for name in ("boxes", "scores", "keep"):
         np.testing.assert_array_equal(getattr(found, name), getattr(before, name))
+    looked_at = []
     for image in range(4):
         rank = np.where(found.keep[image], found.scores[image], -1)
         rank[0] = np.where(every[image], 2, rank[0])
         best = np.argsort(-rank, kind="stable")[:CROPS]
+        best = best[rank[best] >= LOW]
+        looked_at.append(len(best))
         boxes = np.array(found.boxes[image])
         if every[image]:
             boxes[0] = box[image]
         rows = slice(image, image + 1)
-        want = embed(batch["image"][rows], batch["image_size"][rows], boxes[None, best])[0]
+        row = np.resize(best, CROPS) if len(best) else np.zeros(CROPS, int)  # one shape, one program
+        want = embed(batch["image"][rows], batch["image_size"][rows], boxes[None, row])[0, : len(best)]
         np.testing.assert_allclose(found.embeddings[image][best], want, atol=1e-4)
         others = np.setdiff1d(np.arange(10), best)
         np.testing.assert_array_equal(found.embeddings[image][others], before.embeddings[image][others])
-        assert abs(found.embeddings[image][best] - before.embeddings[image][best]).max(1).min() > 0.05
+        assert (abs(found.embeddings[image][best] - before.embeddings[image][best]).max(1) > 0.05).all()
+    assert 0 < min(looked_at) < max(looked_at) == CROPS, looked_at
 
 
 def test_no_loss_moves_a_backbone_that_reads_crops(cropping, tiny):

@@ -188,6 +188,7 @@ def test_simplified_computes_the_same_with_less():
         return {
             "b": rows,
             "a": jnp.tile(last, (1, 3)),
+            "chosen": jax.lax.cond(x[0, 0] > 0, lambda v: v + inner(v), lambda v: jnp.stack([v, v])[1] * 2, x),
             "c": max_pool(jnp.pad(x, ((0, 0), (1, 2)))[..., None, None]),
             "size": jnp.full(x.shape[0], x.shape[0]),
         }
@@ -196,8 +197,9 @@ def test_simplified_computes_the_same_with_less():
     shape = jax.ShapeDtypeStruct((batch, 5), jnp.float32)
     plain = simplified(function, jax.ShapeDtypeStruct((3, 5), jnp.float32))
     x = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
-    for got, want in zip(plain(x), jax.tree.leaves(function(x)), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-6)
+    for given in (x, -x):
+        for got, want in zip(plain(given), jax.tree.leaves(function(given)), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-6)
     names = [equation.primitive.name for equation in jax.make_jaxpr(simplified(function, shape))(shape).eqns]
     assert names.count("max") == 1 + 4  # of three calls of `inner`, and of the pooling
     assert not {"jit", "custom_jvp_call", "tile", "stack", "pad", "reduce_window_max", "cos", "iota"} & set(names)
