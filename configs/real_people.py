@@ -63,6 +63,7 @@ def with_people_weights(config: ConfigDict, image_size: tuple[int, int]) -> Conf
     config.train.scales.readout = 0.02  # the closed form is soon undone otherwise
     config.evaluate.search_threshold = 0.5  # of an expected IoU
     config.sampler.nms_threshold = 0.4  # a poor second box of a person ranks before good ones of others
+    config.sampler.average_threshold = 0.7
     return config
 
 

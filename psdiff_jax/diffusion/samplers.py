@@ -34,7 +34,7 @@ class SamplerOptions:
     ensemble: Annotated[bool, "pool the predictions of all steps before NMS"] = False
     nms_threshold: Annotated[float, FRACTION, "IoU above which NMS drops the lower score"] = 0.5
     average_threshold: Annotated[
-        float, FRACTION, "IoU from which on proposals average their embeddings before NMS; 1 = none do"
+        float, FRACTION, "IoU from which on proposals average their boxes and embeddings before NMS; 1 = none do"
     ] = 1.0
     warm_time: Annotated[float, FRACTION, "time that a warm start begins at, as a fraction of T"] = 0.06
     warm_share: Annotated[float, FRACTION, "fraction of the proposals that a warm start puts on known people"] = 0.5

@@ -113,7 +113,7 @@ def predict(
     boxes = box_ops.clip(estimate.boxes, condition.image_size)
     scores, embeddings = jax.nn.sigmoid(estimate.logits), normalize(estimate.embeddings)
     if sampler.average_threshold < 1:
-        embeddings = average(embeddings, boxes, scores, sampler.average_threshold)
+        boxes, embeddings = averaged(boxes, embeddings, scores, sampler.average_threshold)
     found = Predictions(boxes, scores, embeddings, nms(boxes, scores, sampler.nms_threshold))
     if not model.options.reid_crops:
         return found
@@ -124,12 +124,13 @@ def with_crops_embedded(
     model: PSDiff, condition: Condition, found: Predictions, threshold: float, query: QueryBox | None = None
 ) -> Predictions:
     """People with what a crop says in the place of their denoised embedding, if they are among the reid_crops best that
-    NMS keeps and score `threshold` or more; a held query is, with the box that is given."""
+    NMS keeps and score `threshold` or more. Where a query is held it alone is, with the box that is given."""
     boxes, rank = found.boxes, jnp.where(found.keep, found.scores, -1)
     if query is not None:
         held = query.held(boxes.shape[1])
         given = model.diffusion.decode_boxes(query.box[:, None], condition.image_size)
-        boxes, rank = jnp.where(held[..., None], given, boxes), jnp.where(held, jnp.inf, rank)
+        boxes = jnp.where(held[..., None], given, boxes)
+        rank = jnp.where(query.active[:, None], jnp.where(held, jnp.inf, -1), rank)
     top, best = jax.lax.top_k(rank, min(model.options.reid_crops, boxes.shape[1]))
     wanted = top >= threshold
     embeddings = model.embed_crops(condition, jnp.take_along_axis(boxes, best[..., None], axis=1), wanted)
@@ -138,11 +139,16 @@ def with_crops_embedded(
     return found._replace(embeddings=jnp.where(is_best.any(axis=1)[..., None], placed, found.embeddings))
 
 
-def average(embeddings: jax.Array, boxes: jax.Array, scores: jax.Array, threshold: float) -> jax.Array:
-    """Unit embeddings [B,N,D], each the mean of its own and of those whose boxes overlap its box by an IoU of at least
-    `threshold`, weighted by IoU and score: several proposals of one person have seen slightly different cells.
+def averaged(
+    boxes: jax.Array, embeddings: jax.Array, scores: jax.Array, threshold: float
+) -> tuple[jax.Array, jax.Array]:
+    """Boxes [B,N,4] and unit embeddings [B,N,D], each the mean of its own and of those whose boxes overlap its box by
+    an IoU of at least `threshold`, weighted by IoU and score: several proposals of one person have seen slightly
+    different cells. For boxes this is the vote of Gidaris and Komodakis 2015 (section 5), by all proposals on all.
     """
     overlap = box_ops.pairwise(box_ops.iou, boxes, boxes)
     weight = jnp.where(overlap >= threshold, overlap, 0) * scores[:, None]
     weight = jnp.where(jnp.eye(boxes.shape[1], dtype=bool), jnp.maximum(scores, 1e-6)[:, None], weight)
-    return normalize(jnp.einsum("bnm,bmd->bnd", weight, embeddings))
+    weight /= weight.sum(axis=-1, keepdims=True)
+    voted = jnp.einsum("bnm,bmx->bnx", weight, boxes, precision=jax.lax.Precision.HIGHEST)
+    return voted, normalize(jnp.einsum("bnm,bmd->bnd", weight, embeddings))
