@@ -50,7 +50,7 @@ def get_config(variant: str = "") -> ConfigDict:
         if variant == "long":
             with_reid_network(config).train.steps = 3_500
         if variant == "crops":
-            with_crops(config).train.views = 4
+            with_crops(config).train.update({"views": 4, "steps": 3_500})
     elif variant.startswith("small"):
         with_people_weights(config, image_size=(432, 540))
         config.train.init_parts += ("readout",)  # this teacher is the one that it was made for
