@@ -39,7 +39,7 @@ def convert_backbone(arrays: Mapping[str, np.ndarray], state: Any, where: str) -
     ours = flatten_state(state)
     if layout.key and layout.key not in ours:
         family = next((other.family for other in LAYOUTS if other.key in ours), "backbone of another family")
-        raise InputError(f"{where}: {layout.title}, but config.model.backbone is a {family}")
+        raise InputError(f"{where}: {layout.title}, but config.model.backbone (or reid_backbone) is a {family}")
     return fill(file, state, f"{layout.title} ({layout.structure(file)})")
 
 

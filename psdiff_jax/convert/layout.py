@@ -114,7 +114,7 @@ class BackboneLayout(Layout):
     in_detectors: ClassVar[bool] = False
     prefixes: ClassVar[tuple[str, ...]] = ("module", "model", "backbone", "encoder")
     noun: ClassVar[str] = "backbone"
-    advice: ClassVar[str] = "is it what config.model.backbone names?"
+    advice: ClassVar[str] = "is it what config.model.backbone (or reid_backbone) names?"
 
     def with_names(self, found: Mapping[str, str], arrays: Mapping[str, np.ndarray], where: str) -> Checkpoint:
         """A file in which modules were found by their place: {module: the file's name of its weight}."""

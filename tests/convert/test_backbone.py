@@ -68,7 +68,7 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys):
     for arrays, options, words in (
         (resnet18, [], ["basic blocks, depths (2, 2, 2, 2), widths (64, 128, 256, 512)", "none of resnet50,"]),
         (resnet18, ["--backbone", "resnet50"], ["basic blocks, depths (2, 2, 2, 2)", "lacks 'bn1.bias'"]),
-        (toy, ["--backbone", "resnet50"], ["timm's Swin, but config.model.backbone is a ResNet"]),
+        (toy, ["--backbone", "resnet50"], ["timm's Swin, but config.model.backbone (or reid_backbone) is a ResNet"]),
         (toy, ["--backbone", "swin_xxl"], ["--backbone swin_xxl: choose one of resnet50,"]),
         (resnet18 | {"rpn.head.conv.weight": np.zeros(1)}, [], ["a whole network", "'rpn.head.conv.weight'"]),
         ({"backbone/conv1/kernel": np.zeros(1), "cdl/0/x": np.zeros(1)}, [], ["config.train.init_from"]),
