@@ -17,7 +17,7 @@ from psdiff_jax.configs.small import PRETRAINED, shrink
 
 DETECTOR = "{root}/../weights/intel/person-detection-0203.xml"  # Open Model Zoo
 TEACHER = "{root}/../weights/intel/person-reidentification-retail-0277.xml"
-CROPS = 16  # people of an image
+CROPS = 64  # people of an image at most; who is not there costs nothing
 REID = "{root}/../weights/osnet_x0_25_msmt17.onnx"
 
 

@@ -246,7 +246,7 @@ def test_a_network_of_ones_own_embeds_crops(ps, weights, tiny, tmp_path, monkeyp
 
 
 def test_a_network_that_is_not_there_or_does_not_fit_is_one_line(weights):
-    with pytest.raises(InputError, match=r"config.model.reid_crops=16: needs .*embedding_dim: osnet_omz \(256\)"):
+    with pytest.raises(InputError, match=r"config.model.reid_crops=64: needs .*embedding_dim: osnet_omz \(256\)"):
         PersonSearch.load(weights, reid_weights="none.xml")  # the model's embeddings are not as wide
     with pytest.raises(InputError, match=r"config.model.reid_weights='none.xml': no such file"):
         PersonSearch.load(reid_weights="none.xml")

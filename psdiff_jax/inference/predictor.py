@@ -117,14 +117,14 @@ def predict(
     found = Predictions(boxes, scores, embeddings, nms(boxes, scores, sampler.nms_threshold))
     if not model.options.reid_crops:
         return found
-    return with_crops_embedded(model, condition, found, sampler.renewal_threshold, query)
+    return embedded_by_crops(model, condition, found, sampler.renewal_threshold, query)
 
 
-def with_crops_embedded(
+def embedded_by_crops(
     model: PSDiff, condition: Condition, found: Predictions, threshold: float, query: QueryBox | None = None
 ) -> Predictions:
-    """People with what a crop says in the place of their denoised embedding, if they are among the reid_crops best that
-    NMS keeps and score `threshold` or more. Where a query is held it alone is, with the box that is given."""
+    """The reid_crops best people that NMS keeps and that score `threshold` or more, with what a crop says in the place
+    of their denoised embedding; nobody else is kept. Where a query is held, it alone, with the box that is given."""
     boxes, rank = found.boxes, jnp.where(found.keep, found.scores, -1)
     if query is not None:
         held = query.held(boxes.shape[1])
@@ -134,9 +134,12 @@ def with_crops_embedded(
     top, best = jax.lax.top_k(rank, min(model.options.reid_crops, boxes.shape[1]))
     wanted = top >= threshold
     embeddings = model.embed_crops(condition, jnp.take_along_axis(boxes, best[..., None], axis=1), wanted)
-    is_best = (best[..., None] == jnp.arange(boxes.shape[1])) & wanted[..., None]
+    is_best = (best[..., None] == jnp.arange(boxes.shape[1])) & wanted[..., None]  # [B,K,N]
     placed = jnp.einsum("bkn,bkd->bnd", is_best.astype(embeddings.dtype), embeddings)
-    return found._replace(embeddings=jnp.where(is_best.any(axis=1)[..., None], placed, found.embeddings))
+    embedded = is_best.any(axis=1)
+    return found._replace(
+        embeddings=jnp.where(embedded[..., None], placed, found.embeddings), keep=found.keep & embedded
+    )
 
 
 def averaged(

@@ -85,8 +85,8 @@ class PSDiffOptions(CDLOptions):
     reid_crops: Annotated[
         int,
         NOT_NEGATIVE,
-        "people of an image, the best first, of whom reid_backbone and its head embed a crop once they are found,"
-        " instead of reading the image; 0 = none; who would be renewed is not one of them",
+        "people of an image at most, of whom reid_backbone and its head embed a crop once they are found, instead of"
+        " reading the image; who would be renewed is left out; 0 = none",
     ] = 0
     num_cdl: Annotated[int, AT_LEAST_1, "stacked denoising layers"] = 1
     sampling_ratio: Annotated[int, AT_LEAST_1, "RoIAlign's samples per cell and axis"] = 2

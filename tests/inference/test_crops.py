@@ -66,7 +66,7 @@ def test_crops_are_what_opencv_cuts(cropping, embed, batch):
 
 
 def test_the_best_that_are_kept_or_the_query_are_embedded_by_crops(cropping, embed, tiny, batch):
-    """The others, and everything but embeddings, are as in the same model without crops."""
+    """Nobody else is kept; all the rest is as in the same model without crops."""
     sampler = SamplerOptions(num_proposals=10, nms_threshold=0.4, renewal_threshold=LOW)
     box, has_query = np.float32([[4, 6, 30, 60]] * 4), np.bool_([False, True, False, False])
     plain = dataclasses.replace(cropping.options, reid_backbone="", reid_crops=0)
@@ -75,11 +75,11 @@ def test_the_best_that_are_kept_or_the_query_are_embedded_by_crops(cropping, emb
     key = jax.random.key(1)
     found = Predictor(model.graphdef, sampler)(model.params, model.rest, batch, key, (2,), box, has_query)[2]
     before = Predictor(without.graphdef, sampler)(*map(nnx.State, parts), batch, key, (2,), box, has_query)[2]
-    for name in ("boxes", "scores", "keep"):
+    for name in ("boxes", "scores"):
         np.testing.assert_array_equal(getattr(found, name), getattr(before, name))
     looked_at = []
     for image in range(4):
-        rank = np.where(found.keep[image], found.scores[image], -1)
+        rank = np.where(before.keep[image], found.scores[image], -1)
         if has_query[image]:
             rank[:] = [2, *[-1] * 9]
         best = np.argsort(-rank, kind="stable")[:CROPS]
@@ -93,6 +93,8 @@ def test_the_best_that_are_kept_or_the_query_are_embedded_by_crops(cropping, emb
         want = embed(batch["image"][rows], batch["image_size"][rows], boxes[None, row])[0, : len(best)]
         np.testing.assert_allclose(found.embeddings[image][best], want, atol=1e-4)
         others = np.setdiff1d(np.arange(10), best)
+        assert not found.keep[image][others].any()
+        np.testing.assert_array_equal(found.keep[image][best], before.keep[image][best])
         np.testing.assert_array_equal(found.embeddings[image][others], before.embeddings[image][others])
         assert (abs(found.embeddings[image][best] - before.embeddings[image][best]).max(1) > 0.05).all()
     assert {0, 1, CROPS} <= set(looked_at)  # nobody, the query, more than are embedded
