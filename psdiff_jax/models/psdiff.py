@@ -117,7 +117,8 @@ class PSDiffOptions(CDLOptions):
             "must be 1 or more to read reid_backbone, unless reid_crops is",
         )
         need(not (self.readout_rows and self.reid_crops), "reid_crops", "must be 0 with readout_rows")
-        need(self.reid_scale == 1 or bool(self.reid_backbone), "reid_scale", "must be 1 without reid_backbone")
+        reads_images = bool(self.reid_backbone) and not self.reid_crops
+        need(self.reid_scale == 1 or reads_images, "reid_scale", "must be 1 without a reid_backbone that reads images")
         heads = {name: spec.embedding_dim for name, spec in BACKBONES.items() if spec.embedding_dim}
         known = ", ".join(f"{name} ({dim})" for name, dim in heads.items())
         for key in ("reid_head", "reid_crops"):

@@ -29,7 +29,16 @@ from psdiff_jax.progress import progress
 
 NAMES = ("stage_{}", "reid_{}", "head_{}")  # of the maps in a batch, by the field of `Maps`
 # The options of a model that decide its maps, beside the weights.
-MAP_OPTIONS = ("backbone", "downsample", "reid_backbone", "reid_scale", "reid_head", "readout_strides", "dtype")
+MAP_OPTIONS = (
+    "backbone",
+    "downsample",
+    "reid_backbone",
+    "reid_scale",
+    "reid_head",
+    "reid_crops",
+    "readout_strides",
+    "dtype",
+)
 
 
 def maps_of(batch: dict[str, Any], dtype: Any) -> Maps:

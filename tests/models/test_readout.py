@@ -218,5 +218,5 @@ def test_a_head_that_is_not_there(tiny):
     for wrong in ({"reid_backbone": "tiny", "readout_rows": 2}, {}):
         with pytest.raises(InputError, match=r"config\.model\.reid_head=True: needs .* osnet_omz \(256\)"):
             read(PSDiffOptions, {"reid_head": True, **wrong}, "config.model")
-    with pytest.raises(InputError, match=r"config\.model\.reid_scale=2: must be 1 without reid_backbone"):
+    with pytest.raises(InputError, match=r"config\.model\.reid_scale=2: must be 1 without a reid_backbone that reads"):
         read(PSDiffOptions, {"reid_scale": 2}, "config.model")
