@@ -123,8 +123,9 @@ def predict(
 def embedded_by_crops(
     model: PSDiff, condition: Condition, found: Predictions, threshold: float, query: QueryBox | None = None
 ) -> Predictions:
-    """The reid_crops best people that NMS keeps and that score `threshold` or more, with what a crop says in the place
-    of their denoised embedding; nobody else is kept. Where a query is held, it alone, with the box that is given."""
+    """The reid_crops best people that NMS keeps and that score `threshold` or more, at least one, with what a crop says
+    in the place of their denoised embedding; nobody else is kept. Where a query is held, it alone, with the box that is
+    given."""
     boxes, rank = found.boxes, jnp.where(found.keep, found.scores, -1)
     if query is not None:
         held = query.held(boxes.shape[1])
@@ -132,7 +133,7 @@ def embedded_by_crops(
         boxes = jnp.where(held[..., None], given, boxes)
         rank = jnp.where(query.active[:, None], jnp.where(held, jnp.inf, -1), rank)
     top, best = jax.lax.top_k(rank, min(model.options.reid_crops, boxes.shape[1]))
-    wanted = top >= threshold
+    wanted = (top >= threshold) | (jnp.arange(top.shape[1]) == 0)  # as NMS, they leave somebody
     embeddings = model.embed_crops(condition, jnp.take_along_axis(boxes, best[..., None], axis=1), wanted)
     is_best = (best[..., None] == jnp.arange(boxes.shape[1])) & wanted[..., None]  # [B,K,N]
     placed = jnp.einsum("bkn,bkd->bnd", is_best.astype(embeddings.dtype), embeddings)
