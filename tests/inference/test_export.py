@@ -27,6 +27,7 @@ from psdiff_jax.models.resnet import max_pool
 STEPS = 2
 SIZES = np.int32([[64, 96], [50, 90], [64, 60]])
 QUERY = np.float32([[4, 4, 30, 40], [10, 10, 20, 30], [20, 5, 50, 45]])
+IMAGES = {"crops": (1, 3), "two backbones": (3,)}  # of a batch; each compiles
 HAS_QUERY = np.array([False, True, False])
 
 # What a user runs who has the file alone.
@@ -119,7 +120,7 @@ def test_stablehlo_runs_without_the_package(predictors, case, which, tmp_path):
     pytest.importorskip("flatbuffers")
     path = tmp_path / "predictor.stablehlo"
     write_stablehlo(path, predictors[which])
-    for images in (1, 3):
+    for images in IMAGES[which]:
         inputs, want = case(which, images)
         np.savez(tmp_path / "inputs.npz", **inputs)
         files = [path, tmp_path / "inputs.npz", tmp_path / "outputs.npz"]
@@ -138,7 +139,7 @@ def test_onnx_in_onnxruntime(case, onnx_file, which, capfd):
     assert not capfd.readouterr().err  # nothing to warn of
     assert [node.name for node in session.get_inputs()] == list(INPUTS)
     assert [node.name for node in session.get_outputs()] == list(Predictions._fields)
-    for images in (1, 3):
+    for images in IMAGES[which]:
         inputs, want = case(which, images)
         same(Predictions(*session.run(None, inputs)), want)
 
