@@ -28,6 +28,7 @@ from psdiff_jax.models.osnet import OSNetSpec
 from psdiff_jax.models.weights import save_npz
 from psdiff_jax.options import tree
 
+from .conftest import numpy_weights
 from .folder import write_video
 from .scripts.loading import load_script
 
@@ -230,7 +231,9 @@ def test_a_network_of_ones_own_embeds_crops(ps, weights, tiny, tmp_path, monkeyp
     """The same people, embedded otherwise; in boxes of one's own as well."""
     head = OSNetSpec(8, (16, 16, 32), (1, 1, 1), embedding_dim=8, head=True)
     monkeypatch.setitem(BACKBONES, "osnet_omz", replace(head, head=False))
-    save_npz(tmp_path / "reid.npz", nnx.state(head.for_reid().make(rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: head.for_reid().make(rngs=nnx.Rngs(0))))
+    network = nnx.merge(graphdef, numpy_weights(state))
+    save_npz(tmp_path / "reid.npz", nnx.state(network))
     crops = PersonSearch.load(weights, reid_weights=tmp_path / "reid.npz")
     assert crops.model != ps.model and crops.config.data.image_size == (128, 192)
     image = np.random.default_rng(0).integers(0, 256, (16, 24, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
@@ -238,7 +241,6 @@ def test_a_network_of_ones_own_embeds_crops(ps, weights, tiny, tmp_path, monkeyp
     seen = ps.detect(image)  # the pixels that the detector sees are the same but for rounding
     assert len(boxes) == len(seen.boxes) and np.abs(boxes - seen.boxes).max() < 3
     whole = boxes.round()[:2]
-    network = head.for_reid().make(rngs=nnx.Rngs(0))
     embed = nnx.jit(lambda network, crops: network.head(network(crops)[-1]))
     for x1, y1, x2, y2 in whole.astype(int):
         crop = np.float32(cv2.resize(image[y1:y2, x1:x2], (128, 256)))
