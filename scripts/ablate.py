@@ -118,7 +118,7 @@ def read_measures(path: Path, measure: str) -> dict[int, dict[str, float]]:
     result = json.loads(path.read_text())
     protocol, _, size = measure.partition("/")
     try:
-        search = result["search"][protocol][size]
+        search = result["search"][protocol][size or "all"]
     except KeyError as error:
         there = ", ".join(f"{p}/{s}" for p, sizes in result["search"].items() for s in sizes)
         raise InputError(f"--measure {measure}: {path} has {there}") from error

@@ -118,3 +118,10 @@ def test_an_unknown_measure_is_answered_with_those_there_are(ablate, tmp_path):
     file.write_text(json.dumps({"search": {"sized": {"50": {}}}, "detection": {}}))
     with pytest.raises(InputError, match="has sized/50"):
         ablate.read_measures(file, "sized/100")
+
+
+def test_a_measure_without_a_size_is_of_all_images(ablate, tmp_path):
+    file = tmp_path / "evaluation.json"
+    search = {"whole": {"all": {"8": {"mAP": 0.5, "top-1": 0.75}}}}
+    file.write_text(json.dumps({"search": search, "detection": {"8": {"all": {"AP": 0.25}}}}))
+    assert ablate.read_measures(file, "whole") == {8: {"AP": 25, "mAP": 50, "top-1": 75}}
