@@ -119,6 +119,18 @@ def tiny():
     return SimpleNamespace(**vars(make(options)), make=make)
 
 
+@pytest.fixture(scope="module")
+def tiny_head(tiny):
+    """The name of a re-ID backbone with a head, as wide as the embeddings of `tiny`."""
+    from psdiff_jax.models.backbones import BACKBONES
+    from psdiff_jax.models.osnet import OSNetSpec
+
+    with pytest.MonkeyPatch.context() as patch:
+        spec = OSNetSpec(8, (16, 16, 32), (1, 1, 1), embedding_dim=tiny.options.embedding_dim)
+        patch.setitem(BACKBONES, "tiny_head", spec)
+        yield "tiny_head"
+
+
 @pytest.fixture
 def make_batch():
     """(images, people, seed) -> a batch of 64x96 noise images with 0, 1, ... `people` boxes, embeddings of 8."""

@@ -66,5 +66,6 @@ def test_a_run_and_a_teacher_begin_with_it(weights, tmp_path):
 
 
 def test_the_wrong_family_is_named(weights):
-    with pytest.raises(InputError, match=r"in\.npz: toy library's Toy, but config\.model\.backbone .*is a ResNet"):
+    message = r"in\.npz: toy library's Toy, but config\.model\.backbone \(or reid_backbone\) is a ResNet"
+    with pytest.raises(InputError, match=message):
         build_model(from_values({"model": MODEL | {"backbone": "tiny", "backbone_weights": str(weights)}}), weights)

@@ -11,8 +11,6 @@ from flax import nnx
 from psdiff_jax.diffusion.samplers import SamplerOptions
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.predictor import Predictor
-from psdiff_jax.models.backbones import BACKBONES
-from psdiff_jax.models.osnet import OSNetSpec
 from psdiff_jax.models.psdiff import Condition, PSDiffOptions
 from psdiff_jax.options import read
 
@@ -24,11 +22,8 @@ FIELDS = ("image", "image_size", "image_index")
 
 
 @pytest.fixture(scope="module")
-def cropping(tiny):
-    with pytest.MonkeyPatch.context() as patch:
-        spec = OSNetSpec(8, (16, 16, 32), (1, 1, 1), embedding_dim=tiny.options.embedding_dim)
-        patch.setitem(BACKBONES, "tiny_head", spec)
-        yield tiny.make(dataclasses.replace(tiny.options, reid_backbone="tiny_head", reid_crops=CROPS))
+def cropping(tiny, tiny_head):
+    return tiny.make(dataclasses.replace(tiny.options, reid_backbone=tiny_head, reid_crops=CROPS))
 
 
 @pytest.fixture(scope="module")

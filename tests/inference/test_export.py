@@ -20,14 +20,11 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.inference.export import INPUTS, ExportedPredictor, drop_unused, write_onnx, write_stablehlo
 from psdiff_jax.inference.predictor import Predictions, Predictor
 from psdiff_jax.inference.simplify import simplified
-from psdiff_jax.models.backbones import BACKBONES
-from psdiff_jax.models.osnet import OSNetSpec
 from psdiff_jax.models.resnet import max_pool
 
 STEPS = 2
 SIZES = np.int32([[64, 96], [50, 90], [64, 60]])
 QUERY = np.float32([[4, 4, 30, 40], [10, 10, 20, 30], [20, 5, 50, 45]])
-IMAGES = {"crops": (1, 3), "two backbones": (3,)}  # of a batch; each compiles
 HAS_QUERY = np.array([False, True, False])
 
 # What a user runs who has the file alone.
@@ -44,20 +41,13 @@ assert not [name for name in sys.modules if name.startswith(("psdiff_jax", "flax
 
 
 @pytest.fixture(scope="module")
-def predictors(tiny):
+def predictors(tiny, tiny_head):
     """The tiny model with crops embedded, and one with depthwise convolutions, a second backbone and a row read-out."""
-    network = OSNetSpec(8, (16, 16, 32), (1, 1, 1), embedding_dim=8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BACKBONES, "tiny_head", network)
-        crops = tiny.make(replace(tiny.options, reid_backbone="tiny_head", reid_crops=3))
-        yield from _predictors(tiny, crops)
-
-
-def _predictors(tiny, crops):
+    crops = tiny.make(replace(tiny.options, reid_backbone=tiny_head, reid_crops=3))
     both = replace(tiny.options, backbone="mobilenet_v2", reid_backbone="osnet_x0_25", readout_rows=2, downsample=2)
     plain = SamplerOptions(num_proposals=10, renewal_threshold=0.5)
     pooled = replace(plain, ensemble=True, solver="dpm++")
-    yield {
+    return {
         name: ExportedPredictor(
             model.graphdef, nnx.merge_state(model.params, model.rest), sampler, STEPS, image_size=(64, 96)
         )
@@ -120,7 +110,7 @@ def test_stablehlo_runs_without_the_package(predictors, case, which, tmp_path):
     pytest.importorskip("flatbuffers")
     path = tmp_path / "predictor.stablehlo"
     write_stablehlo(path, predictors[which])
-    for images in IMAGES[which]:
+    for images in (1, 3):
         inputs, want = case(which, images)
         np.savez(tmp_path / "inputs.npz", **inputs)
         files = [path, tmp_path / "inputs.npz", tmp_path / "outputs.npz"]
@@ -139,7 +129,7 @@ def test_onnx_in_onnxruntime(case, onnx_file, which, capfd):
     assert not capfd.readouterr().err  # nothing to warn of
     assert [node.name for node in session.get_inputs()] == list(INPUTS)
     assert [node.name for node in session.get_outputs()] == list(Predictions._fields)
-    for images in IMAGES[which]:
+    for images in (1, 3):
         inputs, want = case(which, images)
         same(Predictions(*session.run(None, inputs)), want)
 

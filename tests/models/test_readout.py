@@ -11,8 +11,6 @@ from flax import nnx
 
 from psdiff_jax.diffusion.noise import State
 from psdiff_jax.errors import InputError
-from psdiff_jax.models.backbones import BACKBONES
-from psdiff_jax.models.osnet import OSNetSpec
 from psdiff_jax.models.padding import enlarged, shrunk
 from psdiff_jax.models.psdiff import PSDiff, PSDiffOptions, merge
 from psdiff_jax.models.readout import RowReadout
@@ -168,16 +166,13 @@ def test_without_it_there_is_no_trace_of_it(tiny):
 
 
 @pytest.fixture(scope="module")
-def headed(tiny):
+def headed(tiny, tiny_head):
     """One whose second backbone sees images at twice the resolution and has a head of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        spec = OSNetSpec(8, (16, 16, 32), (1, 1, 1), embedding_dim=tiny.options.embedding_dim)
-        patch.setitem(BACKBONES, "tiny_head", spec)
-        options = dataclasses.replace(
-            tiny.options, reid_backbone="tiny_head", readout_rows=2, readout_strides=(16,), reid_scale=2, reid_head=True
-        )
-        made = tiny.make(options)
-        yield nnx.merge(made.graphdef, *jax.tree.map(jnp.asarray, (made.params, made.rest)))
+    options = dataclasses.replace(
+        tiny.options, reid_backbone=tiny_head, readout_rows=2, readout_strides=(16,), reid_scale=2, reid_head=True
+    )
+    made = tiny.make(options)
+    return nnx.merge(made.graphdef, *jax.tree.map(jnp.asarray, (made.params, made.rest)))
 
 
 def test_a_head_reads_the_boxes_in_the_enlarged_image(headed, make_batch):
@@ -218,5 +213,7 @@ def test_a_head_that_is_not_there(tiny):
     for wrong in ({"reid_backbone": "tiny", "readout_rows": 2}, {}):
         with pytest.raises(InputError, match=r"config\.model\.reid_head=True: needs .* osnet_omz \(256\)"):
             read(PSDiffOptions, {"reid_head": True, **wrong}, "config.model")
-    with pytest.raises(InputError, match=r"config\.model\.reid_scale=2: must be 1 without a reid_backbone that reads"):
+    with pytest.raises(
+        InputError, match=r"config\.model\.reid_scale=2: must be 1 without a reid_backbone that reads images"
+    ):
         read(PSDiffOptions, {"reid_scale": 2}, "config.model")
