@@ -37,7 +37,7 @@ def with_crops(config: Any, reid_weights: str = TEACHER) -> Any:
     model, data = config["model"], config["data"]
     model.update({"reid_backbone": "osnet_omz", "reid_weights": reid_weights, "reid_crops": CROPS})
     model.update({"readout_rows": 0, "reid_head": False, "reid_scale": 1})
-    if model.get("downsample", 1) == 1:
+    if model["downsample"] == 1:
         height, width = data["image_size"]
         data["image_size"], model["downsample"] = (2 * height, 2 * width), 2
     config["train"].update({"frozen": ("backbone", "reid_backbone"), "closed_form": False})

@@ -17,9 +17,8 @@
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.inference.ranking import Hit
 from psdiff_jax.inference.tracking import TrackedFrame, TrackingOptions, track
 from psdiff_jax.ops.boxes import is_inside
+from psdiff_jax.options import tree
 from psdiff_jax.training.train import load_parts, load_trained, load_weights, newest_step, weights
 
 SHIPPED = PRETRAINED / "people_psdiff.npz"
@@ -106,12 +106,11 @@ class PersonSearch:
             return cls.of_run(config, path, steps)
         named = path.with_name(path.name.removesuffix("_psdiff.npz") + "_config.json")
         given = named if named.is_file() and named.stem != path.stem else path.with_name("config.json")
-        advice = f"put the config of {path.name} beside it"
+        config = _read_config(given, f"put the config of {path.name} beside it")
         if reid_weights is None:
-            config = _read_config(given, advice)
             model = load_weights(config, path)
         else:
-            config = _read_config(given, advice, partial(_with_crops, weights=path, reid_weights=reid_weights))
+            config = _with_crops(config, path, str(reid_weights))
             check_files(config, ("model", "train"))
             model = load_parts(config)
         keep_compiled(config.compilation_cache)
@@ -219,19 +218,20 @@ class PeopleIndex(Index):
         return self.nearest(self.person_search.embed(image, box), top, threshold, within)
 
 
-def _with_crops(values: dict[str, Any], weights: Path, reid_weights: str | Path) -> dict[str, Any]:
-    """The values of a config with crops embedded, and all but the network that does so taken from `weights`."""
-    with_crops(values, str(reid_weights))["model"]["backbone_weights"] = ""
+def _with_crops(config: Config, weights: Path, reid_weights: str) -> Config:
+    """A config with crops embedded, and all but the network that does so taken from `weights`."""
+    values = with_crops(tree(config), reid_weights)
+    values["model"]["backbone_weights"] = ""
     values["train"] |= {"init_from": str(weights), "init_parts": ("backbone", "fpn", "cdl"), "readout_from": ""}
-    values["train"]["objective"], values["train"]["views"] = "denoising", 0
-    return values
+    values["train"] |= {"objective": "denoising", "views": 0}
+    return from_values(values)
 
 
-def _read_config(path: Path, advice: str, change: Callable[[dict[str, Any]], dict[str, Any]] = lambda v: v) -> Config:
+def _read_config(path: Path, advice: str) -> Config:
     if not path.is_file():
         raise InputError(f"{path} is missing: {advice}")
     try:
-        return from_values(change(json.loads(path.read_text(encoding="utf-8"))))
+        return from_values(json.loads(path.read_text(encoding="utf-8")))
     except InputError:
         raise
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
