@@ -4,9 +4,10 @@
         [--num-proposals 16] [--batch 32] [--kills 3] [--config configs/quickstart.py]
 
 One process embeds all images in one go in one denoising step. Another is killed (SIGKILL) `--kills` times, each time
-when a further share of its shards is written, and started again. The shards of both must be equal, file by file and
-byte by byte. Each prints its resident memory, of Linux, every 1,000 images. The scenes are `--distinct` drawn ones,
-again and again, each time with other noise of the sampler; weights are those that the config starts from.
+when a further share of its shards is written, and started again. A third reads every batch before it sends the next.
+The shards of all must be equal, file by file and byte by byte. Each prints its resident memory, of Linux, every 1,000
+images, and for how much of the time the device had nothing to do. The scenes are `--distinct` drawn ones, again and
+again, each time with other noise of the sampler; weights are those that the config starts from.
 """
 
 import argparse
@@ -16,9 +17,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from psdiff_jax.api import load_embedder
@@ -28,6 +32,7 @@ from psdiff_jax.data.schema import Annotations, Queries
 from psdiff_jax.datasets.synthetic_street import Street, StreetOptions
 from psdiff_jax.datasets.synthetic_street.render import encode
 from psdiff_jax.errors import InputError
+from psdiff_jax.inference.embed import Embedder
 from psdiff_jax.inference.embed_split import embed_gallery
 from psdiff_jax.inference.split_shards import missing_images
 
@@ -83,6 +88,47 @@ class Gallery:
         return Queries((), np.zeros((0, 4), np.float32), none, none.astype(np.int32), none)
 
 
+@dataclass
+class Device:
+    """When a device had something to do, as seen by a thread that waits for one batch after the other."""
+
+    first: float = 0.0  # seconds: when the first batch was ready, its program compiled
+    last: float = 0.0
+    busy: float = 0.0  # seconds since `first`
+    _watch: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+
+    def sent(self, arrays: Any) -> None:
+        """Arrays that the device has just begun to compute, or will when it has computed those before."""
+        self._watch.submit(self._wait, time.monotonic(), arrays)
+
+    def _wait(self, sent: float, arrays: Any) -> None:
+        jax.block_until_ready(arrays)
+        now = time.monotonic()
+        if self.first:
+            self.busy += now - max(sent, self.last)
+        else:
+            self.first = now
+        self.last = now
+
+    def idle(self) -> float:
+        """The share of the time between the first and the last batch in which there was nothing to do."""
+        self._watch.shutdown()
+        return 1 - self.busy / max(self.last - self.first, 1e-9)
+
+
+@dataclass(frozen=True)
+class WatchedEmbedder(Embedder):
+    """An embedder whose device is watched. in_turn: each batch is read before the next is sent."""
+
+    device: Device = field(default_factory=Device)
+    in_turn: bool = False
+
+    def send(self, *batch: Any, **options: Any) -> Any:
+        found = super().send(*batch, **options)
+        self.device.sent(found)
+        return jax.block_until_ready(found) if self.in_turn else found
+
+
 def resident() -> int:
     """Bytes of this process in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
@@ -101,10 +147,13 @@ def embed(arguments: argparse.Namespace, into: Path) -> None:
     """Embeds the gallery, or what is missing of it, into shards."""
     keep_compiled(str(arguments.folder / "programs"))
     gallery = Gallery(arguments.folder, arguments.images, arguments.distinct, tuple(arguments.size))
-    embedder, _ = load_embedder(small_config(arguments), arguments.folder)
+    loaded, _ = load_embedder(small_config(arguments), arguments.folder)
+    given = {each.name: getattr(loaded, each.name) for each in fields(loaded)}
+    embedder = WatchedEmbedder(**given, in_turn=arguments.in_turn)
     print(f"before: {resident() / 2**20:.0f} MiB resident", flush=True)
     found = embed_gallery(embedder, gallery, into)[1]
     print(f"after: {resident() / 2**20:.0f} MiB resident; {len(found.scores)} detections", flush=True)
+    print(f"the device had nothing to do for {embedder.device.idle():.1%} of the time", flush=True)
 
 
 def shards(into: Path) -> list[Path]:
@@ -149,6 +198,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)  # of the processes that embed
+    parser.add_argument("--in-turn", action="store_true", help=argparse.SUPPRESS)  # likewise
     arguments = parser.parse_args(given)
     if min(arguments.images, arguments.distinct, arguments.num_proposals, arguments.batch) < 1 or arguments.kills < 0:
         raise InputError("--images, --distinct, --num-proposals and --batch must be 1 or more, --kills 0 or more")
@@ -158,12 +208,15 @@ def main(given: Sequence[str] | None = None) -> None:
     if arguments.folder.exists() and any(arguments.folder.iterdir()):
         raise InputError(f"--folder {arguments.folder} is not empty")
     command = [sys.executable, __file__, *(sys.argv[1:] if given is None else given), "--into"]
-    whole, killed = arguments.folder / "whole", arguments.folder / "killed"
+    whole, killed, in_turn = (arguments.folder / name for name in ("whole", "killed", "in_turn"))
     print("in one go", flush=True)
     subprocess.run([*command, str(whole)], check=True)
     embed_killed([*command, str(killed)], killed, arguments.images, arguments.kills)
-    if contents(whole) != contents(killed):
-        raise InputError(f"{whole} and {killed} differ")
+    print("each batch read before the next is sent", flush=True)
+    subprocess.run([*command, str(in_turn), "--in-turn"], check=True)
+    for other in (killed, in_turn):
+        if contents(whole) != contents(other):
+            raise InputError(f"{whole} and {other} differ")
     count = images_of(killed, arguments.images)
     print(f"equal: {count} images in {len(shards(killed))} shards, killed {arguments.kills} times")
 
