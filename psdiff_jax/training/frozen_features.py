@@ -7,8 +7,9 @@ config.train.views_folder, for all runs that read the same.
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +82,29 @@ def store_features(
     Raises:
       InputError: the disk is too small, or a map is not finite in half precision.
     """
-    graphdef, state = nnx.split(model)
+    identity = _identity(model, made_from)
+    if not shared:
+        return _store(folder, identity, model, view_batches, images, views)
+    folder /= hashlib.sha256(identity.encode()).hexdigest()[:10]
+    with locked(folder.with_suffix(".lock"), f"makes {folder}"):
+        return _store(folder, identity, model, view_batches, images, views)
+
+
+def _identity(model: PSDiff, made_from: Any) -> str:
+    """What decides a set of features, as JSON."""
     frozen = {name: nnx.state(getattr(model, name)) for name in model.backbone_specs}
     options = [getattr(model.options, name) for name in MAP_OPTIONS]
-    decides = {"weights": state_hash(frozen), "options": options, "made_from": made_from}
-    identity = json.dumps(decides, sort_keys=True)
-    if shared:
-        folder /= hashlib.sha256(identity.encode()).hexdigest()[:10]
-        with locked(folder.with_suffix(".lock"), f"makes {folder}"):
-            return store_features(folder, model, view_batches, images, views, made_from)
+    return json.dumps({"weights": state_hash(frozen), "options": options, "made_from": made_from}, sort_keys=True)
+
+
+def _store(
+    folder: Path, identity: str, model: PSDiff, view_batches: Callable[[int], EvalBatches], images: int, views: int
+) -> StoredViews:
     mark = folder / "made_from.json"
     if not mark.is_file() or mark.read_text() != identity:
         shutil.rmtree(folder, ignore_errors=True)
         write_atomically(mark, identity)
+    graphdef, state = nnx.split(model)
     mesh = parallel.make_mesh()
     state = parallel.put_replicated(state, mesh)
 
@@ -117,7 +128,9 @@ def store_features(
             continue
         batches = view_batches(view)
         if view == 0:
-            _check_room(folder, next(with_maps(batches)), images, views)
+            first = next(iter(batches))
+            maps = jax.eval_shape(compute, state, first.pop("image"), first["image_size"])
+            _check_room(folder, [*first.values(), *maps.values()], images, views)
         shown = progress(batches, f"features, view {view + 1} of {views}", "images", images, _valid)
         write_view(folder, view, with_maps(shown), images)
     return StoredViews(folder, views)
@@ -127,9 +140,9 @@ def _valid(batch: Batch) -> int:
     return int(batch["valid"].sum())
 
 
-def _check_room(folder: Path, batch: Batch, images: int, views: int) -> None:
-    """Raises InputError before hours of work are lost to a full disk."""
-    needed = sum(rows[0].nbytes for rows in batch.values()) * images * views
+def _check_room(folder: Path, batch: Sequence[jax.ShapeDtypeStruct | np.ndarray], images: int, views: int) -> None:
+    """Raises InputError before hours of work are lost to a full disk. batch: what is stored of one, rows first."""
+    needed = sum(rows.dtype.itemsize * math.prod(rows.shape[1:]) for rows in batch) * images * views
     with writing(folder):
         free = shutil.disk_usage(folder).free
     if needed > free:
