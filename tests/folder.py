@@ -5,6 +5,7 @@ As a program: `-m tests.folder INDEX FOLDER SECONDS` brings an index up to date,
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,11 @@ class ColourEmbedder:
         """Portrait or not."""
         return image[3] > image[4]
 
-    def embed(self, images) -> list[People]:
+    def send(self, images) -> Callable[[], list[People]]:
         assert len(images) <= self.batch_size and len({self.kind(image) for image in images}) == 1
         self.batches.append(len(images))
         time.sleep(self.seconds)
-        return [people_of(*image) for image in images]
+        return lambda: [people_of(*image) for image in images]
 
 
 def people_of(red: int, green: int, blue: int, height: int, width: int) -> People:

@@ -52,9 +52,9 @@ def preparation(place: Path, workers: int = 1) -> None:
 
 
 class Embedder(folder.ColourEmbedder):
-    def embed(self, images):
+    def send(self, images):
         print("begin", flush=True)
-        return super().embed(images)
+        return super().send(images)
 
 
 def indexing(place: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from psdiff_jax import parallel
 from psdiff_jax.data import transforms
 from psdiff_jax.inference.embed import Embedder, People
 
@@ -31,7 +32,7 @@ class ImageEmbedder:
     Every image draws the noise of image 0, as in `Embedder.detect`: what is found in it depends on nothing else.
 
     embedder: on devices of this process alone. model: hash of weights and config. threshold: score from which a
-    detection counts as a person. lock: held while the devices compute.
+    detection counts as a person. lock: held while work is given to the devices, which all take it in one order then.
     """
 
     embedder: Embedder
@@ -60,8 +61,9 @@ class ImageEmbedder:
         """Images of one canvas are of a kind."""
         return image.canvas
 
-    def embed(self, images: Sequence[Fitted]) -> list[People]:
-        """The people in each of up to `batch_size` images of a kind."""
+    def send(self, images: Sequence[Fitted]) -> Callable[[], list[People]]:
+        """Sets the devices to work on up to `batch_size` images of a kind; the call that it returns waits for the
+        people in each."""
         rows, (height, width) = self.batch_size, images[0].canvas
         batch = {
             "image": np.zeros((rows, height, width, 3), np.uint8),
@@ -77,5 +79,10 @@ class ImageEmbedder:
             batch["scale"][i] = fitted.scale
             batch["original_size"][i] = fitted.size
         with self.lock:
-            found = self.embedder.predict(batch, (self.steps,))[self.steps]
-        return [self.embedder.people(found, batch, i) for i in range(len(images))]
+            sent = self.embedder.send(batch, (self.steps,))
+
+        def receive() -> list[People]:
+            found = parallel.fetch(sent)[self.steps]
+            return [self.embedder.people(found, batch, i) for i in range(len(images))]
+
+        return receive

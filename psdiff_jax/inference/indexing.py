@@ -72,8 +72,8 @@ class FolderEmbedder(Protocol):
         """What prepared images must have in common to be embedded together."""
         ...
 
-    def embed(self, images: Sequence[Any]) -> list[People]:
-        """The people in each of up to `batch_size` prepared images of a kind."""
+    def send(self, images: Sequence[Any]) -> Callable[[], list[People]]:
+        """Begins to embed up to `batch_size` prepared images of a kind; the call gives the people in each."""
         ...
 
 
@@ -189,15 +189,23 @@ def _count(found: tuple[Reading, People | None]) -> int:
 
 
 def _people(embedder: FolderEmbedder, readings: Iterable[Reading]) -> Iterator[tuple[Reading, People | None]]:
-    """Each reading with the people in its image, in order; the model gets whole batches of a kind where it can."""
+    """Each reading with the people in its image, in order; the model gets whole batches of a kind where it can, and the
+    next one before those of the last are asked for."""
     waiting = deque[int]()  # numbers of readings that were not handed on yet
     read: dict[int, Reading] = {}
     found: dict[int, People | None] = {}
-    kinds = defaultdict[Hashable, list[int]](list)  # of those whose image was not embedded yet
+    kinds = defaultdict[Hashable, list[int]](list)  # of those whose image was not sent yet
+    sent = deque[tuple[list[int], Callable[[], list[People]]]]()
 
-    def embed(kind: Hashable) -> None:
+    def send(kind: Hashable) -> None:
         numbers = kinds.pop(kind)
-        found.update(zip(numbers, embedder.embed([read[number].image for number in numbers]), strict=True))
+        sent.append((numbers, embedder.send([read[number].image for number in numbers])))
+        receive(1)
+
+    def receive(but: int = 0) -> None:
+        while len(sent) > but:
+            numbers, people = sent.popleft()
+            found.update(zip(numbers, people(), strict=True))
 
     def finished() -> Iterator[tuple[Reading, People | None]]:
         while waiting and waiting[0] in found:
@@ -213,13 +221,17 @@ def _people(embedder: FolderEmbedder, readings: Iterable[Reading]) -> Iterator[t
             kind = embedder.kind(reading.image)
             kinds[kind].append(number)
             if len(kinds[kind]) == embedder.batch_size:
-                embed(kind)
+                send(kind)
         yield from finished()
         if len(waiting) >= MOST_WAITING * embedder.batch_size:
-            embed(embedder.kind(read[waiting[0]].image))
+            rare = embedder.kind(read[waiting[0]].image)
+            if waiting[0] in kinds.get(rare, ()):
+                send(rare)
+            receive()
             yield from finished()
     for kind in list(kinds):
-        embed(kind)
+        send(kind)
+    receive()
     yield from finished()
 
 

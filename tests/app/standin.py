@@ -6,6 +6,7 @@ The index is a real one, made by `update_index`.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +67,8 @@ class ColorEmbedder:
     def kind(self, image: np.ndarray) -> None:
         return None
 
-    def embed(self, images) -> list[People]:
-        return [ColorSearch().detect(image) for image in images]
+    def send(self, images) -> Callable[[], list[People]]:
+        return lambda: [ColorSearch().detect(image) for image in images]
 
 
 def make_index(folder: Path, into: Path) -> Index:

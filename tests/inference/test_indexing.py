@@ -109,6 +109,20 @@ def test_portrait_and_landscape_images_are_embedded_apart(tmp_path, portrait, ba
     assert embedder.batches == batches
 
 
+def test_a_batch_is_sent_before_the_people_of_the_last_are_asked_for(photos, tmp_path):
+    happened = []
+
+    class Watched(ColourEmbedder):
+        def send(self, images):
+            number, people = len(self.batches), super().send(images)
+            happened.append(f"send {number}")
+            return lambda: happened.append(f"receive {number}") or people()
+
+    update_index(Watched(batch_size=8), photos, tmp_path / "index", OPTIONS)  # of 30 images
+    expected = "send 0, send 1, receive 0, send 2, receive 1, send 3, receive 2, receive 3"
+    assert ", ".join(happened) == expected
+
+
 def test_shards_are_no_larger_than_they_should_be(photos, tmp_path):
     update(photos, tmp_path / "index", options=IndexOptions(min_score=0.3, shard_rows=5))
     found = shards.read_shards(tmp_path / "index")
@@ -287,11 +301,11 @@ class Stops(ColourEmbedder):
         super().__init__()
         self.left = after
 
-    def embed(self, images):
+    def send(self, images):
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
-        return super().embed(images)
+        return super().send(images)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from psdiff_jax.errors import InputError
 from .loading import load_script
 
 
-
 def test_the_device_is_idle_between_a_batch_and_the_next(monkeypatch):
     script = load_script("benchmark_embedding")
     ready = iter([10.0, 12.0, 16.0])
