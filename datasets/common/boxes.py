@@ -36,7 +36,8 @@ def clip_xywh(
     """
     x, y, width, height = (float(value) for value in xywh)
     edges = (max(x, 0.0), max(y, 0.0), min(x + width, size[1]), min(y + height, size[0]))
-    box = np.asarray(edges, np.float32)
+    with np.errstate(over="ignore"):  # such a box lies outside
+        box = np.asarray(edges, np.float32)
     has_area = width > 0 and height > 0
     if not all(map(math.isfinite, (x, y, width, height))):
         level, check, fault = ERROR, MALFORMED_BOX, "is not four finite numbers"

@@ -23,7 +23,10 @@ def test_a_box_is_clipped_to_its_image(xywh, box):
     assert found.dtype == np.float32 and found.tolist() == box and not dataset.findings
 
 
-@pytest.mark.parametrize("xywh", [(60, 5, 10, 10), (-10, 5, 10, 10), (5, 40, 10, 10), (5, -20, 10, 20)])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "xywh", [(60, 5, 10, 10), (-10, 5, 10, 10), (5, 40, 10, 10), (5, -20, 10, 20), (1e300, 5, 10, 10)]
+)
 def test_a_box_outside_is_an_error_by_default(xywh):
     dataset = RawDataset()
     assert clip_xywh(dataset, "list 1", xywh, (40, 60), "a.jpg") is None
