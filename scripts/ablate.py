@@ -205,8 +205,8 @@ def sweep_all(args: argparse.Namespace, given: Sequence[str]) -> int:
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before", file=sys.stderr, flush=True)
     begin, failed = time.perf_counter(), []
     for i, run in enumerate(missing):
-        eta = (time.perf_counter() - begin) / i * (len(missing) - i) / 60 if i else float("nan")
-        what = f"[{i + 1}/{len(missing)}, ETA {eta:.0f} min] {run.name} seed {run.seed}"
+        eta = f", ETA {(time.perf_counter() - begin) / i * (len(missing) - i) / 60:.0f} min" if i else ""
+        what = f"[{i + 1}/{len(missing)}{eta}] {run.name} seed {run.seed}"
         log = run.folder(workdir) / "log.txt"
         if not execute(command(run, workdir, args.config, base, overrides), log, what):
             failed.append(run)
