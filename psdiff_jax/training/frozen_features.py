@@ -5,6 +5,7 @@ precision (`data.views`): a run's own in its `workdir/features`, which is delete
 config.train.views_folder, for all runs that read the same.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -83,10 +84,9 @@ def store_features(
       InputError: the disk is too small, or a map is not finite in half precision.
     """
     identity = _identity(model, made_from)
-    if not shared:
-        return _store(folder, identity, model, view_batches, images, views)
-    folder /= hashlib.sha256(identity.encode()).hexdigest()[:10]
-    with locked(folder.with_suffix(".lock"), f"makes {folder}"):
+    if shared:
+        folder /= hashlib.sha256(identity.encode()).hexdigest()[:10]
+    with locked(folder.with_suffix(".lock"), f"makes {folder}") if shared else contextlib.nullcontext():
         return _store(folder, identity, model, view_batches, images, views)
 
 
