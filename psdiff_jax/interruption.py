@@ -59,10 +59,21 @@ def interruptible() -> Iterator[None]:
         handled(signal.SIG_DFL)  # type: ignore[arg-type]
         raise Interrupted(number)
 
-    before = handled(interrupt)
+    def once_more(dropped: Any) -> None:
+        """In a finalizer and in what the garbage collector calls (JAX's does) Python drops exceptions: the signal comes
+        again, after that."""
+        if not isinstance(dropped.exc_value, Interrupted):
+            hook(dropped)
+            return
+        handled(interrupt)
+        threading.Timer(0.01, signal.pthread_kill, (threading.get_ident(), dropped.exc_value.number)).start()
+
+    before, hook = handled(interrupt), sys.unraisablehook
+    sys.unraisablehook = once_more
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         restore(before)
 
 

@@ -111,6 +111,22 @@ def test_the_innermost_stage_counts_and_without_one_there_is_a_line():
     assert str(Interrupted(2)) == "SIGINT: what was finished before is kept; run the same command again to go on"
 
 
+def test_a_signal_in_a_finalizer_comes_again():
+    """Where Python drops exceptions: in JAX's callback of the garbage collector SIGTERM was lost."""
+
+    class Dropped:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0)
+
+    hook = sys.unraisablehook
+    with pytest.raises(Interrupted, match="SIGTERM: interrupted a part; little"), interruptible():
+        with stage("a part", "little"):
+            Dropped()
+            time.sleep(10)
+    assert sys.unraisablehook == hook
+
+
 def test_handlers_come_back_and_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
