@@ -15,7 +15,6 @@
 """
 
 import hashlib
-import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -26,7 +25,7 @@ import numpy as np
 from flax import nnx
 
 from psdiff_jax.compilation import keep_compiled
-from psdiff_jax.config import Config, check_files, from_values
+from psdiff_jax.config import Config, check_files, from_values, read_config
 from psdiff_jax.configs.real_people import with_crops
 from psdiff_jax.configs.small import PRETRAINED
 from psdiff_jax.errors import InputError
@@ -102,11 +101,11 @@ class PersonSearch:
         if reid_weights is not None and path.suffix != ".npz":
             path /= "model.npz"  # a checkpoint is restored as the whole that was trained
         if path.suffix != ".npz":
-            config = _read_config(path / "config.json", "name the --workdir of a run, or an .npz of weights")
+            config = read_config(path / "config.json", "name the --workdir of a run, or an .npz of weights")
             return cls.of_run(config, path, steps)
         named = path.with_name(path.name.removesuffix("_psdiff.npz") + "_config.json")
         given = named if named.is_file() and named.stem != path.stem else path.with_name("config.json")
-        config = _read_config(given, f"put the config of {path.name} beside it")
+        config = read_config(given, f"put the config of {path.name} beside it")
         if reid_weights is None:
             model = load_weights(config, path)
         else:
@@ -225,17 +224,6 @@ def _with_crops(config: Config, weights: Path, reid_weights: str) -> Config:
     values["train"] |= {"init_from": str(weights), "init_parts": ("backbone", "fpn", "cdl"), "readout_from": ""}
     values["train"] |= {"objective": "denoising", "views": 0}
     return from_values(values)
-
-
-def _read_config(path: Path, advice: str) -> Config:
-    if not path.is_file():
-        raise InputError(f"{path} is missing: {advice}")
-    try:
-        return from_values(json.loads(path.read_text(encoding="utf-8")))
-    except InputError:
-        raise
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: no config in JSON ({' '.join(str(error).split())})") from error
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The whole config of a run: from a ConfigDict (or JSON) to typed, checked options, and back."""
 
+import json
 import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -133,6 +134,18 @@ def from_values(values: Mapping[str, Any] | ConfigDict) -> Config:
             path = path.replace("{root}", str(root))
         plain[group][name] = str(Path(path).expanduser())
     return read(Config, plain)
+
+
+def read_config(path: Path, advice: str) -> Config:
+    """The config of a run's config.json, of this version or an earlier one; advice: for where there is no such file."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing: {advice}")
+    try:
+        return from_values(json.loads(path.read_text(encoding="utf-8")))
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: no config in JSON ({' '.join(str(error).split())})") from error
 
 
 def check_files(config: Config, parts: tuple[str, ...] = ("model", "train", "teacher")) -> None:

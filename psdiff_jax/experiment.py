@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from ml_collections import ConfigDict
 
 from psdiff_jax import parallel
 from psdiff_jax.compilation import keep_compiled
-from psdiff_jax.config import FOLDER, Config, check_files, from_values
+from psdiff_jax.config import FOLDER, PATHS, Config, check_files, from_values, read_config
 from psdiff_jax.data.joined import open_training_set
 from psdiff_jax.data.records import Images, PreparedDataset, open_dataset
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
-from psdiff_jax.options import tree
+from psdiff_jax.options import describe, tree
 from psdiff_jax.pod import fail
 from psdiff_jax.silence import broken
 from psdiff_jax.workdir import claimed
@@ -76,8 +77,11 @@ def _claimed(workdir: Path) -> Iterator[Path]:
 def _run(config: Config, workdir: Path, mode: str, embeddings: str | None, query: str | None, top: int) -> None:
     written = workdir / "config.json"
     new = mode.startswith("train") or not written.is_file()  # looking at a run does not change what it says it was
-    if new and parallel.is_main_process():
-        write_atomically(written, json.dumps(tree(config), indent=2) + "\n")
+    if parallel.is_main_process():
+        if new:
+            write_atomically(written, json.dumps(tree(config), indent=2) + "\n")
+        else:
+            _say_what_differs(config, written)
 
     if config.is_folder:
         from psdiff_jax import folder
@@ -109,6 +113,20 @@ def _run(config: Config, workdir: Path, mode: str, embeddings: str | None, query
         gallery.search(config, workdir, gallery_set, str(query), top)
     elif mode == "evaluate_teacher":
         modes.evaluate_teacher(config, workdir, gallery_set, train_set)
+
+
+def _say_what_differs(config: Config, written: Path) -> None:
+    """A model does worse with other such keys than it was trained with, and nothing else would tell why."""
+    try:
+        before = read_config(written, "")
+    except InputError:  # the run does not need it
+        return
+    for group in ("model", "diffusion"):
+        now, then = (describe(getattr(each, group), f"config.{group}") for each in (config, before))
+        for option, trained in zip(now, then, strict=True):
+            if option.value != trained.value and option.key.removeprefix("config.") not in PATHS:
+                values = f"{option.value!r} now, and {trained.value!r} in {written}"
+                print(f"note: {option.key} is {values}: the model was made with that", file=sys.stderr, flush=True)
 
 
 def check_folder(config: Config, mode: str) -> None:

@@ -187,6 +187,18 @@ def test_export_writes_the_trained_predictor(finished, monkeypatch, capsys):
     assert "predictor.onnx: 2 denoising steps" in capsys.readouterr().out
 
 
+def test_keys_that_are_not_those_of_training_are_told(finished, monkeypatch, capsys):
+    config, workdir = finished
+    monkeypatch.setattr(modes, "export_predictor", lambda *_: None)
+    for scale in (2.0, 3.0):
+        other = config.copy_and_resolve_references()
+        other.update({"diffusion": {"box_snr_scale": scale}, "model": {"backbone_weights": "elsewhere.npz"}})
+        experiment.run(other, workdir, "export")
+    told = f"note: config.diffusion.box_snr_scale is 3.0 now, and 2.0 in {workdir / 'config.json'}: the model was made"
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    assert len(notes) == 1 and notes[0].startswith(told)
+
+
 def test_a_search_imports_neither_what_builds_datasets_nor_what_trains(finished, tmp_path):
     """Half of the time of a search is imports."""
     _, workdir = finished
