@@ -44,6 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "workers": 2,
         }
     )
+    config.diffusion.box_snr_scale = 3.0
     config.matching.score = "iou"
     config.train.update(
         {
@@ -65,6 +66,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.update({"reid_backbone": "mobilenet_v2_omz", "readout_rows": 4})
         config.train.update({"steps": 0, "frozen": ("backbone", "reid_backbone")})
         config.train.scales.readout = 0.02
+        config.sampler.update({"nms_threshold": 0.4, "average_threshold": 0.7})
     elif variant == "mobilenet":
         config.teacher.kind = "none"
         config.train.update(
