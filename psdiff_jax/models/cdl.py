@@ -175,6 +175,11 @@ class CDL(nnx.Module):
         self.score = head(d, 1, 0.01, bias_init=nnx.initializers.constant(-4.595))  # prior 0.01 (focal loss)
         self.delta = head(d, 4, 0.001)
 
+    def leave_embeddings_to_readout(self) -> None:
+        """What the layer adds to a read-out's embeddings becomes zero: it was learned beside another read-out, or as a
+        feature of the detection head where there is no teacher."""
+        nnx.update(self.embedding_head, jax.tree.map(jnp.zeros_like, nnx.state(self.embedding_head)))
+
     def interact(self, cells: jax.Array, query: jax.Array) -> jax.Array:
         """Collaborative interaction (Fig. 3): F_d [B,N,K,C], F_r [B,N,C] -> F_c [B,N,2C]."""
         cells = cells + self.position[...].astype(cells.dtype)

@@ -187,7 +187,7 @@ def start_readout(model: PSDiff, batches: Iterable[dict[str, np.ndarray]]) -> Fi
     }
     nnx.update(readout, jax.tree.map(jnp.float32, new))
     for layer in model.cdl:
-        nnx.update(layer.embedding_head, jax.tree.map(jnp.zeros_like, nnx.state(layer.embedding_head)))
+        layer.leave_embeddings_to_readout()
     scores = ", ".join(f"{strength:g}: {100 * score:.1f}" for strength, score in found.scores.items())
     print(
         f"closed form: {found.boxes} boxes; mAP of unseen people by strength {scores}; taken: {found.strength:g}",

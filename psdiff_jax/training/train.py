@@ -67,6 +67,8 @@ def build_model(config: TrainingConfig, teacher: Path) -> PSDiff:
 def _load_readout(model: PSDiff, path: Path) -> None:
     """The row read-out of another run, and the backbone that it reads there if this model has one for it alone."""
     nnx.update(model, load_npz(path, nnx.state(model), source="readout", target="readout"))
+    for layer in model.cdl:
+        layer.leave_embeddings_to_readout()
     if model.options.reid_backbone:
         of_its_own = any(name.startswith("reid_backbone/") for name in read_npz(path))
         source = "reid_backbone" if of_its_own else "backbone"

@@ -60,6 +60,8 @@ def test_a_readout_brings_the_backbone_that_it_reads(tmp_path, tiny, of_its_own)
         jax.tree.map(np.testing.assert_array_equal, flatten_state(found[part]), flatten_state(given[expected]))
     pairs = zip(jax.tree.leaves(found["backbone"]), jax.tree.leaves(given["backbone"]), strict=True)
     assert not all(np.array_equal(a, b) for a, b in pairs)  # what finds people is this run's own
+    for layer in found["cdl"].values():  # what was learned beside another read-out would be noise
+        assert not any(leaf.any() for leaf in jax.tree.leaves(layer["embedding_head"]))
 
 
 def test_devices_share_what_divides():
