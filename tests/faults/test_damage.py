@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from psdiff_jax.api import _read_config
-from psdiff_jax.config import Config
+from psdiff_jax.config import Config, read_config
 from psdiff_jax.data.detections import load_embeddings
 from psdiff_jax.data.galleries import GalleryList, load_galleries, save_galleries
 from psdiff_jax.errors import InputError
@@ -82,7 +81,7 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 SMALL: dict[str, tuple[str, Callable[[Path], Any]]] = {
-    "config.json": (json.dumps(tree(Config())), lambda path: _read_config(path, "")),
+    "config.json": (json.dumps(tree(Config())), lambda path: read_config(path, "")),
     "calibration.json": (
         json.dumps({"1": {"threshold": 0.4, "similarities": [0.5, 0.7], "precision": [0.5, None]}}),
         lambda path: (calibrated_threshold(path.parent, 1), calibrated_precision(path.parent, 1)),
