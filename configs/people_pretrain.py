@@ -22,6 +22,7 @@ TAR: cut-outs of rendered people (datasets/synthetic_street/README.md), half of 
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import variant_error
+from psdiff_jax.configs.real_people import BOX_SNR_SCALE
 from psdiff_jax.configs.small import PRETRAINED
 from psdiff_jax.configs.street_pretrain import get_config as street
 
@@ -44,7 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "workers": 2,
         }
     )
-    config.diffusion.box_snr_scale = 3.0
+    config.diffusion.box_snr_scale = BOX_SNR_SCALE
     config.matching.score = "iou"
     config.train.update(
         {

@@ -18,6 +18,8 @@ from psdiff_jax.configs.small import PRETRAINED, shrink
 DETECTOR = "{root}/../weights/intel/person-detection-0203.xml"  # Open Model Zoo
 TEACHER = "{root}/../weights/intel/person-reidentification-retail-0277.xml"
 CROPS = 64  # people of an image at most; who is not there costs nothing
+# What the shipped weights are trained with, and have to be used with. Boxes fit better than with the paper's 2.
+BOX_SNR_SCALE = 3.0
 REID = "{root}/../weights/osnet_x0_25_msmt17.onnx"
 
 
@@ -51,7 +53,7 @@ def with_people_weights(config: ConfigDict, image_size: tuple[int, int]) -> Conf
     """
     shrink(config, image_size)
     config.model.update({"backbone": "mobilenet_v2_omz", "reid_backbone": "mobilenet_v2_omz", "readout_rows": 4})
-    config.diffusion.box_snr_scale = 3.0  # boxes fit better than with the paper's 2: docs/results.md
+    config.diffusion.box_snr_scale = BOX_SNR_SCALE
     config.matching.score = "iou"
     config.train.update(
         {

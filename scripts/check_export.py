@@ -10,7 +10,6 @@ By how much says "noise changed by 1e-6": predictor.stablehlo against itself, it
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ import numpy as np
 import onnxruntime
 
 from psdiff_jax.api import load_embedder
-from psdiff_jax.config import from_values
+from psdiff_jax.config import read_config
 from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.data.records import open_dataset
 from psdiff_jax.data.transforms import turned
@@ -69,7 +68,7 @@ def differences(got: Predictions, want: Predictions, side: int) -> dict[str, flo
 
 def check(run: Path, images: int, batch_size: int) -> dict[str, dict[str, float]]:
     """What is compared -> differences over all images, and median seconds an image (the first batch left out)."""
-    config = from_values(json.loads((run / "config.json").read_text()))
+    config = read_config(run / "config.json", "--run is not a run's folder")
     embedder, _ = load_embedder(config, run)
     files, steps = open_files(run / "export"), config.exported_steps
     diffusion = Diffusion(**vars(config.diffusion), embedding_dim=config.model.embedding_dim)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from psdiff_jax.config import PATHS, from_values
+from psdiff_jax.config import PATHS, read_config
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.weights import read_npz, save_npz
 from psdiff_jax.options import tree
@@ -26,9 +26,7 @@ OUT = flags.DEFINE_string("out", "configs/pretrained", "where the files go")
 
 def main(_: list[str]) -> None:
     workdir, out = Path(WORKDIR.value), Path(OUT.value)
-    if not (workdir / "config.json").is_file():
-        raise InputError(f"{workdir / 'config.json'} is missing: --workdir is not a run's folder")
-    config = from_values(json.loads((workdir / "config.json").read_text()))
+    config = read_config(workdir / "config.json", "--workdir is not a run's folder")
     model, teacher = workdir / "model.npz", config.teacher_folder(workdir) / "teacher.npz"
     shipped = {model: "psdiff"} | ({teacher: "teacher"} if config.teacher.kind == "trained" else {})
     for file in shipped:
