@@ -22,7 +22,7 @@ TAR: cut-outs of rendered people (datasets/synthetic_street/README.md), half of 
 from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import variant_error
-from psdiff_jax.configs.real_people import BOX_SNR_SCALE
+from psdiff_jax.configs.real_people import with_people_settings
 from psdiff_jax.configs.small import PRETRAINED
 from psdiff_jax.configs.street_pretrain import get_config as street
 
@@ -45,8 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "workers": 2,
         }
     )
-    config.diffusion.box_snr_scale = BOX_SNR_SCALE
-    config.matching.score = "iou"
+    with_people_settings(config)
     config.train.update(
         {
             "steps": 2_000,
@@ -57,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "image_every": 0,
         }
     )
-    config.evaluate.update({"steps": (1, 8), "protocols": ("sized:50,all",), "search_threshold": 0.5})
+    config.evaluate.update({"steps": (1, 8), "protocols": ("sized:50,all",)})
     config.model.update({"backbone": "mobilenet_v2_omz", "backbone_weights": ""})
     if variant == "":
         config.data.image_size = (432, 576)
@@ -67,7 +66,6 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.update({"reid_backbone": "mobilenet_v2_omz", "readout_rows": 4})
         config.train.update({"steps": 0, "frozen": ("backbone", "reid_backbone")})
         config.train.scales.readout = 0.02
-        config.sampler.update({"nms_threshold": 0.4, "average_threshold": 0.7})
     elif variant == "mobilenet":
         config.teacher.kind = "none"
         config.train.update(

@@ -1,5 +1,6 @@
 """What the variants for two CPU cores have to find real people with. Not an experiment.
 
+`with_people_settings`: how weights for photographs are trained and sampled.
 `with_people_weights`: the model whose weights are shipped for photographs, and nothing else.
 `with_published_backbones`: two extractors that are not shipped, neither trained further: at half resolution the
 MobileNetV2 of a person detector, whose maps become the pyramid in which people are found; at full resolution an OSNet
@@ -18,8 +19,6 @@ from psdiff_jax.configs.small import PRETRAINED, shrink
 DETECTOR = "{root}/../weights/intel/person-detection-0203.xml"  # Open Model Zoo
 TEACHER = "{root}/../weights/intel/person-reidentification-retail-0277.xml"
 CROPS = 64  # people of an image at most; who is not there costs nothing
-# What the shipped weights are trained with, and have to be used with. Boxes fit better than with the paper's 2.
-BOX_SNR_SCALE = 3.0
 REID = "{root}/../weights/osnet_x0_25_msmt17.onnx"
 
 
@@ -46,6 +45,16 @@ def with_crops(config: Any, reid_weights: str = TEACHER) -> Any:
     return config
 
 
+def with_people_settings(config: ConfigDict) -> ConfigDict:
+    """What the weights shipped for photographs are trained and sampled with, other than the paper's model."""
+    config.diffusion.box_snr_scale = 3.0  # boxes fit better than with 2
+    config.matching.score = "iou"
+    config.evaluate.search_threshold = 0.5  # of an expected IoU
+    config.sampler.nms_threshold = 0.4  # a poor second box of a person ranks before good ones of others
+    config.sampler.average_threshold = 0.7
+    return config
+
+
 def with_people_weights(config: ConfigDict, image_size: tuple[int, int]) -> ConfigDict:
     """The model that is shipped for photographs, to be fine-tuned; its read-out starts anew, for another teacher.
 
@@ -53,8 +62,7 @@ def with_people_weights(config: ConfigDict, image_size: tuple[int, int]) -> Conf
     """
     shrink(config, image_size)
     config.model.update({"backbone": "mobilenet_v2_omz", "reid_backbone": "mobilenet_v2_omz", "readout_rows": 4})
-    config.diffusion.box_snr_scale = BOX_SNR_SCALE
-    config.matching.score = "iou"
+    with_people_settings(config)
     config.train.update(
         {
             "init_from": str(PRETRAINED / "people_psdiff.npz"),
@@ -64,9 +72,6 @@ def with_people_weights(config: ConfigDict, image_size: tuple[int, int]) -> Conf
         }
     )
     config.train.scales.readout = 0.02  # the closed form is soon undone otherwise
-    config.evaluate.search_threshold = 0.5  # of an expected IoU
-    config.sampler.nms_threshold = 0.4  # a poor second box of a person ranks before good ones of others
-    config.sampler.average_threshold = 0.7
     return config
 
 
