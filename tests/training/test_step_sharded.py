@@ -1,6 +1,6 @@
 """PSDiff on 8 devices, in 2 and in 4 processes is PSDiff on 1, with a state on each of them or one that they share.
 
-As a program: trains on all devices, results to the folder named.
+As a program: trains on all devices, once for each number of devices that share a state; results to the folder named.
 """
 
 import json
@@ -39,14 +39,8 @@ collectives = load_script("step_stats").collectives
 
 IMAGES, HEIGHT, WIDTH, TRUTHS, DIM = 8, 64, 96, 3, 8
 STEPS = 20
-WAYS = {  # devices of a process, how many share a state, processes
-    "replicated": (8, 1, 1),
-    "shared": (8, 8, 1),
-    "2 processes": (1, 1, 2),
-    "2 processes, shared": (1, 2, 2),
-    "4 processes": (1, 1, 4),
-    "4 processes, shared": (1, 4, 4),
-}
+PODS = {"one": (1, 1), "8 devices": (8, 1), "2 processes": (1, 2), "4 processes": (1, 4)}  # devices of each, processes
+WAYS = [way for pod in list(PODS)[1:] for way in (pod, f"{pod}, shared")]
 
 
 def make_training(mesh):
@@ -159,30 +153,35 @@ def evaluate(folder: Path, graphdef, state) -> dict[str, np.ndarray]:
     return {f"evaluation.{name}": np.asarray(getattr(found, name)) for name in fields}
 
 
-def run_on(folder: Path, devices: int, shards: int = 1, processes: int = 1) -> dict[str, np.ndarray]:
-    """Trains on so many devices of each process; the results of the first, and that the others say the same."""
+def run_on(folder: Path, pod: str) -> dict[str, tuple[Path, dict[str, np.ndarray]]]:
+    """Trains on a pod, with a state on each device and with one that they share: {way: (folder, results)} of the first
+    process, and that the others say the same."""
+    devices, processes = PODS[pod]
+    shards = {pod: 1} if pod == "one" else {pod: 1, f"{pod}, shared": devices * processes}
     # Compiling takes all the time, and optimising most of that.
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    arguments = [f"{folder / way}={count}" for way, count in shards.items()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", flags)
-        arguments = (str(folder), str(shards))
-        pod = run_pod("tests.training.test_step_sharded", *arguments, count=processes, devices=devices)
-    for code, output in pod:
+        ended = run_pod("tests.training.test_step_sharded", *arguments, count=processes, devices=devices)
+    for code, output in ended:
         assert code == 0, output
-    first, *others = (dict(np.load(folder / f"results{index}.npz")) for index in range(processes))
-    for other in others:
-        assert set(other) == set(first)
-        for name in first:
-            np.testing.assert_array_equal(other[name], first[name], err_msg=name)
-    return first
+    found = {}
+    for way in shards:
+        first, *others = (dict(np.load(folder / way / f"results{index}.npz")) for index in range(processes))
+        for other in others:
+            assert set(other) == set(first)
+            for name in first:
+                np.testing.assert_array_equal(other[name], first[name], err_msg=name)
+        found[way] = folder / way, first
+    return found
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, tuple[Path, dict[str, np.ndarray]]]:
     """(folder, results) of one device, of eight with a state each, of eight that share one, and of processes."""
     folder = tmp_path_factory.mktemp("sharded")
-    given = {"one": (1, 1, 1), **WAYS}
-    return {name: (folder / name, run_on(folder / name, *numbers)) for name, numbers in given.items()}
+    return {way: found for pod in PODS for way, found in run_on(folder, pod).items()}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -203,23 +202,23 @@ def test_what_the_devices_tell_each_other(results):
     said = {way: json.loads(str(found["collectives"])) for way, (_, found) in results.items()}
     size = int(results["one"][1]["parameters"])
     assert said["one"] == {}
-    for way in ("replicated", "2 processes", "4 processes"):
+    for way in ("8 devices", "2 processes", "4 processes"):
         assert set(said[way]) == {"all-reduce"}
-    assert 0.99 * size < said["replicated"]["all-reduce"]["bytes"] < 1.01 * size
-    gathered = said["shared"]["all-gather"]["bytes"]
-    assert 0.7 * size < gathered <= size  # without the small ones
-    summed = sum(said["shared"].get(name, {"bytes": 0})["bytes"] for name in ("all-reduce", "reduce-scatter"))
-    assert summed < 1.2 * size and set(said["shared"]) <= {"all-reduce", "all-gather", "reduce-scatter"}
+    assert 0.99 * size < said["8 devices"]["all-reduce"]["bytes"] < 1.01 * size
+    shared = said["8 devices, shared"]
+    assert 0.7 * size < shared["all-gather"]["bytes"] <= size  # without the small ones
+    summed = sum(shared.get(name, {"bytes": 0})["bytes"] for name in ("all-reduce", "reduce-scatter"))
+    assert summed < 1.2 * size and set(shared) <= {"all-reduce", "all-gather", "reduce-scatter"}
 
 
 def test_a_shared_state_takes_an_eighth_of_the_memory(results):
-    held, whole = results["shared"][1]["held"]
+    held, whole = results["8 devices, shared"][1]["held"]
     assert held < whole / 8 + 0.2 * whole
-    held, whole = results["replicated"][1]["held"]
+    held, whole = results["8 devices"][1]["held"]
     assert held == whole
 
 
-@pytest.mark.parametrize("way", ["replicated", "shared", "4 processes, shared"])
+@pytest.mark.parametrize("way", ["8 devices", "8 devices, shared", "4 processes, shared"])
 def test_a_checkpoint_of_many_devices_opens_on_others_and_back(results, way, tmp_path):
     _, _, template = make_training(None)
     folder, wanted = results[way]
@@ -242,10 +241,13 @@ def test_a_checkpoint_of_many_devices_opens_on_others_and_back(results, way, tmp
             np.testing.assert_array_equal(leaf, wanted_leaf)
 
 
-def main(index: int, folder: Path, shards: int) -> None:
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        np.savez(folder / f"results{index}.npz", **run(folder, checkpoints, shards))
+def main(index: int, *ways: str) -> None:
+    for way in ways:
+        folder, shards = way.rsplit("=", 1)
+        folder = Path(folder)
+        with Checkpoints(folder / "checkpoints") as checkpoints:
+            np.savez(folder / f"results{index}.npz", **run(folder, checkpoints, int(shards)))
 
 
 if __name__ == "__main__":
-    main(join_pod(*sys.argv[1:4]), Path(sys.argv[4]), int(sys.argv[5]))
+    main(join_pod(*sys.argv[1:4]), *sys.argv[4:])
