@@ -68,6 +68,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.train.scales.readout = 0.02
     elif variant == "mobilenet":
         config.teacher.kind = "none"
+        config.model.cascade = "parallel"  # boxes read nothing of the embeddings, which a read-out takes over later
         config.train.update(
             {"steps": 6_000, "init_from": str(PRETRAINED / "street_psdiff.npz"), "init_parts": ("cdl",)}
         )
