@@ -1,6 +1,6 @@
 """PSDiff on 8 devices, in 2 and in 4 processes is PSDiff on 1, with a state on each of them or one that they share.
 
-As a program: trains on all devices, once for each number of devices that share a state; results to the folder named.
+As a program: trains on all devices of a pod in its ways; results to the folder named.
 """
 
 import json
@@ -40,7 +40,15 @@ collectives = load_script("step_stats").collectives
 IMAGES, HEIGHT, WIDTH, TRUTHS, DIM = 8, 64, 96, 3, 8
 STEPS = 20
 PODS = {"one": (1, 1), "8 devices": (8, 1), "2 processes": (1, 2), "4 processes": (1, 4)}  # devices of each, processes
-WAYS = [way for pod in list(PODS)[1:] for way in (pod, f"{pod}, shared")]
+
+
+def ways(pod: str) -> dict[str, int]:
+    """{way: devices that share a state} of a pod: each has its own, or all share one."""
+    count = np.prod(PODS[pod]).item()
+    return {pod: 1} | ({f"{pod}, shared": count} if count > 1 else {})
+
+
+WAYS = [way for pod in PODS if pod != "one" for way in ways(pod)]
 
 
 def make_training(mesh):
@@ -157,17 +165,15 @@ def run_on(folder: Path, pod: str) -> dict[str, tuple[Path, dict[str, np.ndarray
     """Trains on a pod, with a state on each device and with one that they share: {way: (folder, results)} of the first
     process, and that the others say the same."""
     devices, processes = PODS[pod]
-    shards = {pod: 1} if pod == "one" else {pod: 1, f"{pod}, shared": devices * processes}
     # Compiling takes all the time, and optimising most of that.
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    arguments = [f"{folder / way}={count}" for way, count in shards.items()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", flags)
-        ended = run_pod("tests.training.test_step_sharded", *arguments, count=processes, devices=devices)
+        ended = run_pod("tests.training.test_step_sharded", str(folder), pod, count=processes, devices=devices)
     for code, output in ended:
         assert code == 0, output
     found = {}
-    for way in shards:
+    for way in ways(pod):
         first, *others = (dict(np.load(folder / way / f"results{index}.npz")) for index in range(processes))
         for other in others:
             assert set(other) == set(first)
@@ -241,13 +247,11 @@ def test_a_checkpoint_of_many_devices_opens_on_others_and_back(results, way, tmp
             np.testing.assert_array_equal(leaf, wanted_leaf)
 
 
-def main(index: int, *ways: str) -> None:
-    for way in ways:
-        folder, shards = way.rsplit("=", 1)
-        folder = Path(folder)
-        with Checkpoints(folder / "checkpoints") as checkpoints:
-            np.savez(folder / f"results{index}.npz", **run(folder, checkpoints, int(shards)))
+def main(index: int, folder: Path, pod: str) -> None:
+    for way, shards in ways(pod).items():
+        with Checkpoints(folder / way / "checkpoints") as checkpoints:
+            np.savez(folder / way / f"results{index}.npz", **run(folder / way, checkpoints, shards))
 
 
 if __name__ == "__main__":
-    main(join_pod(*sys.argv[1:4]), *sys.argv[4:])
+    main(join_pod(*sys.argv[1:4]), Path(sys.argv[4]), sys.argv[5])
