@@ -19,6 +19,8 @@ import pytest
 from absl import flags
 from flax import nnx
 
+from psdiff_jax.compilation import keep_compiled
+
 pytest_plugins = ("tests.gallery",)  # made-up galleries for evaluation, reports and teachers
 
 
@@ -31,11 +33,18 @@ def pytest_configure(config: pytest.Config) -> None:
     # order of its sums, hence its last bits, would depend on which test came before.
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", 2)
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # files with few tests would come last, and those take longest
     # The programs that tests start leave the user's own caches alone.
     os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("user"))
-    # Compiled programs are kept between sessions: most of the suite's time is XLA's.
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # Compiled programs are kept between sessions and shared with those processes: most of the suite's time is XLA's.
+    keep_compiled("{cache}/xla")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that no process is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 MEMORY = 1 << 30  # bytes; a process with jax, torch and TFDS has half of it before it compiles anything

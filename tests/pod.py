@@ -8,8 +8,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import jax
-
 from psdiff_jax import parallel
 
 LIMIT = 1800  # seconds, against processes that hang; how slow a machine may be is no business of a test
@@ -51,13 +49,12 @@ def join_pod(port: str, count: str, index: str) -> int:
     return int(index)
 
 
-def main(prepared: str, training: str, finished: str, cache: str) -> None:
+def main(prepared: str, training: str, finished: str) -> None:
     """Trains in one folder, and evaluates in another that holds a finished run."""
     from psdiff_jax import experiment  # here, for the processes of other modules need none of it
 
     from .tiny import tiny_config
 
-    jax.config.update("jax_compilation_cache_dir", cache)  # the first process alone finds its programs there
     config = tiny_config(Path(prepared))
     config.evaluate.steps = (2,)  # those that are exported: most of the time is compilation
     experiment.run(config, Path(training), "train")

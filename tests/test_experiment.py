@@ -99,7 +99,6 @@ def test_going_on_equals_not_stopping(finished, tmp_path):
     config, _ = finished
     half = config.copy_and_resolve_references()
     half.train.steps = 2
-    half.train.schedule = "constant"
     full = half.copy_and_resolve_references()
     full.train.steps = 4
     experiment.run(half, tmp_path / "stopped", "train")
@@ -111,7 +110,7 @@ def test_going_on_equals_not_stopping(finished, tmp_path):
         np.testing.assert_array_equal(stopped[name], whole[name], err_msg=name)
 
 
-def test_two_processes_do_what_one_does(finished, tmp_path, request):
+def test_two_processes_do_what_one_does(finished, tmp_path):
     """As on a pod: the teacher's training, PSDiff's, and evaluation of the same weights.
 
     Two processes add in another order than one does. What is compared here hardly depends on the last bits.
@@ -119,8 +118,7 @@ def test_two_processes_do_what_one_does(finished, tmp_path, request):
     config, alone = finished
     training, copy = tmp_path / "training", tmp_path / "copy"
     shutil.copytree(alone, copy, ignore=shutil.ignore_patterns("embeddings", "report", "evaluation.json"))
-    cache = str(request.config.cache.mkdir("xla"))
-    first, second = run_pod("tests.pod", config.data.prepared_dir, str(training), str(copy), cache)
+    first, second = run_pod("tests.pod", config.data.prepared_dir, str(training), str(copy))
     assert (first[0], second[0]) == (0, 0), first[1] + second[1]
     assert "report:" in first[1] and "report:" not in second[1] and "ETA" not in second[1]  # the first alone speaks
     for split in ("teacher", "train"):

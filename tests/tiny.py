@@ -39,6 +39,7 @@ def tiny_config(prepared_dir: Path) -> ConfigDict:
     config.train.update(
         {"steps": 4, "batch_size": 2, "warmup": 1, "log_every": 2, "checkpoint_every": 2, "image_every": 4}
     )
+    config.train.schedule = "constant"  # one program for any number of steps
     config.evaluate.update(
         {
             "steps": (1, 2),
