@@ -16,15 +16,15 @@ from psdiff_jax.diffusion.noise import State
 from psdiff_jax.diffusion.samplers import Known, Noise, QueryBox, SamplerOptions, sample
 from psdiff_jax.models.psdiff import Condition, Estimate, PSDiff, merge
 from psdiff_jax.ops import boxes as box_ops
-from psdiff_jax.ops.nms import nms
+from psdiff_jax.ops.nms import best_of_rivals, nms
 from psdiff_jax.ops.normalize import normalize
 
 
 class Predictions(NamedTuple):
     """boxes [B,N,4] xyxy pixels of the network image; scores [B,N]; embeddings [B,N,D] unit norm; keep bool [B,N].
 
-    `keep` marks what survives non-maximum suppression. A held query is proposal 0. With an ensemble over K steps N is
-    K times the sampler's proposals, those of the last step first.
+    `keep` marks what survives non-maximum suppression and `sampler.same_person`. A held query is proposal 0. With an
+    ensemble over K steps N is K times the sampler's proposals, those of the last step first.
     """
 
     boxes: Any  # jax.Array; np.ndarray once fetched, the others too
@@ -115,9 +115,9 @@ def predict(
     if sampler.average_threshold < 1:
         boxes, embeddings = averaged(boxes, embeddings, scores, sampler.average_threshold)
     found = Predictions(boxes, scores, embeddings, nms(boxes, scores, sampler.nms_threshold))
-    if not model.options.reid_crops:
-        return found
-    return embedded_by_crops(model, condition, found, sampler.renewal_threshold, query)
+    if model.options.reid_crops:
+        found = embedded_by_crops(model, condition, found, sampler.renewal_threshold, query)
+    return found if sampler.same_person == 1 else one_box_a_person(found, sampler.same_person)
 
 
 def embedded_by_crops(
@@ -156,3 +156,12 @@ def averaged(
     weight /= weight.sum(axis=-1, keepdims=True)
     voted = jnp.einsum("bnm,bmx->bnx", weight, boxes, precision=jax.lax.Precision.HIGHEST)
     return voted, normalize(jnp.einsum("bnm,bmd->bnd", weight, embeddings))
+
+
+def one_box_a_person(found: Predictions, threshold: float) -> Predictions:
+    """Of kept boxes that overlap at all and whose embeddings have a cosine above `threshold`, the best alone is kept:
+    a second box of a person, which NMS lets pass, would rank among that person's true hits."""
+    overlap = box_ops.pairwise(box_ops.iou, found.boxes, found.boxes) > 0
+    cosine = jnp.einsum("bnd,bmd->bnm", found.embeddings, found.embeddings, precision=jax.lax.Precision.HIGHEST)
+    scores = jnp.where(found.keep, found.scores, -jnp.inf)
+    return found._replace(keep=best_of_rivals(overlap & (cosine > threshold), scores))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from psdiff_jax.diffusion.samplers import SamplerOptions
-from psdiff_jax.inference.predictor import Predictor, pool
+from psdiff_jax.inference.predictor import Predictions, Predictor, one_box_a_person, pool
 from psdiff_jax.models.psdiff import Estimate, PSDiff
 from psdiff_jax.ops.nms import nms
 
@@ -156,6 +156,40 @@ def test_proposals_of_one_person_average_their_boxes_and_embeddings(predictor, t
             np.testing.assert_allclose(found.boxes[image, n], voted / weights, atol=1e-3)
         np.testing.assert_array_equal(found.keep[image], nms(found.boxes[image], found.scores[image], 0.5))
     assert changed >= 10
+
+
+def test_a_person_has_one_box_where_boxes_overlap():
+    """Beside a plain loop: of kept boxes that touch and look alike the best stays; apart, or different, both do."""
+    rng = np.random.default_rng(0)
+    dropped = 0
+    for _ in range(40):
+        low = rng.uniform(0, 60, (1, 24, 2))
+        boxes = np.float32(np.concatenate([low, low + rng.uniform(5, 30, low.shape)], -1))
+        embeddings = np.eye(4)[rng.integers(0, 4, (1, 24))] + rng.normal(size=(1, 24, 4)) * 0.3
+        embeddings = np.float32(embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True))
+        scores = np.float32(np.round(rng.uniform(size=(1, 24)), 1))
+        before = rng.uniform(size=(1, 24)) < 0.7
+        after = one_box_a_person(Predictions(boxes, scores, embeddings, before), 0.6).keep[0]
+        want = list[int]()
+        for n in np.argsort(-scores[0], kind="stable"):
+            (box, *others), own = boxes[0, [n, *want]], embeddings[0, n]
+            touching = [np.all(np.minimum(box[2:], m[2:]) > np.maximum(box[:2], m[:2])) for m in others]
+            alike = [own @ embeddings[0, m] > 0.6 for m in want]
+            if before[0, n] and not np.any(np.logical_and(touching, alike)):
+                want.append(n)
+        assert np.flatnonzero(after).tolist() == sorted(want)
+        dropped += before.sum() - len(want)
+    assert dropped > 100
+
+
+def test_a_predictor_keeps_one_box_of_a_person_if_it_is_asked_to(predictor, tiny, batch):
+    key = jax.random.key(1)
+    plain = predictor(tiny.params, tiny.rest, batch, key, (1,))[1]
+    once = Predictor(tiny.graphdef, replace(predictor.sampler, same_person=0.2))
+    found = once(tiny.params, tiny.rest, batch, key, (1,))[1]
+    np.testing.assert_allclose(found.boxes, plain.boxes, atol=1e-3)
+    np.testing.assert_array_equal(found.keep, one_box_a_person(plain, 0.2).keep)
+    assert 0 < np.sum(found.keep) < np.sum(plain.keep)
 
 
 def test_pooling_keeps_a_slots_numbers_together():
