@@ -42,6 +42,7 @@ def with_crops(config: Any, reid_weights: str = TEACHER) -> Any:
         height, width = data["image_size"]
         data["image_size"], model["downsample"] = (2 * height, 2 * width), 2
     config["train"].update({"frozen": ("backbone", "reid_backbone"), "closed_form": False})
+    config["sampler"]["same_person"] = 0.6
     return config
 
 

@@ -37,7 +37,7 @@ class SamplerOptions:
         float, FRACTION, "IoU from which on proposals average their boxes and embeddings before NMS; 1 = none do"
     ] = 1.0
     same_person: Annotated[
-        float, FRACTION, "cosine above which boxes that overlap are one person's, of which the best stays; 1 = none are"
+        float, FRACTION, "cosine above which boxes that overlap are one person's, and the best stays; 1 = none are"
     ] = 1.0
     warm_time: Annotated[float, FRACTION, "time that a warm start begins at, as a fraction of T"] = 0.06
     warm_share: Annotated[float, FRACTION, "fraction of the proposals that a warm start puts on known people"] = 0.5

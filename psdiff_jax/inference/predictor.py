@@ -19,6 +19,8 @@ from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.nms import best_of_rivals, nms
 from psdiff_jax.ops.normalize import normalize
 
+OVERLAP = 0.25  # IoU; boxes that overlap less are of two people, however alike
+
 
 class Predictions(NamedTuple):
     """boxes [B,N,4] xyxy pixels of the network image; scores [B,N]; embeddings [B,N,D] unit norm; keep bool [B,N].
@@ -159,9 +161,9 @@ def averaged(
 
 
 def one_box_a_person(found: Predictions, threshold: float) -> Predictions:
-    """Of kept boxes that overlap at all and whose embeddings have a cosine above `threshold`, the best alone is kept:
+    """Of kept boxes with an IoU above `OVERLAP` and embeddings with a cosine above `threshold`, the best alone is kept:
     a second box of a person, which NMS lets pass, would rank among that person's true hits."""
-    overlap = box_ops.pairwise(box_ops.iou, found.boxes, found.boxes) > 0
+    overlap = box_ops.pairwise(box_ops.iou, found.boxes, found.boxes) > OVERLAP
     cosine = jnp.einsum("bnd,bmd->bnm", found.embeddings, found.embeddings, precision=jax.lax.Precision.HIGHEST)
     scores = jnp.where(found.keep, found.scores, -jnp.inf)
     return found._replace(keep=best_of_rivals(overlap & (cosine > threshold), scores))
