@@ -15,7 +15,13 @@ from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.configs.base import variant_error
-from psdiff_jax.configs.real_people import TEACHER, with_crops, with_people_weights, with_published_backbones
+from psdiff_jax.configs.real_people import (
+    TEACHER,
+    with_boxes_alone,
+    with_crops,
+    with_people_weights,
+    with_published_backbones,
+)
 
 VARIANTS = ("", "cpu", "crops", "small")
 
@@ -32,7 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.teacher.update({"kind": "openvino", "file": TEACHER})
         with_published_backbones(config, image_size=(576, 768))
         if variant == "crops":
-            with_crops(config).train.views = 4
+            with_boxes_alone(with_crops(config)).train.views = 4
         return config
     if variant == "small":
         config.data.max_boxes = 32

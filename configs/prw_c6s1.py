@@ -23,7 +23,13 @@ from ml_collections import ConfigDict
 
 from psdiff_jax.configs.base import get_config as base
 from psdiff_jax.configs.base import variant_error
-from psdiff_jax.configs.real_people import with_crops, with_people_weights, with_published_backbones, with_reid_network
+from psdiff_jax.configs.real_people import (
+    with_boxes_alone,
+    with_crops,
+    with_people_weights,
+    with_published_backbones,
+    with_reid_network,
+)
 
 VARIANTS = ("", "cpu", "long", "crops", "small", "distillation", "cpu_distillation", "small_distillation")
 
@@ -50,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
         if variant == "long":
             with_reid_network(config).train.steps = 3_500
         if variant == "crops":
-            with_crops(config).train.update({"views": 4, "steps": 3_500})
+            with_boxes_alone(with_crops(config)).train.update({"views": 4, "steps": 3_500})
     elif variant.startswith("small"):
         with_people_weights(config, image_size=(432, 540))
         config.train.init_parts += ("readout",)  # this teacher is the one that it was made for

@@ -8,6 +8,7 @@ trained for re-ID, from whose maps the row read-out tells them apart. config.mod
 config.model.reid_weights name their files.
 `with_reid_network`: a better one of the second kind.
 `with_crops`: the same, but it embeds crops of the people that are found, as a search in two stages does.
+`with_boxes_alone`: training for crops, which needs no teacher.
 """
 
 from typing import Any
@@ -43,6 +44,14 @@ def with_crops(config: Any, reid_weights: str = TEACHER) -> Any:
         data["image_size"], model["downsample"] = (2 * height, 2 * width), 2
     config["train"].update({"frozen": ("backbone", "reid_backbone"), "closed_form": False})
     config["sampler"]["same_person"] = 0.6
+    return config
+
+
+def with_boxes_alone(config: ConfigDict) -> ConfigDict:
+    """Nothing is learned of embeddings, and boxes read nothing of them: where crops tell people apart they only take
+    the layer's attention off finding people."""
+    config.teacher.kind = "none"
+    config.model.cascade = "parallel"
     return config
 
 
