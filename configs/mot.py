@@ -7,7 +7,7 @@ is for an accelerator. For two CPU cores:
 
     cpu     published backbones and a published teacher (configs/real_people.py), in DIR/../weights unless the command
             names others
-    crops   the same, but crops of the people found are embedded, by that teacher's network
+    crops   the same, but no teacher: its network embeds crops of the people found
     small   the model shipped for photographs, and nothing else
 """
 

@@ -12,7 +12,7 @@ Variants:
                  OSNet to tell them apart (configs/real_people.py), DIR/../weights/intel/person-detection-0203.xml and
                  DIR/../weights/osnet_x0_25_msmt17.onnx unless the command names others
     long         the same for two and a half hours, with the re-ID network behind the teacher
-    crops        the same in 40 minutes: that network sees crops of the people found, and no images
+    crops        the same in 40 minutes: that network sees crops of the people found, and no images; no teacher
     small        two CPU cores, 15 minutes, nothing but what is shipped: the model for photographs at 432x540 pixels
     distillation, cpu_distillation, small_distillation
                  the plain distillation that the paper's Table VI compares with: the same network without diffusion,
