@@ -20,6 +20,7 @@ from absl import flags
 from flax import nnx
 
 from psdiff_jax.compilation import keep_compiled
+from psdiff_jax.config import Config
 
 pytest_plugins = ("tests.gallery",)  # made-up galleries for evaluation, reports and teachers
 
@@ -38,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # The programs that tests start leave the user's own caches alone.
     os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("user"))
     # Compiled programs are kept between sessions and shared with those processes: most of the suite's time is XLA's.
-    keep_compiled("{cache}/xla")
+    keep_compiled(Config().compilation_cache)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

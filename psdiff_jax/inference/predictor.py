@@ -119,7 +119,9 @@ def predict(
     found = Predictions(boxes, scores, embeddings, nms(boxes, scores, sampler.nms_threshold))
     if model.options.reid_crops:
         found = embedded_by_crops(model, condition, found, sampler.renewal_threshold, query)
-    return found if sampler.same_person == 1 else one_box_a_person(found, sampler.same_person)
+    if sampler.same_person < 1:
+        found = one_box_a_person(found, sampler.same_person)
+    return found
 
 
 def embedded_by_crops(

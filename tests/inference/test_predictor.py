@@ -13,6 +13,8 @@ from psdiff_jax.inference.predictor import Predictions, Predictor, one_box_a_per
 from psdiff_jax.models.psdiff import Estimate, PSDiff
 from psdiff_jax.ops.nms import nms
 
+from ..ops.test_nms import plain_iou
+
 pytestmark = pytest.mark.slow
 
 STEPS = (1, 3)
@@ -144,9 +146,7 @@ def test_proposals_of_one_person_average_their_boxes_and_embeddings(predictor, t
         for n, box in enumerate(boxes):
             embedding, voted, weights = np.zeros(plain.embeddings.shape[-1]), np.zeros(4), 0
             for m, other in enumerate(boxes):
-                inside = np.prod(np.maximum(np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]), 0))
-                union = np.prod(box[2:] - box[:2]) + np.prod(other[2:] - other[:2]) - inside
-                overlap = 1 if m == n else inside / max(union, 1e-9)
+                overlap = 1 if m == n else plain_iou(box, other)
                 if overlap >= 0.3:
                     embedding += overlap * scores[m] * plain.embeddings[image, m]
                     voted += overlap * scores[m] * other
@@ -172,12 +172,8 @@ def test_a_person_has_one_box_where_boxes_overlap():
         after = one_box_a_person(Predictions(boxes, scores, embeddings, before), 0.6).keep[0]
         want = list[int]()
         for n in np.argsort(-scores[0], kind="stable"):
-            (box, *others), own = boxes[0, [n, *want]], embeddings[0, n]
-            inside = [np.prod(np.maximum(np.minimum(box[2:], m[2:]) - np.maximum(box[:2], m[:2]), 0)) for m in others]
-            areas = [np.prod(box[2:] - box[:2]) + np.prod(m[2:] - m[:2]) for m in others]
-            overlapping = [i > 0.25 * (area - i) for i, area in zip(inside, areas, strict=True)]
-            alike = [own @ embeddings[0, m] > 0.6 for m in want]
-            if before[0, n] and not np.any(np.logical_and(overlapping, alike)):
+            overlapping = [m for m in want if plain_iou(boxes[0, n], boxes[0, m]) > 0.25]
+            if before[0, n] and not any(embeddings[0, n] @ embeddings[0, m] > 0.6 for m in overlapping):
                 want.append(n)
         assert np.flatnonzero(after).tolist() == sorted(want)
         dropped += before.sum() - len(want)
