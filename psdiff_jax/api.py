@@ -40,8 +40,8 @@ from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.inference.ranking import Hit
 from psdiff_jax.inference.tracking import TrackedFrame, TrackingOptions, track
 from psdiff_jax.ops.boxes import is_inside
-from psdiff_jax.options import tree
-from psdiff_jax.training.train import load_parts, load_trained, load_weights, newest_step, weights
+from psdiff_jax.options import read, tree
+from psdiff_jax.training.train import load_parts, load_trained, load_weights, newest_step, weights, whole_weights
 
 SHIPPED = PRETRAINED / "people_psdiff.npz"
 
@@ -75,7 +75,7 @@ class PersonSearch:
 
     def __init__(self, config: Config, embedder: Embedder, steps: int | None = None, threshold: float | None = None):
         self.config = config
-        self.steps = steps or config.exported_steps
+        self.steps = _checked_steps(config, steps)
         self.threshold = config.evaluate.search_threshold if threshold is None else threshold
         self.model = embedder.hash
         self._embedder, self._lock = embedder, threading.Lock()
@@ -119,11 +119,10 @@ class PersonSearch:
     def of_run(cls, config: Config, workdir: Path, steps: int | None = None) -> "PersonSearch":
         """The newest checkpoint of `workdir`; without one its model.npz, or else config.train.init_from."""
         keep_compiled(config.compilation_cache)
-        steps = steps or config.exported_steps
-        given = config.train.init_from if not (config.train.init_parts or config.train.readout_from) else ""
-        whole = [path for path in (workdir / "model.npz", Path(given).expanduser()) if path.is_file()]
-        if whole and not newest_step(workdir):
-            embedder = _embedder(config, *load_weights(config, whole[0]))
+        steps = _checked_steps(config, steps)
+        whole = whole_weights(config, workdir)
+        if whole and not newest_step(workdir):  # no line about it: the page and a folder's search do so every time
+            embedder = _embedder(config, *load_weights(config, whole))
         else:
             embedder, _ = load_embedder(config, workdir)
         chosen = calibrated_threshold(workdir, steps) if config.data.held_out and config.evaluate.calibrate else None
@@ -146,6 +145,8 @@ class PersonSearch:
         with this model's `steps` for frames that begin from noise, and its `threshold` for people who get a number.
         """
         options = options or TrackingOptions(cold_steps=self.steps, track_score=self.threshold)
+        for steps in (options.cold_steps, options.warm_steps):
+            _checked_steps(self.config, steps)
         return track(self._detect, frames, options)
 
     def embed(self, image: np.ndarray, box: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -174,7 +175,8 @@ class PersonSearch:
         Raises:
           InputError: the folder is missing or holds no media; `into` is the index of another model.
         """
-        options = self.config.index if rate is None else replace(self.config.index, rate=rate)
+        given = {} if rate is None else {"rate": rate}
+        options = read(IndexOptions, tree(self.config.index) | given, "config.index")
         into = self.cached_index(folder, options) if into is None else Path(into).expanduser()
         embedder = ImageEmbedder(self._embedder.on_this_process(), self.steps, self.model, self.threshold, self._lock)
         return PeopleIndex(into, self, update_index(embedder, folder, into, options, on_progress))
@@ -224,6 +226,13 @@ def _with_crops(config: Config, weights: Path, reid_weights: str) -> Config:
     values["train"] |= {"init_from": str(weights), "init_parts": ("backbone", "fpn", "cdl"), "readout_from": ""}
     values["train"] |= {"objective": "denoising", "views": 0}
     return from_values(values)
+
+
+def _checked_steps(config: Config, steps: int | None) -> int:
+    steps, most = config.exported_steps if steps is None else steps, config.diffusion.timesteps
+    if not 1 <= steps <= most:
+        raise InputError(f"steps is {steps}: give a number of denoising steps from 1 to {most}")
+    return steps
 
 
 def _checked(image: np.ndarray) -> np.ndarray:

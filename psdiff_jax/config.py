@@ -105,6 +105,7 @@ class Config(TrainingConfig):
                 f"config.evaluate.steps={self.evaluate.steps}: a model without diffusion (config.noise.one_step) knows "
                 "one step; give (1,)"
             )
+        super().check(need)
 
 
 def to_config_dict(config: Config) -> ConfigDict:

@@ -143,6 +143,8 @@ def writing(path: Path, advice: str = "make room and run again") -> Iterator[Non
 def locked(path: Path, what: str) -> Iterator[None]:
     """Holds an exclusive lock between processes; a line says when it waits for another one that `what`.
 
+    On a file system without locks it holds nothing.
+
     Raises:
       InputError: the lock's folder cannot be written to.
     """
@@ -157,4 +159,6 @@ def locked(path: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             print(f"waiting for another process that {what}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)  # released by the system, also when that process is killed
+        except OSError:
+            pass  # there `workdir.claimed` keeps a second program out by other means
         yield

@@ -1,5 +1,6 @@
 """`--mode embed` and `--mode search` on a folder of images and videos (config.data.name=folder)."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,27 @@ def search(config: Config, workdir: Path, query: str, top: int) -> list[dict[str
     image = read_image(path)
     check_box(path, box, image)
     index = embed(config, workdir)
-    hits = index.search(image, box, top, within=lambda file: not path.samefile(index.root / str(file.path)))
+    hits = index.search(image, box, top, within=lambda file: not _is_same(path, index.root / str(file.path)))
     if parallel.is_main_process():
         out, by_label = workdir / "search", {hit.label: hit for hit in hits}
+        sizes = {file.path: (file.height, file.width) for file in index.files}
 
         def load(label: str) -> np.ndarray:
             hit = by_label[label]
             file = index.root / hit.image
-            return read_image(file) if hit.time is None else frame_at(file, hit.time)
+            try:
+                return read_image(file) if hit.time is None else frame_at(file, hit.time)
+            except InputError as error:  # files in a linked folder that is out of reach keep their rows
+                print(f"{error}: grey in the picture", file=sys.stderr, flush=True)
+                return np.full((*sizes[hit.image], 3), 128, np.uint8)
 
         write_atomically(out / IGNORED, "")  # a picture of hits is no image of the folder, if it stands in there
         write_hits(out, path.name, image, box, index.settings.steps, hits, load)
     return [hit.as_json() for hit in hits]
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # out of reach
+        return False

@@ -39,7 +39,7 @@ from psdiff_jax.report.run_page import write_report
 from psdiff_jax.report.terminal import format_table
 from psdiff_jax.teacher.evaluate import evaluate_teacher as score_teacher
 from psdiff_jax.teacher.kinds import open_targets
-from psdiff_jax.teacher.targets import Targets, dataset_name
+from psdiff_jax.teacher.targets import Targets, arrays_hash, dataset_name
 from psdiff_jax.training import train as training
 from psdiff_jax.training.closed_form import start_readout
 from psdiff_jax.training.frozen_features import features_folder, remove_features, store_features
@@ -90,7 +90,7 @@ def features(config: Config, workdir: Path, dataset: Images, model: PSDiff, targ
         size = config.evaluate.batch_size
         return view_batches(dataset, config.data, view=view, batch_size=size, seed=config.seed, targets=targets)
 
-    made_from = [config.seed, repr(config.data), repr(config.teacher), dataset_name(dataset)]
+    made_from = [config.seed, repr(config.data), arrays_hash(targets.all("train")), dataset_name(dataset)]
     images = len(training_positions(dataset.annotations("train"), config.data.held_out))
     shared = config.train.views_folder
     folder = Path(shared).expanduser() if shared else features_folder(workdir)
@@ -142,7 +142,7 @@ def evaluate(
         detections = embed_all(embedder.with_seed(seed), dataset, shards_folder(workdir))
         if not shown:
             shown = detections
-            write_embeddings(config, workdir, shown)
+            write_embeddings(config, workdir, embedder.with_seed(seed), dataset, shown)
         if parallel.is_main_process():
             evaluations.append(score(config, dataset, protocols, detections, {**settings, "seed": seed}))
     if not evaluations:

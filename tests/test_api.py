@@ -1,6 +1,7 @@
 """The Python interface on folders, and the command line on them, with a tiny model."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -113,8 +114,11 @@ def test_a_search_ranks_by_similarity(ps, photos, index):
 def test_an_index_is_brought_up_to_date(ps, photos, index, tmp_path):
     again = ps.index(photos, index.folder)
     assert again.summary.unchanged == 8 and len(again) == len(index)
+    assert ps.index(photos, index.folder, rate=2).summary.unchanged == 8  # a whole number is one, too
     with pytest.raises(InputError, match="is an index of another rate"):
         ps.index(photos, index.folder, rate=5.0)
+    with pytest.raises(InputError, match=r"config\.index\.rate=0\.0: must be above 0"):
+        ps.index(photos, index.folder, rate=0)
 
 
 def test_the_index_of_another_model_is_refused(tiny, ps, photos, index, config, weights, tmp_path):
@@ -286,6 +290,22 @@ def test_the_command_line_embeds_and_searches_a_folder(config, weights, photos, 
     experiment.run(values, inside, "search", query=f"{query}:20,10,90,120")
     experiment.run(values, inside, "embed")
     assert "files: 8 unchanged" in capsys.readouterr().out  # pictures of hits are none of the folder
+
+
+def test_people_in_files_out_of_reach_are_found(config, weights, photos, tmp_path, capsys):
+    folder, disk = tmp_path / "photos", tmp_path / "disk"
+    shutil.copytree(photos, disk / "photos", ignore=shutil.ignore_patterns("sub"))
+    folder.mkdir()
+    (folder / "linked").symlink_to(disk / "photos")
+    values, query = of_folder(config, weights, folder), f"{photos / 'ü3.png'}:20,10,90,120"
+    shutil.copy(photos / "ü0.png", folder)
+    experiment.run(values, tmp_path / "run", "search", query=query, top=30)
+    before = json.loads((tmp_path / "run/search/hits.json").read_text())["hits"]
+    assert {hit["image"].split("/")[0] for hit in before} == {"linked", "ü0.png"}
+    disk.rename(tmp_path / "unplugged")
+    experiment.run(values, tmp_path / "run", "search", query=query, top=30)
+    assert json.loads((tmp_path / "run/search/hits.json").read_text())["hits"] == before
+    assert "linked/ü1.png: cannot be read (No such file or directory): grey in the picture" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", ["train_and_evaluate", "train", "evaluate", "evaluate_teacher"])

@@ -19,8 +19,11 @@ from psdiff_jax.config import from_values
 from psdiff_jax.data.detections import Detections, load_embeddings
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.embed import image_loader
+from psdiff_jax.inference.tracking import TrackingOptions
 from psdiff_jax.models.weights import read_npz
 from psdiff_jax.teacher.crops import load_crops
+from psdiff_jax.teacher.kinds import open_targets
+from psdiff_jax.training.train import build_model, load_trained
 from psdiff_jax.training.writer import read_metrics
 
 from .datasets import cuhk_tree
@@ -239,11 +242,45 @@ def test_the_python_interface_finds_what_the_program_finds(finished):
         (lambda search, image: search.embed(image, (10, 10, 5, 20)), r"box \[10.0, 10.0, 5.0, 20.0\] does not lie in"),
         (lambda search, image: search.embed(image, (10, 10, 500, 20)), "160x96 pixels"),
         (lambda search, image: PersonSearch.load("nowhere"), "config.json is missing: name the --workdir of a run"),
+        (lambda search, image: PersonSearch(search.config, None, 0), "steps is 0: give a number .* from 1 to 1000"),
+        (lambda search, image: search.track([], TrackingOptions(cold_steps=1001)), "steps is 1001"),
     ],
 )
 def test_wrong_calls_of_the_python_interface_are_one_line(finished, call, message):
     with pytest.raises(InputError, match=message):
         call(PersonSearch.load(finished[1]), np.zeros((96, 160, 3), np.uint8))
+
+
+def test_a_search_makes_embeddings_of_another_number_of_steps_or_model_again(finished, tmp_path, capsys):
+    config, workdir = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    again = "are of another model, number of steps or dataset: making them again"
+    config = config.copy_and_resolve_references()
+    config.evaluate.steps = (1,)
+    for made in (True, False):
+        experiment.run(config, tmp_path / "run", "search", query="1")
+        assert (again in capsys.readouterr().err) == made
+    assert json.loads((tmp_path / "run/search/hits.json").read_text())["denoising_steps"] == 1
+    scores = np.load(tmp_path / "run/embeddings/gallery/scores.npy")
+    config.seed = 1  # other noise
+    experiment.run(config, tmp_path / "run", "search", query="1")
+    assert again in capsys.readouterr().err
+    assert not np.array_equal(np.load(tmp_path / "run/embeddings/gallery/scores.npy"), scores)
+
+
+def test_views_with_other_targets_are_made_anew(finished, tmp_path):
+    config, workdir = finished
+    config = config.copy_and_resolve_references()
+    config.train.update({"views": 1, "frozen": ("backbone",)})
+    options, dataset, folder = from_values(config), open_dataset(config.data), workdir / "teacher"
+    model = build_model(options, folder / "teacher.npz")
+    targets = open_targets(options.teacher, dataset, folder, embedding_dim=32, seed=options.seed, fit=None)
+    before, after = (
+        modes.features(options, tmp_path, dataset, model, each).batch([0], [0])["embeddings"]
+        for each in (targets, targets.map(np.negative, "turned round"))
+    )
+    assert before.any()
+    np.testing.assert_array_equal(after, -before)
 
 
 @pytest.mark.parametrize(
@@ -291,16 +328,12 @@ def test_weights_of_another_model_are_refused(finished, tmp_path):
     other = config.copy_and_resolve_references()
     other.train.init_from = str(workdir / "model.npz")
     other.model.dim = 32
-    from psdiff_jax.training.train import build_model
-
     with pytest.raises(InputError, match=r"model\.npz.*shape"):
         build_model(from_values(other), tmp_path)
 
 
 def test_finished_weights_start_another_run(finished, tmp_path):
     config, workdir = finished
-    from psdiff_jax.training.train import build_model
-
     other = config.copy_and_resolve_references()
     other.train.init_from = str(workdir / "model.npz")
     other.seed = 5
@@ -319,7 +352,6 @@ def test_finished_weights_start_another_run(finished, tmp_path):
 def test_a_config_names_another_backbone_and_its_weights(tmp_path):
     from psdiff_jax.models.backbones import BACKBONES
     from psdiff_jax.models.weights import flatten_state, save_npz
-    from psdiff_jax.training.train import build_model
 
     config = tiny_config(tmp_path)
     config.model.backbone, config.model.backbone_weights = "swin_toy", str(tmp_path / "swin.npz")
@@ -371,6 +403,9 @@ def test_a_readout_that_starts_in_closed_form(finished, tmp_path):
     config.train.update({"closed_form": True, "steps": 0, "frozen": ("backbone", "reid_backbone")})
     experiment.run(config, tmp_path / "first", "train")
     first = read_npz(tmp_path / "first" / "model.npz")
+    _, left = load_trained(from_values(config), tmp_path / "first", Path())  # without a step there is no checkpoint
+    kernel = left.params["readout"]["linear"]["kernel"]
+    np.testing.assert_array_equal(kernel[...], first["readout/linear/kernel"])
     assert first["readout/linear/kernel"].any() and not first["cdl/0/embedding_head/kernel"].any()
     alone = config.copy_and_resolve_references()
     alone.train.update({"objective": "readout", "steps": 2, "frozen": ("backbone", "fpn", "cdl")})
@@ -511,6 +546,8 @@ def test_a_users_own_images_are_searched(finished, tmp_path):
     assert result["counts"] == {"gallery_images": 3, "gallery_boxes": 1, "labelled_boxes": 1, "people": 1, "queries": 0}
     assert result["search"]["whole"]["all"]["2"]["queries"] == 0
     assert len(load_embeddings(tmp_path / "run/embeddings/gallery").images) == 3
+    with pytest.raises(InputError, match=r"--query=1.png: neither .* nor a query of custom \(it has none\)"):
+        experiment.run(own, tmp_path / "run", "search", query="1.png")
     experiment.run(own, tmp_path / "run", "search", query=f"{root / '1.png'}:10,10,30,60", top=2)
     assert (tmp_path / "run/search/hits.png").is_file()
     with pytest.raises(InputError, match="dataset custom has no images to train on"):

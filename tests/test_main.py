@@ -187,6 +187,8 @@ def test_unknown_key_suggests_the_nearest():
         ("train.warmup", 90_000, "config.train.warmup"),
         ("train.accumulate", 5, "config.train.accumulate"),
         ("train.remat", ("fpn",), "config.train.remat"),
+        ("train.frozen", ("backbone", "fpn", "cdl"), "leave one of .'backbone', 'cdl', 'fpn'. to train"),
+        ("model.reid_weights", "osnet.onnx", "config.model.reid_weights='osnet.onnx': must be empty without"),
         ("sampler.renewal_threshold", 1.5, "config.sampler.renewal_threshold"),
         ("sampler.solver", "euler", "config.sampler.solver='euler': choose from ddim, dpm, dpm"),
         ("sampler.order", 4, "config.sampler.order=4: choose from 1, 2, 3"),

@@ -12,6 +12,7 @@ import pytest
 
 from psdiff_jax import experiment, workdir
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import locked
 from psdiff_jax.workdir import LOCK, claimed
 
 from .tiny import tiny_config
@@ -75,6 +76,8 @@ def test_a_file_system_without_locks(tmp_path, elsewhere, monkeypatch):
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
+    with locked(elsewhere / "targets.lock", "computes targets"):
+        pass
     with claimed(elsewhere):
         with pytest.raises(InputError, match=f"process {os.getpid()} on host"):
             claimed(elsewhere).__enter__()

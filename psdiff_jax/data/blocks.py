@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+
+
+class Parts:
+    """Arrays, each of which is loaded when its turn comes; they may be gone through any number of times.
+
+    loaders: of the arrays. A mapped file is an open one, and a process may open about a thousand.
+    """
+
+    def __init__(self, loaders: Sequence[Callable[[], np.ndarray]]):
+        self._loaders = loaders
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (load() for load in self._loaders)
+
+    def __len__(self) -> int:
+        return len(self._loaders)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        return self._loaders[number]()
 
 
 class Blocks:
@@ -12,15 +31,15 @@ class Blocks:
 
     `blocks[rows]` takes a slice of step 1 or an array of row numbers; `np.asarray(blocks)` copies all.
 
-    loaders: of the arrays, called whenever rows are read: a mapped file is an open one, and a process may open about a
-    thousand. lengths: of the arrays. width: D.
+    loaders: of the arrays, called whenever rows are read (`Parts`). lengths: of the arrays. width: D.
+    parts: the arrays that have rows.
     """
 
     ndim = 2
     dtype = np.dtype(np.float32)
 
     def __init__(self, loaders: Sequence[Callable[[], np.ndarray]], lengths: Sequence[int], width: int):
-        self._loaders = [load for load, length in zip(loaders, lengths, strict=True) if length]
+        self.parts = Parts([load for load, length in zip(loaders, lengths, strict=True) if length])
         self._starts = np.cumsum([0, *(length for length in lengths if length)])
         self.shape = int(self._starts[-1]), width
 
@@ -35,12 +54,13 @@ class Blocks:
         block_of = np.searchsorted(self._starts, rows, side="right") - 1
         for block in np.unique(block_of):
             inside = block_of == block
-            found[inside] = self._loaders[block]()[rows[inside] - self._starts[block]]
+            found[inside] = self.parts[block][rows[inside] - self._starts[block]]
         return found
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("blocks are one array only as a copy")
-        return np.concatenate(
-            [np.zeros((0, self.shape[1]), self.dtype), *(load() for load in self._loaders)], dtype=dtype
-        )
+        found = np.empty(self.shape, dtype or self.dtype)
+        for start, part in zip(self._starts, self.parts, strict=False):
+            found[start : start + len(part)] = part
+        return found

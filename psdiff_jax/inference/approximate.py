@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from psdiff_jax.data.blocks import Parts
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import replacing
 
@@ -25,7 +26,7 @@ SAMPLE = 40  # training rows a cell; faiss advises 39 to 256
 AT_ONCE = 65536  # rows
 
 
-def build(blocks: Sequence[np.ndarray], path: Path, lists: int | None = None) -> None:
+def build(blocks: Sequence[np.ndarray] | Parts, path: Path, lists: int | None = None) -> None:
     """Writes the inverted file of an index in parts [K_i,D] of unit rows.
 
     lists: number of cells; None: about 4 sqrt(K), which faiss advises for a million rows.

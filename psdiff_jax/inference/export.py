@@ -9,7 +9,7 @@ Both hold the same function, weights included: an image's features, all denoisin
             query_boxes float32 [B,4] xyxy pixels of the network image, held in proposal 0 where
             has_query bool [B] says so
     outputs boxes float32 [B,N,4] xyxy pixels of the network image, scores [B,N], embeddings [B,N,D] of length one,
-            keep bool [B,N], what survives non-maximum suppression
+            keep bool [B,N], what survives non-maximum suppression (more in `predictor.Predictions`)
 
 B is open, all else is fixed. Noise is an input, as random generators differ between runtimes: the caller draws it, and
 the same noise gives the same people everywhere.

@@ -4,7 +4,7 @@
     index.nearest(embedding, top=20)                                       list[Hit]
     index.nearest(embedding, within=lambda file: file.path.startswith("2024/"))
 
-Legend: Q query embeddings, K stored rows (those of deleted files too), F files, D embedding width.
+Legend: Q query embeddings, K stored rows (some of deleted files), F files, D embedding width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from psdiff_jax.data.blocks import Blocks
+from psdiff_jax.data.blocks import Blocks, Parts
 from psdiff_jax.data.detections import NORM_TOLERANCE
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.nearest import top_k
@@ -38,20 +38,23 @@ class Index:
         """InputError if `folder` holds no index, or a damaged one."""
         self.folder = Path(folder).expanduser()
         self.settings: Settings = read_settings(self.folder)
-        shards = read_shards(self.folder)
-        rows = [shard.rows() for shard in shards]
+        # Emptied shards are deleted by the next update, also while this index is open.
+        shards = [shard for shard in read_shards(self.folder) if not shard.is_emptied]
         self.files = merged(shards)
         position = {file.path: i for i, file in enumerate(self.files)}
-        maps = [np.asarray([position.get(file.path, -1) for file in shard.files], np.int32) for shard in shards]
-        self.boxes = np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes for part in rows)])
-        self.scores = np.concatenate([np.zeros(0, np.float32), *(part.scores for part in rows)])
-        self.time = np.concatenate([np.zeros(0, np.float32), *(part.time for part in rows)])
-        sources = [local[part.source] for local, part in zip(maps, rows, strict=True)]
-        self.source = np.concatenate([np.zeros(0, np.int32), *sources])
+        none = np.zeros(0, np.float32)
+        boxes, scores, source, time = [none.reshape(0, 4)], [none], [np.zeros(0, np.int32)], [none]
+        for shard in shards:
+            rows = shard.rows()
+            place = np.asarray([position.get(file.path, -1) for file in shard.files], np.int32)
+            boxes.append(rows.boxes)
+            scores.append(rows.scores)
+            source.append(place[rows.source])
+            time.append(rows.time)
+        self.boxes, self.scores, self.source, self.time = map(np.concatenate, (boxes, scores, source, time))
         self.live = self.source >= 0
-        self._shards = [shard for shard, part in zip(shards, rows, strict=True) if len(part.scores)]
-        loaders, lengths = [shard.embeddings for shard in shards], [len(part.scores) for part in rows]
-        self._blocks = Blocks(loaders, lengths, self.settings.embedding_dim)
+        lengths = [len(part) for part in scores[1:]]
+        self._blocks = Blocks([shard.embeddings for shard in shards], lengths, self.settings.embedding_dim)
 
     @classmethod
     def open(cls, folder: str | Path) -> Index:
@@ -68,10 +71,10 @@ class Index:
         return Path(self.settings.root)
 
     @property
-    def embeddings(self) -> list[np.ndarray]:
-        """Memory-mapped blocks, float16 [k,D] each, together the K rows. Mapped anew by each call, so that an index
-        of any number of shards holds no files open."""
-        return [shard.embeddings() for shard in self._shards]
+    def embeddings(self) -> Parts:
+        """Memory-mapped blocks, float16 [k,D] each, together the K rows. Each is mapped when its turn comes, so that an
+        index of any number of shards holds no files open."""
+        return self._blocks.parts
 
     def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """The unit embeddings of some rows, float32 [n,D]."""

@@ -114,9 +114,8 @@ def update_index(
         whose arrays are not what was written, or cannot be written.
     """
     options, root, into = options or IndexOptions(), Path(folder).expanduser().absolute(), Path(into).expanduser()
-    settings = Settings(
-        embedder.model, embedder.embedding_dim, embedder.steps, options.rate, options.min_score, str(root)
-    )
+    rate, min_score = float(options.rate), float(options.min_score)  # as `read_settings` wants them
+    settings = Settings(embedder.model, embedder.embedding_dim, embedder.steps, rate, min_score, str(root))
     unreadable: dict[str, str] = {}
     media = find_media(root, unreadable)
     if not media:

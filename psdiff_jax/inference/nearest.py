@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from psdiff_jax import parallel
+from psdiff_jax.data.blocks import Parts
 from psdiff_jax.errors import InputError
 
 PIECE = 8192  # rows that a device takes at once
@@ -26,7 +27,7 @@ ROWS, COLUMNS, EVERYWHERE = PartitionSpec("data"), PartitionSpec(None, "data"), 
 
 
 def top_k(
-    queries_QD: np.ndarray, blocks: Sequence[np.ndarray], k: int, keep_K: np.ndarray | None = None
+    queries_QD: np.ndarray, blocks: Sequence[np.ndarray] | Parts, k: int, keep_K: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The `k` rows with the largest dot products with each query, best first, equals in the order of their rows.
 
@@ -62,7 +63,7 @@ def top_k(
 
 
 def _pieces(
-    blocks: Sequence[np.ndarray], keep_K: np.ndarray | None, rows: int
+    blocks: Sequence[np.ndarray] | Parts, keep_K: np.ndarray | None, rows: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(its first row, piece [R,D], which rows count bool [R]) with R = `rows`: the last piece of a block is padded.
 

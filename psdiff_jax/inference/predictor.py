@@ -25,7 +25,8 @@ OVERLAP = 0.25  # IoU; boxes that overlap less are of two people, however alike
 class Predictions(NamedTuple):
     """boxes [B,N,4] xyxy pixels of the network image; scores [B,N]; embeddings [B,N,D] unit norm; keep bool [B,N].
 
-    `keep` marks what survives non-maximum suppression and `sampler.same_person`. A held query is proposal 0. With an
+    `keep` marks what survives non-maximum suppression and `sampler.same_person`, and with `model.reid_crops` who was
+    embedded as well. A held query is proposal 0. With an
     ensemble over K steps N is K times the sampler's proposals, those of the last step first.
     """
 

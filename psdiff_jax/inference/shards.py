@@ -116,6 +116,11 @@ class Shard:
     folder: Path
     files: list[MediaFile]
 
+    @property
+    def is_emptied(self) -> bool:
+        """Whether all its files are gone; the next update deletes it."""
+        return bool(self.files) and all(file.path is None for file in self.files)
+
     def embeddings(self) -> np.ndarray:
         """float16 [K,D], memory-mapped."""
         return self._load("embeddings", mmap_mode="r")
@@ -198,9 +203,9 @@ def remove_leftovers(index: Path) -> None:
 
     Such shards outlive the update that emptied them, for who has the index open may still read them.
     """
-    empty = [shard.folder for shard in read_shards(index) if all(file.path is None for file in shard.files)]
+    emptied = [shard.folder for shard in read_shards(index) if shard.is_emptied]
     remove_unfinished(index / SHARDS)
-    for folder in empty:
+    for folder in emptied:
         shutil.rmtree(folder)
 
 

@@ -29,7 +29,8 @@ class CDLOptions:
     cross_attention: Annotated[bool, "cross-attention from the embedding to the cells (Table IV b)"] = True
     cascade: Annotated[
         Literal["paper", "residual", "parallel"],
-        "boxes from e0_hat (paper), e0_hat + W F_c (residual) or F_c (parallel) (Table IV c)",
+        "boxes from e0_hat (paper), e0_hat + W F_c (residual) or F_c (parallel) (Table IV c); e0_hat without what "
+        "a row read-out adds",
     ] = "residual"
     head_init: Annotated[
         Literal["small", "xavier"], "initialisation of the embedding, score and delta heads: small normal, or Xavier"

@@ -90,7 +90,7 @@ class PSDiffOptions(CDLOptions):
     ] = 0
     num_cdl: Annotated[int, AT_LEAST_1, "stacked denoising layers"] = 1
     sampling_ratio: Annotated[int, AT_LEAST_1, "RoIAlign's samples per cell and axis"] = 2
-    canonical_size: Annotated[float, POSITIVE, "box size in pixels that RoIAlign reads from level P4"] = 224.0
+    canonical_size: Annotated[float, POSITIVE, "pixels of what the backbone sees: size of a box read from P4"] = 224.0
     roi_backend: Annotated[Literal["auto", "gather", "matmul"], "implementation of RoIAlign"] = "auto"
     dtype: Annotated[Literal["float32", "bfloat16"], "dtype of the computation; parameters stay float32"] = "bfloat16"
 
@@ -121,6 +121,8 @@ class PSDiffOptions(CDLOptions):
         need(self.reid_scale == 1 or reads_images, "reid_scale", "must be 1 without a reid_backbone that reads images")
         heads = {name: spec.embedding_dim for name, spec in BACKBONES.items() if spec.embedding_dim}
         known = ", ".join(f"{name} ({dim})" for name, dim in heads.items())
+        need(not (self.reid_head and self.reid_crops), "reid_head", "must be False with reid_crops: it embeds those")
+        need(bool(self.reid_backbone) or not self.reid_weights, "reid_weights", "must be empty without a reid_backbone")
         for key in ("reid_head", "reid_crops"):
             need(
                 not getattr(self, key) or heads.get(self.reid_backbone) == self.embedding_dim,

@@ -11,7 +11,6 @@ Legend: N embeddings, E their width, D the width wanted.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +23,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.files import locked
 from psdiff_jax.models.weights import read_npz, save_npz
 from psdiff_jax.ops.normalize import unit_rows
-from psdiff_jax.teacher.targets import Targets
+from psdiff_jax.teacher.targets import Targets, arrays_hash
 
 ROWS_AT_ONCE = 8192
 FILE = "projection.npz"
@@ -54,7 +53,7 @@ class Projection:
     @cached_property
     def hash(self) -> str:
         """Digest of mean and basis: all that decides an embedding."""
-        return _digest(self.mean, self.basis)
+        return arrays_hash(self.mean, self.basis)
 
     def describe(self) -> str:
         """One phrase: `PCA of 512-d embeddings to 256-d, 97.3% of the variance kept`."""
@@ -107,7 +106,7 @@ def fit_pca(embeddings: np.ndarray, dim: int, whiten: bool = False) -> Projectio
     if whiten:
         basis[:, :count] /= np.sqrt(variances[:count])
     kept = float(variances[:count].sum() / variances.sum())
-    return Projection(mean.astype(np.float32), basis.astype(np.float32), kept, whiten, _digest(embeddings))
+    return Projection(mean.astype(np.float32), basis.astype(np.float32), kept, whiten, arrays_hash(embeddings))
 
 
 def _moments(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,7 +139,7 @@ def targets_of_width(targets: Targets, dim: int, *, folder: str | Path, whiten: 
 def kept_projection(embeddings: np.ndarray, dim: int, whiten: bool, folder: Path, title: str) -> Projection:
     """The projection in `folder` where it is of these embeddings and of this kind; otherwise it is fitted."""
     path = folder / FILE
-    wanted = {"embeddings": _digest(embeddings), "width": dim, "whitening": whiten}
+    wanted = {"embeddings": arrays_hash(embeddings), "width": dim, "whitening": whiten}
     kept, _ = _load_fresh(path, wanted)
     if kept is None:
         with locked(path.with_suffix(".lock"), f"fits {path}"):
@@ -165,12 +164,3 @@ def _load_fresh(path: Path, wanted: dict[str, Any]) -> tuple[Projection | None, 
         return None, ["its format"]
     differs = [name for name, value in wanted.items() if has[name] != value]
     return (None if differs else kept), differs
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        array = np.ascontiguousarray(array, "<f4")
-        digest.update(f"{array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()[:16]

@@ -72,14 +72,6 @@ class Targets:
                 )
         return Targets(rows, self._starts, f"{self.source}, {how}", self.notes)
 
-    def check_dim(self, embedding_dim: int) -> None:
-        """Raises InputError when the model denoises embeddings of another width."""
-        if embedding_dim != self.dim:
-            raise InputError(
-                f"config.model.embedding_dim is {embedding_dim}, but {self.source} gives {self.dim}-d embeddings:"
-                f" set config.model.embedding_dim={self.dim} or choose another teacher"
-            )
-
 
 def teacher_detections(targets: Targets, dataset: Images, split: str) -> Detections:
     """The ground-truth boxes of `gallery` or `query` with the teacher's embeddings and score 1.
@@ -105,6 +97,16 @@ def boxes_hash(annotations: Annotations) -> str:
     digest = hashlib.sha256("\0".join(annotations.image_names).encode())
     for boxes in annotations.boxes:
         digest.update(np.asarray([len(boxes)], "<i8").tobytes() + np.ascontiguousarray(boxes, "<f4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def arrays_hash(*arrays: np.ndarray) -> str:
+    """Digest of shapes and of values as float32, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array, "<f4")
+        digest.update(f"{array.shape}".encode())
+        digest.update(array.data)
     return digest.hexdigest()[:16]
 
 

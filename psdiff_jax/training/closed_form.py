@@ -10,6 +10,7 @@ Legend: B image, M ground truth (padded), n box, F feature, D embedding.
 """
 
 import functools
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -121,12 +122,13 @@ def fit(boxes: Iterable[Boxes]) -> Fit:
     """
     sums: list[Sums] = []
     kept: list[list[Boxes]] = [[] for _ in range(FOLDS)]
-    seen = 0
+    people, nameless = dict[int, int](), itertools.count()
     for x, y, ids, said in boxes:
         sums = sums or [Sums(x.shape[1], y.shape[1]) for _ in range(FOLDS)]
-        # Boxes without an identity are people as well: each is one of its own.
-        fold = np.where(ids < 0, seen + np.arange(len(ids)), ids) % FOLDS
-        seen += len(ids)
+        # People are counted as they come, for ids may all be multiples of something. Boxes without one are people as
+        # well: each is one of its own.
+        number = [people.setdefault(i, len(people)) if i >= 0 else next(nameless) for i in ids.tolist()]
+        fold = np.asarray(number, int) % FOLDS
         for k in np.unique(fold):
             mine = fold == k
             part = Boxes(x[mine], y[mine], ids[mine], said[mine])

@@ -1,10 +1,11 @@
 """Options of training."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from psdiff_jax.diffusion.noise import DiffusionOptions
 from psdiff_jax.diffusion.samplers import SamplerOptions
+from psdiff_jax.errors import InputError
 from psdiff_jax.models.psdiff import PSDiffOptions
 from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, SEED, Need
 from psdiff_jax.training.matcher import MatchOptions
@@ -62,8 +63,8 @@ class TrainOptions(OptimizerOptions):
     def check(self, need: Need) -> None:
         super().check(need)
         need(self.batch_size % self.accumulate == 0, "accumulate", "must divide config.train.batch_size")
-        need(set(self.frozen) != set(get_args(Part)), "frozen", "leave a module to train")
-        need(not self.views or self.objective == "denoising", "views", "must be 0 with objective='readout'")
+        for key in ("views", "remat"):
+            need(not getattr(self, key) or self.objective == "denoising", key, "has no effect with objective='readout'")
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,11 @@ class TrainingConfig:
     matching: MatchOptions = field(default_factory=MatchOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
+
+    def check(self, need: Need) -> None:
+        model, options = self.model, self.train
+        trained = {"backbone", "fpn", "cdl"} if options.objective == "denoising" else set()
+        if model.readout_rows:
+            trained |= {"readout", "reid_backbone" if model.reid_backbone else "backbone"}
+        if not trained - set(options.frozen):
+            raise InputError(f"config.train.frozen={options.frozen}: leave one of {sorted(trained)} to train")

@@ -183,8 +183,16 @@ def load_parts(config: TrainingConfig) -> tuple[nnx.GraphDef, Any, Any]:
     return graphdef, params, rest
 
 
+def whole_weights(config: TrainingConfig, workdir: Path) -> Path | None:
+    """The file that holds the whole model where there is no checkpoint: what a training of no steps left or somebody
+    copied, `workdir/model.npz`, or else config.train.init_from; None if there is none."""
+    options = config.train
+    given = "" if options.init_parts or options.readout_from else options.init_from
+    return next((path for path in (workdir / "model.npz", Path(given).expanduser()) if path.is_file()), None)
+
+
 def load_trained(config: TrainingConfig, workdir: Path, teacher: Path) -> tuple[nnx.GraphDef, TrainState]:
-    """The newest checkpoint of `workdir`; before the first, the weights of config.train.init_from as they are.
+    """The newest checkpoint of `workdir`; without one `whole_weights`, or the parts that config.train names.
 
     The state of the optimizer is None where the weights come from `workdir/model.npz`, which is read in a third of the
     time; that is where it holds what the newest checkpoint holds.
@@ -204,6 +212,10 @@ def load_trained(config: TrainingConfig, workdir: Path, teacher: Path) -> tuple[
         restored = checkpoints.restore_latest(template)
     if restored is not None:
         return graphdef, restored[0]
+    if whole := whole_weights(config, workdir):
+        print(f"{workdir / 'checkpoints'} holds no checkpoint: using {whole} as it is", file=sys.stderr, flush=True)
+        graphdef, params, rest = load_weights(config, whole)
+        return graphdef, TrainState(jnp.int32(0), params, rest, None, None, jax.random.key(config.seed))
     if not config.train.init_from:
         raise InputError(f"{workdir / 'checkpoints'} holds no checkpoint: train first, with --mode train")
     if untrained := _untrained(config):

@@ -156,7 +156,7 @@ def test_shards_together_are_the_gallery(tmp_path, small_windows, sizes):
         assert rows < 16 + (1 + (sizes is MIXED)) * BATCH * PROPOSALS * len(STEPS)
     for k in STEPS:
         assert isinstance(found[k].embeddings, Blocks)
-        assert all(isinstance(load(), np.memmap) for load in found[k].embeddings._loaders)
+        assert all(isinstance(part, np.memmap) for part in found[k].embeddings.parts)
 
 
 @pytest.mark.parametrize("query", ["gt_box", "detected"])

@@ -1,6 +1,8 @@
 """Searching an index, against the same in plain NumPy; its export; and indexes that are damaged."""
 
 import json
+import os
+import resource
 import shutil
 
 import numpy as np
@@ -103,6 +105,22 @@ def test_of_several_queries_the_largest_similarity_counts(folder):
     mask = np.array([each.kind == "video" for each in index.files])
     assert {hit.image for hit in index.nearest(queries, 12, within=mask)} == {"v.mp4"}
     assert index.nearest(queries, 12, threshold=1.1) == index.nearest(queries, 0) == []
+
+
+def test_an_index_may_have_more_shards_than_files_may_be_open(tmp_path):
+    write_settings(tmp_path, Settings("m", DIM, 4, 1.0, 0.1, "photos"))
+    for number in range(60):
+        write_shard(tmp_path, 0, [file(f"{number:02}.jpg")], make_shard(number, (3,)))
+    query = np.eye(DIM)[0]
+    expected = Index.open(tmp_path).nearest(query)  # compiles
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 30, hard))
+    try:
+        index = Index.open(tmp_path)
+        assert index.nearest(query) == expected
+        assert np.asarray(index.vectors(range(180))).shape == (180, DIM)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_an_empty_index_finds_nothing(tmp_path):

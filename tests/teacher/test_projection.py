@@ -182,4 +182,3 @@ def test_targets_of_a_file_of_another_width(tmp_path):
     np.testing.assert_allclose(narrow.all("train") @ narrow.all("gallery").T, theirs @ theirs[:20].T, atol=1e-5)
     assert narrow.dim == 4 and narrow.lookup("train", 1).shape == (20, 4) and narrow.notes == ("note",)
     assert narrow.source.startswith("t.npz, PCA of 24-d embeddings to 4-d")
-    narrow.check_dim(4)

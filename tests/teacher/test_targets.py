@@ -151,13 +151,6 @@ def test_bad_files_are_refused(tmp_path, changes, message):
         file_targets(write(tmp_path / "t.npz", ROWS, **changes), Dataset())
 
 
-def test_wrong_width_is_refused(tmp_path):
-    targets = file_targets(write(tmp_path / "t.npz", ROWS), Dataset())
-    targets.check_dim(3)
-    with pytest.raises(InputError, match=r"config\.model\.embedding_dim is 256, but .*t\.npz gives 3-d"):
-        targets.check_dim(256)
-
-
 def test_network_targets_are_computed_once_and_renewed_when_stale(tmp_path, capsys):
     dataset, calls = Dataset(), []
 

@@ -74,6 +74,11 @@ def test_people_without_identity_are_fitted_and_not_ranked():
     assert found.boxes == len(x) and max(found.scores.values()) > 0.5
 
 
+def test_ids_may_be_multiples_of_the_number_of_folds():
+    x, y, ids = people()
+    assert fit([boxes(x, y, 10 * ids)]).scores == fit([boxes(x, y, ids)]).scores
+
+
 def test_too_few_people():
     x, y, ids = people(count=4)
     with pytest.raises(InputError, match=r"config\.train\.closed_form: needs ground truths of at least 5 people"):
