@@ -43,8 +43,9 @@ class Desk:
         query, gallery = session.query, self.indexing.gallery
         if not query.examples or gallery is None:
             return []
-        said = {each.hit: each.is_them for each in query.judgements}
-        return [hit | {"is_them": said.get(hit["id"])} for hit in gallery.hits(query.vector(), session.filters)]
+        said = {each.place: each.is_them for each in query.judgements}
+        hits = gallery.hits(query.vector(), session.filters)
+        return [hit | {"is_them": said.get(gallery.place(hit["id"]))} for hit in hits]
 
     def state(self, session: Session) -> dict[str, Any]:
         """All that the page draws."""
@@ -89,7 +90,8 @@ def open_desk(
 
     if folder is not None:
         indexing.start(update)
-    precision = calibrated_precision(Path(run), search.steps) if run and not reid_weights else None
+    is_calibrated = search.config.data.held_out and search.config.evaluate.calibrate and not reid_weights
+    precision = calibrated_precision(Path(run).expanduser(), search.steps) if run and is_calibrated else None
     return Desk(search, indexing, gate, precision)
 
 

@@ -9,6 +9,8 @@ import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from psdiff_jax.errors import InputError
+
 Hits = Sequence[dict[str, Any]]
 COLUMNS = ("rank", "similarity", "image", "time", "x1", "y1", "x2", "y2", "score", "is_them")
 
@@ -32,10 +34,16 @@ def as_json(hits: Hits) -> str:
 
 
 def as_zip(hits: Hits, crop: Callable[[str], bytes]) -> bytes:
-    """crop: a hit's id -> JPEG."""
-    buffer = io.BytesIO()
+    """crop: a hit's id -> JPEG, or InputError: then `left_out.txt` says why there is no picture of that hit."""
+    buffer, left_out = io.BytesIO(), []
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("hits.csv", as_csv(hits))
         for hit in hits:
-            archive.writestr(f"{hit['rank']:03d}.jpg", crop(hit["id"]))
+            name = f"{hit['rank']:03d}.jpg"
+            try:
+                archive.writestr(name, crop(hit["id"]))
+            except InputError as error:
+                left_out.append(f"{name}: {error}\n")
+        if left_out:
+            archive.writestr("left_out.txt", "".join(left_out))
     return buffer.getvalue()

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from psdiff_jax.app.sessions import Filters, new_id
+from psdiff_jax.app.sessions import Filters, Place, new_id
 from psdiff_jax.data.media import frame_at, read_image
 from psdiff_jax.data.transforms import resize
 from psdiff_jax.errors import InputError
@@ -68,14 +68,22 @@ class Gallery:
         """The unit embedding [D] of a hit."""
         return self._index.vectors([self._row(hit_id)])[0]
 
+    def place(self, hit_id: str) -> Place:
+        """The image, time and box of a hit: its id is another one in the next gallery."""
+        hit = self._index.hit(0, self._row(hit_id), 0.0)
+        return hit.image, hit.time, hit.box
+
     def crop(self, hit_id: str) -> np.ndarray:
-        """The person with a small margin, uint8 RGB."""
+        """The person with a small margin, uint8 RGB; InputError where the image is smaller than it was."""
         row = self._row(hit_id)
         image = self._image(row)
+        height, width = image.shape[:2]
         x1, y1, x2, y2 = self._index.boxes[row]
         margin = CROP_MARGIN * max(x2 - x1, y2 - y1)
         left, top = (max(0, int(v - margin)) for v in (x1, y1))
         crop = image[top : max(int(y2 + margin), top + 1), left : max(int(x2 + margin), left + 1)]
+        if x2 > width or y2 > height or not crop.size:
+            raise InputError(f"{self._name(row)} has changed since it was indexed; index the folder again")
         return resize(crop, min(1.0, CROP_HEIGHT / crop.shape[0]))
 
     def frame(self, hit_id: str, longest: int) -> np.ndarray:
@@ -107,8 +115,11 @@ class Gallery:
             raise InputError("This result is of a file that was deleted; search again")
         return int(row)
 
+    def _name(self, row: int) -> str:
+        return str(self._index.files[self._index.source[row]].path)
+
     def _path(self, row: int) -> Path:
-        name = str(self._index.files[self._index.source[row]].path)
+        name = self._name(row)
         path = (self._root / name).resolve()
         if not path.is_relative_to(self._root):
             raise InputError(f"{name} leads out of the folder that was indexed; it is not shown")

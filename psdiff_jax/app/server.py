@@ -105,7 +105,7 @@ def state(desk: Here, session: Mine) -> dict[str, Any]:
 
 
 async def add_image(request: Request, desk: Here, session: Mine, name: str = "") -> dict[str, Any]:
-    uploads.checked_name(name)
+    name = uploads.checked_name(name)
     data = await uploads.read_limited(request.stream(), request.headers.get("content-length"), name)
 
     def detect() -> dict[str, Any]:
@@ -148,9 +148,10 @@ def choose(choice: Choice, desk: Here, session: Mine) -> dict[str, Any]:
 def judge(verdict: Verdict, desk: Here, session: Mine) -> dict[str, Any]:
     if not session.query.examples:
         raise InputError("Choose a person first; then say which hits are them")
-    embedding = desk.gallery.embedding(verdict.hit)
-    judgement = None if verdict.is_them is None else Judgement(verdict.hit, verdict.is_them, embedding)
-    session.change(lambda query: query.judged(judgement, verdict.hit))
+    gallery = desk.gallery
+    place, embedding = gallery.place(verdict.hit), gallery.embedding(verdict.hit)
+    judgement = None if verdict.is_them is None else Judgement(place, verdict.is_them, embedding)
+    session.change(lambda query: query.judged(judgement, place))
     return desk.state(session)
 
 

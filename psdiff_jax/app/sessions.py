@@ -16,6 +16,7 @@ import numpy as np
 from psdiff_jax.errors import InputError
 
 Box = tuple[float, float, float, float]
+Place = tuple[str, float | None, Box]  # of a hit, in whichever index: image, seconds in a video, box
 
 # Rocchio's weights: of the examples, of the mean of what was confirmed, and of the mean of what was rejected.
 EXAMPLES, CONFIRMED, REJECTED = 1.0, 0.75, 0.15
@@ -51,9 +52,9 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """What the user said of a hit: it is them, or it is not. embedding: the hit's, a unit vector [D]."""
+    """What the user said of a hit: it is them, or it is not. place, embedding: the hit's, a unit vector [D]."""
 
-    hit: str
+    place: Place
     is_them: bool
     embedding: np.ndarray
 
@@ -92,9 +93,9 @@ class Query:
         left = tuple(each for each in self.examples if each.image != image)
         return Query(left, self.judgements if left else ())
 
-    def judged(self, judgement: Judgement | None, hit: str) -> Query:
-        """Sets the judgement of a hit; None takes it back."""
-        others = tuple(each for each in self.judgements if each.hit != hit)
+    def judged(self, judgement: Judgement | None, place: Place) -> Query:
+        """Sets the judgement of the hit at a place; None takes it back."""
+        others = tuple(each for each in self.judgements if each.place != place)
         return dataclasses.replace(self, judgements=(*others, judgement) if judgement else others)
 
 

@@ -26,6 +26,9 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
+from .conftest import RED
+from .standin import png
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
@@ -180,6 +183,37 @@ def test_the_token_opens_the_page(with_token, open_page):
     page = open_page(address=with_token)  # as it is printed
     expect(page.locator("#about")).to_contain_text("in 5 images and 1 video")
     assert "token" not in page.url
+
+
+def test_filters_stay_as_they_are_typed_while_the_index_is_made(with_token, desk, open_page, tmp_path):
+    (tmp_path / "query.png").write_bytes(png({RED: 20}))
+    desk.calibration = {"similarities": [0.0, 0.5], "precision": [0.2, 0.9]}
+    gallery, ready = desk.gallery, threading.Event()
+    indexing = desk.indexing.start(lambda _: (gallery, {}) if ready.wait(WAIT / 1000) else None)
+    try:
+        page = open_page(address=with_token)
+        page.set_input_files("#file", tmp_path / "query.png")
+        page.locator("button.person").click()
+        page.locator(".card").first.wait_for()
+        similarity = page.get_by_label("Similarity of at least")
+        similarity.evaluate("each => { each.value = 0.55; each.dispatchEvent(new Event('input', { bubbles: true })); }")
+        page.get_by_label("From").fill("1.5")
+        for _ in range(2):  # the first may have been under way
+            page.wait_for_event("response", lambda response: response.url.endswith("/api/state"))
+        expect(page.get_by_label("From")).to_have_value("1.5")
+        expect(similarity).to_have_value("0.55")
+        expect(page.locator("#least")).to_have_text("0.55")
+        expect(page.locator("#promise")).to_contain_text("90 % were right")
+    finally:
+        ready.set()
+        indexing.join()
+    page.get_by_label("From").press("Enter")
+    expect(page.get_by_label("From")).to_have_value("0:01.5")
+    page.get_by_label("To", exact=True).fill("1:30")
+    page.get_by_label("To", exact=True).press("Enter")
+    expect(page.locator("#results")).not_to_have_attribute("aria-busy", "true")
+    filters = page.evaluate("fetch('/api/state').then((answer) => answer.json())")["filters"]
+    assert (filters["after"], filters["before"], filters["similarity"]) == (1.5, 90, 0.55)
 
 
 def test_a_text_file_is_refused_and_the_page_goes_on(open_page, scenes, photos, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zipfile
 import zlib
 
 import numpy as np
@@ -52,6 +53,11 @@ def test_uploads_that_are_no_images(browser, content, status, line):
 )
 def test_names_that_are_paths(browser, name):
     refused(browser, browser.upload(png({RED: 20}), name), 400, "is no name of a file")
+
+
+def test_long_names_are_cut(browser):
+    (image,) = browser.upload(png({RED: 20}), "a" * 300 + ".png").json()["images"]
+    assert image["name"] == "a" * 116 + ".png"
 
 
 def test_two_gigabytes_are_refused_before_they_are_sent(browser):
@@ -142,3 +148,24 @@ def test_links_out_of_the_folder_are_not_followed(browser, desk, folder):
         file.unlink(missing_ok=True)
         kept.rename(file)
     assert browser.get(url).status_code == 200
+
+
+@pytest.mark.parametrize("size", [(100, 50), (170, 200)], ids=["without the box", "with a part of it"])
+def test_an_image_that_became_smaller(browser, folder, size):
+    """Its crop is refused; the ZIP has the others, and says so."""
+    hits = browser.choose(people=(RED,))["hits"]
+    hit = next(hit for hit in hits if hit["image"] == "south/1.jpg")
+    file, line = folder / "south/1.jpg", "south/1.jpg has changed since it was indexed; index the folder again"
+    before = file.read_bytes()
+    try:
+        Image.new("RGB", size).save(file)
+        answer = browser.get(f"/api/hits/{hit['id']}/crop")
+        assert (answer.status_code, answer.json()) == (400, {"error": line})
+        archive = zipfile.ZipFile(io.BytesIO(browser.get("/export/zip").content))
+    finally:
+        file.write_bytes(before)
+    left_out = [each["rank"] for each in hits if each["image"] == "south/1.jpg"]
+    pictures = [f"{each['rank']:03}.jpg" for each in hits if each["rank"] not in left_out]
+    assert archive.namelist() == ["hits.csv", *pictures, "left_out.txt"]
+    assert archive.read("left_out.txt").decode() == "".join(f"{rank:03}.jpg: {line}\n" for rank in left_out)
+    assert len(archive.read("hits.csv").splitlines()) == 1 + len(hits)

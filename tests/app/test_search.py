@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from psdiff_jax.app.gallery import Gallery
 from psdiff_jax.app.sessions import MAX_IMAGES
 
 from .conftest import BLUE, GREEN, RED, YELLOW
@@ -68,6 +69,26 @@ def test_judgements_move_the_query_and_undo_takes_them_back(browser):
         assert browser.post("/api/undo").json() == expected
     assert browser.post("/api/undo").json()["examples"] == []
     assert browser.post("/api/undo").json()["can_undo"] is False
+
+
+def test_judgements_outlast_the_index(browser, desk, index):
+    """Also of a person in a video; said again, each counts once."""
+    browser.choose(people=(RED,))
+    hits = browser.post("/api/filters", json={"top": 24, "similarity": -1}).json()["hits"]
+    chosen = [next(hit for hit in hits if hit["image"] == name) for name in ("top.jpg", "film/walk.webm")]
+    for hit in chosen:
+        before = browser.post("/api/judge", json={"hit": hit["id"], "is_them": True}).json()["hits"]
+    desk.indexing.gallery = Gallery(index, 0.5)
+    after = browser.get("/api/state").json()["hits"]
+    assert [hit | {"id": ""} for hit in after] == [hit | {"id": ""} for hit in before]
+    assert not {hit["id"] for hit in after} & {hit["id"] for hit in before}
+    said = [hit["id"] for hit in after if hit["is_them"]]
+    assert len(said) == 2
+    for hit in said:
+        assert browser.post("/api/judge", json={"hit": hit, "is_them": True}).json()["hits"] == after
+    for hit in said:
+        state = browser.post("/api/judge", json={"hit": hit, "is_them": None}).json()
+    assert [hit | {"id": ""} for hit in state["hits"]] == [hit | {"id": ""} for hit in hits]
 
 
 def test_several_images_of_one_person(browser):

@@ -19,7 +19,7 @@ def query(examples, confirmed=(), rejected=()):
     judged = [(True, each) for each in confirmed] + [(False, each) for each in rejected]
     return Query(
         tuple(Example(str(i), BOX, each) for i, each in enumerate(examples)),
-        tuple(Judgement(str(i), is_them, each) for i, (is_them, each) in enumerate(judged)),
+        tuple(Judgement((str(i), None, BOX), is_them, each) for i, (is_them, each) in enumerate(judged)),
     )
 
 

@@ -6,9 +6,11 @@ import sys
 import pytest
 
 from psdiff_jax.app import __main__ as start
+from psdiff_jax.app.desk import PersonSearch, open_desk
 from psdiff_jax.app.gallery import Gallery
 from psdiff_jax.app.indexing import Indexing
 from psdiff_jax.app.server import create_app
+from psdiff_jax.config import from_values
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.calibrate import calibrated_precision
 
@@ -87,3 +89,21 @@ def test_what_calibration_promises(tmp_path):
     (tmp_path / "calibration.json").write_text(f'{{"4": {known}, "8": {{"threshold": 0.1}}}}')
     assert calibrated_precision(tmp_path, 4) == {"similarities": [0.0, 0.5], "precision": [0.2, None]}
     assert calibrated_precision(tmp_path, 8) is calibrated_precision(tmp_path, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("held_out", "calibrate", "is_known"), [(0.1, True, True), (0.0, True, False), (0.1, False, False)]
+)
+def test_the_calibration_of_a_run(desk, index, monkeypatch, tmp_path, held_out, calibrate, is_known):
+    """Is shown where the run uses it, also of a run in the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    known = '{"1": {"similarities": [0.0], "precision": [0.2], "threshold": 0.1}}'
+    (tmp_path / "run/calibration.json").write_text(known)
+    search = standin.ColorSearch()
+    search.config = from_values({"data": {"held_out": held_out}, "evaluate": {"calibrate": calibrate}})
+    search.open_index = lambda _: index
+    monkeypatch.setattr(PersonSearch, "load", lambda *_, **__: search)
+    for run in ("~/run", str(tmp_path / "run")):
+        opened = open_desk(desk.gate, run, index=tmp_path, folder=None)
+        assert opened.calibration == ({"similarities": [0.0], "precision": [0.2]} if is_known else None)

@@ -4,10 +4,10 @@ import { draftBox, place } from "./box.js";
 
 const $ = (selector, within = document) => within.querySelector(selector);
 const cards = new Map(); // hit id -> its element, kept between draws so that pictures do not load again
+const drawn = {}; // part of the page -> what the state said of it when it was drawn last, as JSON
 let state = null;
 let queue = Promise.resolve();
 let timer = null;
-let drawnImages = "";
 
 const make = (tag, values, text = "") => Object.assign(document.createElement(tag), { textContent: text }, values);
 const copy = (template) => $(template).content.firstElementChild.cloneNode(true);
@@ -15,6 +15,8 @@ const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1
 const say = (text) => ($("#status").textContent = text);
 const seconds = (text) => (text.trim() ? text.split(":").reduce((sum, part) => sum * 60 + Number(part), 0) : null);
 const clock = (time) => `${Math.floor(time / 60)}:${String(Math.floor(time % 60)).padStart(2, "0")}`;
+const exact = (time) => `${clock(time)}${String(time).match(/\.\d+$/) ?? ""}`; // `seconds` reads the same time again
+const differs = (part, said) => drawn[part] !== (drawn[part] = JSON.stringify(said));
 
 function fail(message) {
   $("#error").hidden = !message;
@@ -152,16 +154,24 @@ function drawPromise(least) {
   else $("#promise").textContent = `${Math.round(100 * share)} % were right on images held out from training.`;
 }
 
-function drawFilters({ folders, videos }, filters) {
+function drawFolders(folders, chosen) {
   const options = folders.map((folder) => make("option", { value: folder }, folder === "." ? "(top folder)" : folder));
   $("#folder").replaceChildren(make("option", { value: "" }, "All folders"), ...options);
-  $("#folder").value = filters.folder ?? "";
+  $("#folder").value = chosen ?? "";
   $("#folder").parentElement.hidden = folders.length < 2;
+}
+
+// Each only where the state differs from the one before, so that what is being typed or dragged stays.
+function drawFilters({ folders, videos }, { folder, similarity, ...times }) {
   $("#times").hidden = videos === 0;
-  $("#after").value = filters.after === null ? "" : clock(filters.after);
-  $("#before").value = filters.before === null ? "" : clock(filters.before);
-  $("#similarity").value = filters.similarity;
-  drawPromise(filters.similarity);
+  if (differs("folder", [folders, folder])) drawFolders(folders, folder);
+  for (const name of ["after", "before"]) {
+    if (differs(name, times[name])) $(`#${name}`).value = times[name] === null ? "" : exact(times[name]);
+  }
+  if (differs("similarity", similarity)) {
+    $("#similarity").value = similarity;
+    drawPromise(similarity);
+  }
 }
 
 function advice({ gallery, indexing, images, examples }) {
@@ -192,7 +202,7 @@ function draw(next) {
   drawIndexing(next);
   state = next;
   const { gallery, images, hits, examples, filters } = state;
-  if (drawnImages !== (drawnImages = JSON.stringify([images, examples]))) {
+  if (differs("images", [images, examples])) {
     $("#images").replaceChildren(...[...images].reverse().map(drawImage)); // not while a box is being drawn
   }
   $("#query").classList.toggle("has-images", images.length > 0);
