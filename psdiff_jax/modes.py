@@ -159,7 +159,8 @@ def evaluate(
 def evaluate_folder(config: Config, workdir: Path, dataset: PreparedDataset, folder: Path) -> dict[str, Any]:
     """Scores a folder of embeddings, whoever made them: no model is loaded."""
     detections = {"given": (load_embeddings(folder / "gallery"), load_embeddings(folder / "query"))}
-    evaluation = score(config, dataset, protocols_of(config, dataset), detections, {"embeddings": str(folder)})
+    settings = {"embeddings": str(folder)}
+    evaluation = score(config, dataset, protocols_of(config, dataset), detections, settings, query_embedding="given")
     report(config, workdir, dataset, detections, evaluation, evaluation.numbers)
     return evaluation.numbers
 
@@ -170,11 +171,14 @@ def score(
     protocols: Sequence[Protocol],
     detections: StepDetections,
     settings: dict[str, Any],
+    query_embedding: str = "",
 ) -> Evaluation:
     """Every protocol over every entry of `detections`.
 
-    settings: what made the detections; its "calibration", if any, holds the search thresholds.
+    settings: what made the detections; its "calibration", if any, holds the search thresholds. query_embedding: how the
+    queries were embedded (`evaluate`); "": as config.evaluate.query says.
     """
+    own = {"gt_box": "pin", "detected": "match"}[config.evaluate.query]  # evaluation.json's words
     calibration, threshold = settings.get("calibration"), config.evaluate.search_threshold
     if calibration:
         threshold = {k: calibration.get(str(k), {}).get("threshold", threshold) for k in detections}
@@ -187,7 +191,7 @@ def score(
         reranking=config.evaluate.reranking,
         detection_threshold=config.evaluate.detection_threshold,
         search_threshold=threshold,
-        query_embedding={"gt_box": "pin", "detected": "match"}[config.evaluate.query],  # evaluation.json's words
+        query_embedding=query_embedding or own,
         settings={"dataset": dataset.title, "seed": config.seed, **settings},
         progress=progress,
     )

@@ -158,6 +158,7 @@ def test_scoring_the_exported_folder_gives_the_same_numbers(finished, tmp_path):
     model = json.loads((workdir / "evaluation.json").read_text())
     assert given["search"]["whole"]["all"]["given"] == model["search"]["whole"]["all"]["2"]
     assert given["detection"]["given"] == model["detection"]["2"]
+    assert given["settings"]["query_embedding"] == "given" and "as given" in (tmp_path / "report/table.txt").read_text()
 
 
 def test_search_by_query_number_and_by_image(finished, tmp_path):

@@ -14,7 +14,12 @@ _WORDS = {  # keys of settings and counts that are not the words of a page
     "seeds": "sampler seeds",
     "embeddings": "embeddings from",
 }
-_QUERIES = {"pin": "of the ground-truth box", "match": "of the detected box", "crop": "of the cropped ground-truth box"}
+_QUERIES = {
+    "pin": "of the ground-truth box",
+    "match": "of the detected box",
+    "crop": "of the cropped ground-truth box",
+    "given": "as given",
+}
 
 
 def split_name(protocol: str) -> tuple[str, str]:
