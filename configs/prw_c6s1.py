@@ -6,6 +6,9 @@ The full variant is for an accelerator: ResNet-50 from ImageNet weights and an e
 which the command must name (config.model.backbone_weights, config.teacher.file) unless they lie beside DIR as in
 DIR/prw_c6s1/teacher_omz0277.npz and DIR/weights/resnet50_v1_imagenet.npz.
 
+Every variant but crops reads those embeddings. They are not published; the network behind them does as well:
+--config.teacher.kind=openvino --config.teacher.file=.../person-reidentification-retail-0277.xml (Open Model Zoo).
+
 Variants:
 
     cpu          two CPU cores, 40 minutes: an Open Model Zoo detector's backbone at half resolution to find people and
@@ -13,7 +16,8 @@ Variants:
                  DIR/../weights/osnet_x0_25_msmt17.onnx unless the command names others
     long         the same for two and a half hours, with the re-ID network behind the teacher
     crops        the same in 40 minutes: that network sees crops of the people found, and no images; no teacher
-    small        two CPU cores, 15 minutes, nothing but what is shipped: the model for photographs at 432x540 pixels
+    small        two CPU cores, 15 minutes, nothing but the teacher and what is shipped: the model for photographs at
+                 432x540 pixels
     distillation, cpu_distillation, small_distillation
                  the plain distillation that the paper's Table VI compares with: the same network without diffusion,
                  people and their embeddings regressed from random boxes in one step

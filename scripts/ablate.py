@@ -24,10 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psdiff_jax.command_line import look_up, unknown_key
+from ml_collections import ConfigDict
+
+from psdiff_jax.command_line import look_up, raised_in_config, unknown_key
 from psdiff_jax.config import load_config
 from psdiff_jax.configs.sweeps import SWEEPS, Overrides, Sweep
-from psdiff_jax.errors import InputError
+from psdiff_jax.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Run:
 
 def load_base(config: str, given: Sequence[str]) -> tuple[Any, Overrides]:
     """(the config of a file "X.py" or "X.py:variant" with --config.a.b=value applied, those overrides)."""
-    base = load_config(config)
+    base = read_base(config)
     overrides = {}
     for option in given:
         key, equals, text = option.removeprefix("--config.").partition("=")
@@ -58,8 +60,25 @@ def load_base(config: str, given: Sequence[str]) -> tuple[Any, Overrides]:
             overrides[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             overrides[key] = text
-    base.update_from_flattened_dict(overrides)
+        default = look_up(base, key)
+        try:
+            base.update_from_flattened_dict({key: overrides[key]})
+        except TypeError as error:
+            is_group = isinstance(default, ConfigDict)
+            wanted = "it is a group of keys; name one of them" if is_group else f"expected a value like {default!r}"
+            raise InputError(f"config.{key}={text}: {wanted}") from error
     return base, overrides
+
+
+def read_base(config: str) -> Any:
+    """What `load_config` gives; InputError with the place where the file fails."""
+    try:
+        return load_config(config)
+    except InputError:
+        raise
+    except Exception as error:  # the file is the user's program
+        place = raised_in_config(["", "--config", config], error)
+        raise InputError(place or f"--config {config}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def plan_run(base: Any, sweep: Sweep, label: str, seed: int) -> Run:

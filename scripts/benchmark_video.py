@@ -11,6 +11,7 @@ threshold is config.evaluate.search_threshold.
 """
 
 import json
+import math
 import statistics
 import sys
 import time
@@ -30,6 +31,7 @@ from psdiff_jax.data.detections import Detections
 from psdiff_jax.data.prepared import PreparedDataset
 from psdiff_jax.data.records import open_dataset
 from psdiff_jax.data.stored_image import original_image
+from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.detection import detection_metrics
 from psdiff_jax.evaluation.person_search import score_search
 from psdiff_jax.evaluation.protocols import make_protocols
@@ -149,6 +151,8 @@ def run(argv: list[str], builder: list[tuple[str, str, str]]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"arguments without a flag: {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
+    if not 0 < RATE.value < math.inf:
+        raise InputError(f"--rate {RATE.value:g}: give a number above 0")
     set_builder_options(CONFIG.value, builder)
     config, workdir = from_values(CONFIG.value), Path(str(WORKDIR.value)).expanduser()
     videos = Videos(open_dataset(config.evaluation_data))
@@ -174,4 +178,7 @@ def run(argv: list[str], builder: list[tuple[str, str, str]]) -> None:
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
     sys.argv, builder = builder_options(sys.argv)  # config_flags looks for overrides there
-    app.run(partial(run, builder=builder))
+    try:
+        app.run(partial(run, builder=builder))
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -9,6 +9,7 @@ ground-truth-box query. Writes diagnosis.json and diagnosis.png.
 """
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from psdiff_jax.data.records import open_dataset
 from psdiff_jax.diffusion.noise import State
 from psdiff_jax.diffusion.samplers import QueryBox, SamplerOptions, sample
 from psdiff_jax.diffusion.schedule import sampling_times
+from psdiff_jax.errors import InputError
 from psdiff_jax.models.psdiff import Condition, PSDiff
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.normalize import normalize
@@ -171,4 +173,8 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.mark_flags_as_required(["config", "workdir"])
+    try:
+        app.run(main)
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -8,12 +8,15 @@ The folder is a dataset: --config.data.name=mot --config.data.root=street_video.
 from __future__ import annotations
 
 import argparse
+import math
+import sys
 from pathlib import Path
 
 import cv2
 
 from psdiff_jax.datasets.synthetic_street import PRESETS, StreetOptions
 from psdiff_jax.datasets.synthetic_street.walking import street_video
+from psdiff_jax.errors import InputError
 
 SEQINFO = """[Sequence]
 name={name}
@@ -38,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--camera-seed", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
+    if not 0 < args.rate < math.inf:
+        raise InputError(f"--rate {args.rate:g}: give a number above 0")
     for number in range(args.sequences):
         options = StreetOptions.preset(
             args.preset, test_identities=args.identities, camera_seed=args.camera_seed, seed=args.seed + number
@@ -60,4 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,8 +1,8 @@
 """Trains config.model.backbone to make the maps of a published network on the images of config.data.
 
-    python scripts/imitate_backbone.py --config configs/people_pretrain.py --config.data.root=TAR \\
+    python scripts/imitate_backbone.py --config configs/people_pretrain.py:imitate --config.data.root=TAR \\
         --imitated person-detection-0203.xml --workdir runs/finds
-    python scripts/imitate_backbone.py --config configs/people_pretrain.py --config.data.root=TAR \\
+    python scripts/imitate_backbone.py --config configs/people_pretrain.py:imitate --config.data.root=TAR \\
         --imitated person-reidentification-retail-0277.xml --maps 752,939,1123,1126 \\
         --config.model.backbone=osnet_x0_25 --workdir runs/tells_apart
 
@@ -77,6 +77,8 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     config, workdir = from_values(CONFIG.value), Path(WORKDIR.value).expanduser()
     options, spec = config.train, BACKBONES[config.model.backbone]
+    if not options.steps:  # as in a config that only puts trained parts together
+        raise InputError("config.train.steps=0: an untrained backbone would be written; give 1 or more")
     parallel.setup_cpu_devices(config.cpu_devices, options.batch_size)
     mesh, dim = parallel.make_mesh(), config.model.embedding_dim
     batches = train_batches(

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from benchmarks.psdiff import fill
 from flax import nnx
 
 from psdiff_jax.config import Config, from_values, load_config
@@ -102,15 +103,8 @@ def roi_align_flops(model: PSDiffOptions, num_proposals: int) -> int:
 
 def measure(model: PSDiff, config: Config, size: tuple[int, int], steps: list[int], repeats: int) -> dict[int, float]:
     """Median seconds of an image for each number of steps."""
-
-    def fill(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        name = jax.tree_util.keystr(path)
-        if "scale" in name or "var" in name:
-            return jnp.ones(leaf.shape, leaf.dtype)
-        return jnp.asarray(0.02 * np.random.default_rng(0).normal(size=leaf.shape)).astype(leaf.dtype)
-
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    params, rest = (jax.tree_util.tree_map_with_path(fill, tree) for tree in (params, rest))
+    params, rest = (fill(tree) for tree in (params, rest))
     predict = Predictor(graphdef, config.sampler)
     batch = {
         "image": jnp.asarray(np.random.default_rng(0).integers(0, 256, (1, *size, 3)), jnp.uint8),

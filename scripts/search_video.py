@@ -9,6 +9,7 @@ A query @SECONDS:x1,y1,x2,y2 is a person in the video itself. Without --run the 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ def main() -> None:
     parser.add_argument("--similarity", type=float, default=SIMILARITY, help="smallest similarity of a track")
     args = parser.parse_args()
     try:
+        if not 0 < args.rate < math.inf:
+            raise InputError(f"--rate {args.rate:g}: give a number above 0")
         ps = PersonSearch.load(args.run, reid_weights=args.reid_weights)
         search(ps, args.video, args.query, args.out, args.rate, args.similarity)
     except InputError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+import sys
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ import numpy as np
 from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.datasets.synthetic_street import PRESETS, Scene, Street, StreetOptions
 from psdiff_jax.datasets.synthetic_street.render import encode
+from psdiff_jax.errors import InputError
 
 
 def main() -> None:
@@ -38,6 +40,8 @@ def main() -> None:
     parser.add_argument("--boxes", action="store_true", help="draw boxes: green with identity, grey without")
     parser.add_argument("--zoom", type=int, default=1)
     args = parser.parse_args()
+    if min(args.scenes, args.zoom) < 1:
+        raise InputError("--scenes and --zoom must be 1 or more")
 
     changes = {key: getattr(args, key) for key in ("source", "drawn_share", "camera_seed", "seed")}
     if args.cameras:
@@ -93,4 +97,7 @@ def _write(path: pathlib.Path, image: np.ndarray, zoom: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -16,7 +16,7 @@ from psdiff_jax.errors import InputError
 
 
 class SyntheticStreet(RecordBuilder):
-    """Street scenes with splits `train`, `gallery` and `query`.
+    """Street scenes with splits `train`, `gallery` and `query`; `train` and `query` are left out if empty.
 
     Args:
       data_dir: folder for the records.
@@ -49,8 +49,9 @@ class SyntheticStreet(RecordBuilder):
         # Before the first scene is rendered: it is quick, and fails at once if the gallery is too small.
         queries = street.queries()
         self.report["query"] = {"queries": len(queries), "ids": len({query.person_id for query in queries})}
-        generators = {split: self._examples(split, render(street, split, self.workers)) for split in SPLITS}
-        return {**generators, "query": query_examples(queries)}
+        filled = [split for split in SPLITS if street.length(split)]
+        generators = {split: self._examples(split, render(street, split, self.workers)) for split in filled}
+        return generators | ({"query": query_examples(queries)} if queries else {})
 
     def _examples(self, split: str, records: Iterable[dict[str, Any]]) -> Examples:
         images, boxes, ids = 0, 0, set()

@@ -18,8 +18,8 @@ class StreetOptions:
 
     Attributes:
         size: scene height and width in pixels.
-        train_images, gallery_images: number of scenes in the two splits.
-        queries: number of query boxes in gallery scenes (every test identity once, then again).
+        train_images, gallery_images: number of scenes in the two splits; train_images=0 leaves `train` out.
+        queries: number of query boxes in gallery scenes (every test identity once, then again); 0: none.
         train_identities, test_identities: numbers of labelled identities; the two sets are disjoint for all seeds.
         cameras: number of cameras; scene i is of camera `i % cameras`.
         camera_seed: draws the cameras (position, colours, blur, street).
@@ -87,6 +87,7 @@ class StreetOptions:
         need(self.cameras >= 2, f"cameras={self.cameras}; every test identity is shown by two cameras, so 2 or more")
         for key in ("train_images", "gallery_images", "queries", "train_identities", "test_identities"):
             need(getattr(self, key) >= 0, f"{key}={getattr(self, key)} must not be negative")
+        need(self.gallery_images > 0, "gallery_images=0 leaves nothing to search; give 1 or more")
         need(self.queries == 0 or self.test_identities > 0, "queries need test_identities > 0")
         need(self.style in STYLES, f"style='{self.style}' is unknown; choose one of {', '.join(STYLES)}")
         need(0.0 <= self.drawn_share < 1.0, f"drawn_share={self.drawn_share} must be in [0, 1)")

@@ -16,8 +16,6 @@ def plan_gallery(options: StreetOptions, most: Sequence[int]) -> tuple[tuple[int
     Raises InputError if there is too little room.
     """
     scenes, identities, cameras = options.gallery_images, options.test_identities, options.cameras
-    if not scenes:
-        return ()
     rng = np.random.default_rng([options.seed, 505])
     counts = rng.integers(options.people[0], options.people[1] + 1, scenes)
     room = np.maximum(1, np.minimum(rng.binomial(counts, options.labelled), identities))

@@ -51,7 +51,8 @@ class Index:
             scores.append(rows.scores)
             source.append(place[rows.source])
             time.append(rows.time)
-        self.boxes, self.scores, self.source, self.time = map(np.concatenate, (boxes, scores, source, time))
+        self.boxes, self.scores = np.concatenate(boxes), np.concatenate(scores)
+        self.source, self.time = np.concatenate(source), np.concatenate(time)
         self.live = self.source >= 0
         lengths = [len(part) for part in scores[1:]]
         self._blocks = Blocks([shard.embeddings for shard in shards], lengths, self.settings.embedding_dim)

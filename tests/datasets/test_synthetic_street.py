@@ -269,6 +269,7 @@ def test_wrong_cutouts_are_named(cutouts, tmp_path):
         ({"size": (10, 10)}, "size"),
         ({"gallery_images": 6, "test_identities": 80}, "raise gallery_images"),
         ({"queries": 100000}, "lower queries"),
+        ({"gallery_images": 0, "queries": 0, "test_identities": 0}, "gallery_images=0 leaves nothing to search"),
     ],
 )
 def test_impossible_options_are_named(wrong, message):
@@ -306,6 +307,13 @@ def test_builder_round_trip_without_tensorflow(tmp_path, street):
     queries = dataset.queries()
     assert queries.image_names == tuple(query.image_name for query in street.queries())
     assert dataset.report["gallery"]["ids"] == SMALL["test_identities"]
+
+
+def test_splits_without_records_are_left_out(tmp_path):
+    builder = SMALL | {"train_images": 0, "queries": 0, "gallery_images": 10, "test_identities": 2}
+    dataset = open_dataset({"name": "synthetic_street", "prepared_dir": str(tmp_path), "builder": builder})
+    assert [len(dataset.source(split)) for split in ("train", "gallery", "query")] == [0, 10, 0]
+    assert len(dataset.annotations("train")) == len(dataset.queries().image_names) == 0
 
 
 def test_workers_render_the_same_scenes():

@@ -14,6 +14,7 @@ from .loading import load_script
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+PRW = ROOT / "configs" / "prw.py"
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,10 @@ def test_spread_is_mean_and_sample_deviation(ablate):
     ("arguments", "given", "message"),
     [
         ({"config": "nowhere.py"}, [], "--config nowhere.py: no such file"),
+        ({"config": f"{PRW}:papr"}, [], r"--config .*prw\.py, line \d+: .*has no variant 'papr'; choose default"),
+        ({"config": f"{ROOT}/configs/__init__.py"}, [], r"--config .*__init__\.py: KeyError: 'get_config'"),
+        ({}, ["--config.train.steps=abc"], r"config\.train\.steps=abc: expected a value like \d+$"),
+        ({}, ["--config.train=3"], r"config\.train=3: it is a group of keys; name one of them"),
         ({}, ["--config.train.stepz=1"], "config.train.stepz: no such key"),
         ({}, ["--seed", "3"], "--seed: unknown option"),
     ],
