@@ -44,15 +44,20 @@ def builder_options(argv: list[str]) -> tuple[list[str], list[tuple[str, str, st
     return rest, [(option[1], option[2], option[3]) for option in given if option is not None]
 
 
+def literal(text: str) -> Any:
+    """What an option's text says: true or false in any case, another Python literal, or the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
 def set_builder_options(config: ConfigDict, options: list[tuple[str, str, str]]) -> None:
-    """Sets what `builder_options` found, each as a Python literal or else as text; InputError for another type than the
-    config's own."""
+    """Sets what `builder_options` found; InputError for another type than the config's own."""
     for group, key, text in options:
-        builder = look_up(config, group)
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
+        builder, value = look_up(config, group), literal(text)
         default = builder.get(key)
         if isinstance(default, float) and isinstance(value, int):
             value = float(value)

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import sys
 import zlib
@@ -66,12 +67,14 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
       InputError: the disk is full, the folder is read-only, ...
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")  # on other hosts there may be the same pid
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
+            flush(temporary)
             temporary.replace(path)
+            flush(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -92,10 +95,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
             unfinished.mkdir(parents=True)
             yield unfinished
+            flush(*unfinished.rglob("*"), unfinished)
             shutil.rmtree(old, ignore_errors=True)
             if path.exists():
                 path.rename(old)
             unfinished.rename(path)
+            flush(path.parent)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -121,7 +126,20 @@ def adding_folder(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{path.name}")
     unfinished.mkdir(parents=True)
     yield unfinished
+    flush(*unfinished.rglob("*"), unfinished)
     unfinished.rename(path)
+    flush(path.parent)
+
+
+def flush(*paths: Path) -> None:
+    """Has files and folders written to the disk itself: otherwise a name may outlive a power failure, and what it names
+    not."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_unfinished(parent: Path) -> None:

@@ -78,6 +78,7 @@ def train(config: Config, workdir: Path, dataset: Images, gallery: PreparedDatas
             batches = stored_batches(features(config, workdir, dataset, model, targets), data, **given)
         show = prediction_images(config, config.evaluate, data, gallery, model, writer)
         training.train(config, workdir, model, batches, writer, hooks=[(config.train.image_every, show)])
+        parallel.act_on_sigterm()
         remove_features(workdir)
 
 

@@ -142,6 +142,14 @@ def read(cls: type[T], values: Mapping[str, Any], key: str = "config") -> T:
     return options
 
 
+def is_like(value: Any, default: Any) -> bool:
+    """Whether a value is of its default's type: of bool, int, float and str; a whole number will do for a float. Any
+    value is like a default of another type."""
+    if type(default) is float:
+        return type(value) in (int, float)
+    return type(default) not in (bool, int, str) or type(value) is type(default)
+
+
 def nearest(name: str, names: Mapping[str, Any]) -> str:
     """A hint at the known name that an unknown one may mean."""
     near = difflib.get_close_matches(name, list(names), 1)

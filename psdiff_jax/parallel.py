@@ -14,6 +14,8 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
+import threading
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ from psdiff_jax.errors import InputError, one_line
 from psdiff_jax.pod import leave, roll_call
 
 AXES = ("data", "model")
+WEEK = 7 * 24 * 3600  # seconds
 LEAST_SHARDED = 1024  # numbers of an array that is divided; to gather a smaller one takes longer than it saves
 
 
@@ -72,8 +75,16 @@ def join(limit: float = 300.0, trains: bool = True, where: tuple[str, int, int] 
         ) from error
     jax.config.update("jax_enable_preemption_service", trains)
     for_jax = roll_call(address, count, index, limit) if count > 1 else address
-    jax.distributed.initialize(for_jax, count, index, local)
+    # The others wait for a process that works alone at the end, however long; should it die, the watch ends them.
+    jax.distributed.initialize(for_jax, count, index, local, shutdown_timeout_seconds=WEEK)
     atexit.register(leave)  # runs before JAX's own, which waits for the others
+
+
+def act_on_sigterm() -> None:
+    """Gives SIGTERM back to Python's handler: in a pod that trains JAX's preemption service has taken it, from C++, and
+    nobody asks that service once the training is over."""
+    if jax.process_count() > 1 and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def meet() -> None:
@@ -225,15 +236,6 @@ def fetch(tree: Any) -> Any:
         return multihost_utils.process_allgather(leaf, tiled=True)
 
     return jax.tree.map(np.asarray, jax.device_get(jax.tree.map(whole, tree)))
-
-
-def gather_batch(batch: Any) -> Any:
-    """A host batch [rows of this process, ...] -> the rows of all processes, on every process."""
-    if jax.process_count() == 1:
-        return batch
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(batch, tiled=True)
 
 
 def gather_json(value: Any) -> list[Any]:

@@ -22,6 +22,7 @@ from psdiff_jax.command_line import split_query
 from psdiff_jax.data.media import Frame, count_frames, frame_at, read_frames, read_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.appearances import SIMILARITY, of_tracks, write_csv, write_json
+from psdiff_jax.inference.tracking import TrackingOptions
 from psdiff_jax.progress import progress
 from psdiff_jax.report.annotated_video import annotate_video
 from psdiff_jax.report.naming import clock
@@ -64,7 +65,9 @@ def search(ps: PersonSearch, video: Path, query: str, out: Path, rate: float, si
             end = frame.time
             yield frame
 
-    found = of_tracks(video.name, ps.track(frames()), embedding, similarity, gap=max(3.0, 2 / rate))
+    patience = max(TrackingOptions.patience, 2 / rate)  # of two frames at least
+    options = TrackingOptions(cold_steps=ps.steps, track_score=ps.threshold, patience=patience)
+    found = of_tracks(video.name, ps.track(frames(), options), embedding, similarity, gap=max(3.0, 2 / rate))
     write_json(out / "appearances.json", found)
     write_csv(out / "appearances.csv", found)
     picture = timeline_picture(found, lambda _, time: frame_at(video, time), {video.name: end})

@@ -12,12 +12,12 @@ nothing to read.
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from psdiff_jax.command_line import literal
 from psdiff_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ def options_of(pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise InputError(f"--option {pair}: give it as key=value")
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value  # a word
+        options[key] = literal(value)
     return options
 
 

@@ -179,6 +179,9 @@ def test_a_video_is_searched_by_a_time_and_a_box(ps, photos, tmp_path, capsys):
     assert len(rows) == 1 + len(found)
     assert len(list(read_frames(tmp_path / "annotated.mp4", 1000.0))) == 30
     assert (tmp_path / "timeline.png").stat().st_size > 1000
+    script.search(ps, video, "@0.5:5,5,40,40", tmp_path / "slow", rate=0.4, similarity=-1.0)  # frames are 2.5 s apart
+    found = json.loads((tmp_path / "slow/appearances.json").read_text(encoding="utf-8"))
+    assert max(len(each["track"]) for each in found) == 2
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
 from psdiff_jax import PersonSearch, experiment, modes
+from psdiff_jax.api import load_embedder
 from psdiff_jax.config import from_values
 from psdiff_jax.data.detections import Detections, load_embeddings
+from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.embed import image_loader
 from psdiff_jax.inference.tracking import TrackingOptions
@@ -161,6 +163,15 @@ def test_scoring_the_exported_folder_gives_the_same_numbers(finished, tmp_path):
     assert given["settings"]["query_embedding"] == "given" and "as given" in (tmp_path / "report/table.txt").read_text()
 
 
+def test_an_evaluation_that_finds_nobody_says_why(finished, tmp_path, capsys):
+    config, workdir = finished
+    shutil.copytree(workdir / "embeddings", tmp_path / "embeddings")
+    scores = tmp_path / "embeddings/gallery/scores.npy"
+    np.save(scores, np.load(scores) * np.float32(1e-6))
+    experiment.run(config, tmp_path / "run", "evaluate", embeddings=str(tmp_path / "embeddings"))
+    assert "nobody" in capsys.readouterr().out.lower() and "obody" in (tmp_path / "run/report/table.txt").read_text()
+
+
 def test_search_by_query_number_and_by_image(finished, tmp_path):
     import cv2
 
@@ -223,7 +234,7 @@ def test_the_python_interface_finds_what_the_program_finds(finished):
     config, workdir = finished
     dataset = open_dataset(config.data)
     search = PersonSearch.load(workdir)
-    gallery, query = (load_embeddings(workdir / "embeddings" / part) for part in ("gallery", "query"))
+    gallery = load_embeddings(workdir / "embeddings/gallery")
     load, queries = image_loader(dataset), dataset.queries()
     image = load(gallery.images[0])  # the noise of image 0
     found, rows = search.detect(image), gallery.image_index == 0
@@ -232,8 +243,10 @@ def test_the_python_interface_finds_what_the_program_finds(finished):
     np.testing.assert_allclose(found.embeddings, gallery.embeddings[rows], atol=1e-4)
     own = search.embed(load(queries.image_names[0]), queries.boxes[0])
     assert own.shape == (32,) and np.linalg.norm(own) == pytest.approx(1, abs=1e-5)
-    if gallery.images.index(queries.image_names[0]) == 0:
-        np.testing.assert_allclose(own, query.embeddings[0], atol=1e-4)
+    embedder, _ = load_embedder(from_values(config), workdir)
+    batch = next(iter(eval_batches(dataset, "query", embedder.data, batch_size=embedder.options.batch_size)))
+    batch["image_index"][:] = 0  # its noise, too
+    np.testing.assert_allclose(own, embedder.predict(batch, (2,), gt_box=True)[2].embeddings[0, 0], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from psdiff_jax.teacher.target_cache import cached_rows
 
 from . import folder
 from .options import open_dataset
+from .pod import LIMIT
 
 pytestmark = pytest.mark.slow
 STREET = {
@@ -94,7 +95,7 @@ def test_a_signal_is_one_line(name, number, tmp_path):
         while name == "workers" and len(children(process.pid)) < 2:
             time.sleep(0.01)
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-        said, errors = process.communicate(timeout=60)
+        said, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 128 + number, errors
     line = errors.strip().splitlines()[-1]
     kept = (first + said).count("row") - 1  # the last one was not there yet
@@ -150,7 +151,7 @@ def test_a_closed_terminal_is_not_written_to(tmp_path):
         assert screen.readline() == b"ready\r\n"
     os.close(master)
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=LIMIT) == 0
     assert (tmp_path / "saved").is_file()
 
 

@@ -154,13 +154,14 @@ def test_options_of_a_builder_need_not_stand_in_the_config():
         "--workdir=x",
         "--config.data.builder.gap=25",
         "--config.evaluate.data.builder.share=0.5",
+        "--config.evaluate.data.builder.outside=false",
     ]
     rest, options = builder_options(argv)
     config.lock()
     set_builder_options(config, options)
     assert rest == ["main", "--workdir=x"]
     assert config.data.builder.train_images == 3 and config.data.builder.gap == 25
-    assert config.evaluate.data.builder.to_dict() == {"names": "a,b", "share": 0.5}
+    assert config.evaluate.data.builder.to_dict() == {"names": "a,b", "share": 0.5, "outside": False}
 
 
 def test_unknown_key_suggests_the_nearest():

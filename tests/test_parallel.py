@@ -114,7 +114,8 @@ print(jax.device_count())
 
 
 def test_two_processes_train_stop_together_and_agree_with_one(tmp_path):
-    """Process 1 alone gets SIGTERM: both save the same step and end; run again, they finish as one process would."""
+    """Process 1 alone gets SIGTERM: both save the same step and end; run again, with a SIGTERM before the first step,
+    they do so again; run once more, they finish as one process would."""
     for code, output in run_pod(__name__, str(tmp_path), "10", devices=2):
         assert code == 128 + signal.SIGTERM, output
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
@@ -123,6 +124,12 @@ def test_two_processes_train_stop_together_and_agree_with_one(tmp_path):
         alone = fit(toy_step, toy_state(), toy_batches, steps=stopped)
         restored, _ = checkpoints.restore_latest(toy_state())  # 4 devices of 2 processes -> 1 device
         np.testing.assert_allclose(restored.params, alone.params, rtol=1e-5)
+
+    for code, output in run_pod(__name__, str(tmp_path), "-1", devices=2):
+        assert code == 128 + signal.SIGTERM, output
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        before, stopped = stopped, checkpoints.latest_step()
+        assert before < stopped <= before + 3
 
     first, second = run_pod(__name__, str(tmp_path), "0", devices=2)
     assert (first[0], second[0]) == (0, 0), first[1] + second[1]
@@ -149,9 +156,14 @@ def main(index: int, folder: Path, stop_at: int) -> None:
         time.sleep(0.2 if stop_at else 0)  # JAX looks for the signal about once a second
         return toy_step(state, batch)
 
+    if stop_at < 0:
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(3)
+
     with MetricWriter(folder) as writer, Checkpoints(folder / "checkpoints") as checkpoints:
         state = fit(step_fn, toy_state(), toy_batches, steps=30, writer=writer, checkpoints=checkpoints, mesh=mesh,
-                    log_every=5, checkpoint_every=8, hooks=[(stop_at, stop)])  # fmt: skip
+                    log_every=5, checkpoint_every=8, hooks=[(max(stop_at, 0), stop)])  # fmt: skip
         rows = parallel.put_batch(np.arange(4.0) + 4 * index, mesh)
         parts = parallel.put(np.arange(8.0), NamedSharding(mesh, PartitionSpec("data")))
         checkpoints.save(31, {"parts": parts})

@@ -1,5 +1,6 @@
 """Processes of a pod that do not come, or die. As a program: one of them, which sums for a while."""
 
+import contextlib
 import os
 import re
 import signal
@@ -14,6 +15,8 @@ import pytest
 
 from psdiff_jax import parallel, pod
 from psdiff_jax.errors import InputError
+
+from .pod import LIMIT
 
 pytestmark = pytest.mark.slow
 
@@ -55,15 +58,24 @@ def test_strangers_at_the_port_are_no_process(port):
     """Who says something else, or nothing, is not counted and does no harm."""
 
     def knock() -> None:
-        time.sleep(0.3)
         for words in (b"GET / HTTP/1.1\r\n\r\n", b"", pod.HELLO):
-            with socket.create_connection(("127.0.0.1", port)) as stranger:
+            with connected(port) as stranger:
                 stranger.sendall(words)
 
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(knock)
-        with pytest.raises(InputError, match="process 1 of 2 did not come within 2 s"):
-            pod.roll_call(f"127.0.0.1:{port}", 2, 0, 2)
+        knocks = pool.submit(knock)
+        with pytest.raises(InputError, match="process 1 of 2 did not come within 4 s"):
+            pod.roll_call(f"127.0.0.1:{port}", 2, 0, 4)
+        knocks.result()
+
+
+def connected(port: int) -> socket.socket:
+    """A connection to a port of this host, as soon as it listens."""
+    for _ in range(1000):
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", port))
+        time.sleep(0.01)
+    raise TimeoutError(f"nobody listens at port {port}")
 
 
 def test_a_port_that_is_taken_is_named(port):
@@ -81,7 +93,7 @@ def test_a_death_ends_the_others_with_one_line(port, dies, how):
     if how:
         processes[dies].send_signal(how)
     for index, process in enumerate(processes):
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=LIMIT)
         if index == dies:
             assert process.returncode == (-how if how else 1), errors
             continue
@@ -92,20 +104,20 @@ def test_a_death_ends_the_others_with_one_line(port, dies, how):
 
 
 def test_who_says_nothing_is_taken_for_dead(port):
-    processes = [start(port, 2, index, "3000", "-1", "4") for index in range(2)]
+    processes = [start(port, 2, index, "3000", "-1", "10") for index in range(2)]
     for process in processes:
         wait_for_sums(process)
     processes[1].send_signal(signal.SIGSTOP)
-    _, errors = processes[0].communicate(timeout=60)
+    _, errors = processes[0].communicate(timeout=LIMIT)
     processes[1].kill()
     processes[1].communicate()
-    assert "error: process 1 of 2 has not been heard of for 4 s, so this one ends" in errors
+    assert "error: process 1 of 2 has not been heard of for 10 s, so this one ends" in errors
 
 
 def test_an_end_in_order_is_no_death(port):
     processes = [start(port, 2, index, "5") for index in range(2)]
     for process in processes:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=LIMIT)
         assert process.returncode == 0 and "error" not in errors, errors
 
 

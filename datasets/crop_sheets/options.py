@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from psdiff_jax.errors import InputError
+from psdiff_jax.options import is_like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,10 @@ class SheetOptions:
         def need(holds: bool, message: str) -> None:
             if not holds:
                 raise InputError(f"crop_sheets: {message}")
+
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            need(is_like(value, field.default), f"{field.name}={value!r}; expected a value like {field.default!r}")
 
         low, high = self.person_height
         need(8 <= low <= high, f"person_height={self.person_height} must be two heights in pixels, smallest >= 8 first")

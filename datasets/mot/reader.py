@@ -140,7 +140,12 @@ def _check_options(train_share: float, every: int, min_visibility: float) -> Non
 
 def _test_names(given: Iterable[str] | str | None, sequences: list[MotSequence]) -> set[str]:
     """The names of the gallery sequences. The name of any of MOT17's copies selects the one that is read."""
-    wanted = given.split(",") if isinstance(given, str) else list(given or ())
+    wanted = given.split(",") if isinstance(given, str) else () if given is None else given
+    if not isinstance(wanted, list | tuple) or not all(isinstance(name, str) for name in wanted):
+        raise InputError(
+            f"config.data.builder.test_sequences={given!r}: give names with commas between; numbers are quoted twice:"
+            " \"'0001,0002'\""
+        )
     known = {sequence.name: sequence.name for sequence in sequences}
     for name in list(known):
         match = _COPY.fullmatch(name)

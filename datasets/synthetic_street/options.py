@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from psdiff_jax.errors import InputError
+from psdiff_jax.options import is_like
 
 # Raised with every change of pixels or labels for the same options, so that prepared datasets are built again.
 RENDERER = 1
@@ -78,6 +79,10 @@ class StreetOptions:
         def need(holds: bool, message: str) -> None:
             if not holds:
                 raise InputError(f"synthetic_street: {message}")
+
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            need(is_like(value, field.default), f"{field.name}={value!r}; expected a value like {field.default!r}")
 
         need(min(self.size) >= 64, f"size={self.size} is too small; each side needs 64 pixels or more")
         need(1 <= self.people[0] <= self.people[1], f"people={self.people} must be two counts, fewest >= 1 first")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 from psdiff_jax.data.image_reader import Batch
 from psdiff_jax.data.options import DataOptions
 from psdiff_jax.errors import InputError
+
+LATER = 10.0  # seconds that a worker goes on after SIGTERM; a pod agrees on a step in one or two
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,12 @@ def reading_threads(options: DataOptions) -> int:
     return options.threads or min(16, os.cpu_count() or 1)
 
 
-def _ignore_ctrl_c(*_: int) -> None:
-    """In a worker: a terminal sends Ctrl-C to all processes, and training ends its step before it ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _outlive_signals(*_: int) -> None:
+    """In a worker: a terminal or a scheduler signals all processes, and training ends its step before its workers. It
+    asks them to end by other means than SIGTERM, which Python sends to those that are left at its own end."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(LATER, os._exit, (1,)).start())
 
 
 def read_ahead(batches: Any, options: DataOptions) -> Any:
@@ -117,6 +123,6 @@ def read_ahead(batches: Any, options: DataOptions) -> Any:
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, even in a program without flags
         iterable = iterable.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=options.workers, per_worker_buffer_size=2),
-            worker_init_fn=_ignore_ctrl_c,
+            worker_init_fn=_outlive_signals,
         )
     return iter(iterable)

@@ -191,7 +191,7 @@ class PreparedDataset:
             boxes=tuple(np.asarray(row["boxes"], np.float32).reshape(-1, 4) for row in rows),
             person_ids=tuple(np.asarray(row["person_ids"], np.int64).reshape(-1) for row in rows),
         )
-        with contextlib.suppress(OSError):  # in a read-only folder they are read from the records each time
+        with contextlib.suppress(InputError):  # in a read-only folder they are read from the records each time
             _save_annotations(path, found)
         return found
 

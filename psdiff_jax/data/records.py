@@ -59,8 +59,9 @@ from psdiff_jax.data.schema import (
     record_features,
 )
 from psdiff_jax.errors import InputError
-from psdiff_jax.files import locked, write_atomically
+from psdiff_jax.files import flush, locked, write_atomically
 from psdiff_jax.interruption import AGAIN, stage
+from psdiff_jax.options import is_like
 
 __all__ = [  # this module is where the rest of the program finds all of them
     "BUILDERS",
@@ -141,6 +142,7 @@ def _prepare(name: str, builder_class: Any, options: Mapping[str, Any], report_p
     if getattr(builder, "person_names", None):
         names = json.dumps(builder.person_names, ensure_ascii=False, indent=1)
         write_atomically(records / PERSON_NAMES_FILE, names)
+    flush(*report_path.parent.rglob("*"))
     write_atomically(report_path, json.dumps({"options": options, "report": report}, indent=2, default=_plain))
     counts = ", ".join(f"{split} {sum(sizes)}" for split, sizes in shard_sizes(records).items())
     noted = "; ".join(f"{kind}: {count}" for kind, count in report.get("findings", {}).items())
@@ -180,13 +182,21 @@ def _quiet_tfds() -> Iterator[None]:
 
 
 def check_options(name: str, builder_class: Any, options: Mapping[str, Any]) -> None:
-    """Raises InputError for an option that the builder does not have, or a required one that is missing."""
+    """Raises InputError for an option that the builder does not have, one of another type than its default, or a
+    required one that is missing."""
     parameters = inspect.signature(builder_class.__init__).parameters
     named = {key: p for key, p in parameters.items() if key not in ("self", "data_dir") and p.kind is not p.VAR_KEYWORD}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # then the builder checks them itself
     for key in sorted(set(options) - set(named)) * (not takes_any):
         known = ", ".join(named) or "none"
         raise InputError(f"config.data.{_key(key)}: dataset {name} takes no such option; it knows {known}")
+    for key in sorted(set(options) & set(named)):
+        value, default = options[key], named[key].default
+        if not is_like(value, default):
+            quoted = (
+                f"; a text that looks like a number is quoted twice: \"'{value}'\"" if default == str(default) else ""
+            )
+            raise InputError(f"config.data.{_key(key)}={value!r}: expected a value like {default!r}{quoted}")
     for key, parameter in named.items():
         if parameter.default is parameter.empty and key not in options:
             raise InputError(f"config.data.{_key(key)} is not set: dataset {name} needs --config.data.{_key(key)}=...")

@@ -1,6 +1,6 @@
 """When and where a person appears in videos: hits grouped in time, or the tracks that look like the person.
 
-    appearances = group(index.nearest(query, top=500))
+    appearances = group(index.nearest(query, top=500, threshold=ps.threshold))
     write_json(path, appearances); write_csv(path, appearances)
 
 Legend: K people of a frame, D embedding.

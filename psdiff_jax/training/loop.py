@@ -8,6 +8,7 @@ devices wait for neither.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import threading
 import time
@@ -28,6 +29,7 @@ from psdiff_jax.training.writer import MetricWriter
 StepFn = Callable[[Any, Any], tuple[Any, Mapping[str, jax.Array]]]
 Hook = tuple[int, Callable[[int, Any], None]]
 POLL = 0.002  # seconds between two checks whether data or devices are ready
+_asked = itertools.count(1)  # how often all processes have asked whether to stop, in whichever training
 
 
 class Positioned(Protocol):
@@ -88,7 +90,7 @@ def fit(
                 progress.read(*unread)
             unread = step, metrics
 
-            stopping, last = stop.reached(step), step == steps
+            stopping, last = stop.reached(), step == steps
             saving = checkpoints and (stopping or last or (checkpoint_every and step % checkpoint_every == 0))
             due = [call for every, call in hooks if every and step % every == 0]
             if step == start + 1 or stopping or last or saving or due:
@@ -104,6 +106,8 @@ def fit(
                 call(step, state)
             if saving or due:
                 progress.skip()
+    if stop.number:  # it came after the last step had asked
+        _exit(stop.number, steps, checkpoints, writer)
     if checkpoints:
         checkpoints.wait()
     return state
@@ -220,13 +224,14 @@ class _StopSignals:
         self._before: dict[int, Any] = {}
         self._many = jax.process_count() > 1
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop after `step`. All processes must ask at every step."""
+    def reached(self) -> bool:
+        """Whether to stop after this step. All processes must ask at every step."""
         if not self._many:
             return bool(self.number)
         from jax.experimental import multihost_utils
 
-        stopping = multihost_utils.reached_preemption_sync_point(step)
+        # The service counts the questions, and names the number of one to come; steps begin anew in each training.
+        stopping = multihost_utils.reached_preemption_sync_point(next(_asked))
         self.number = signal.SIGTERM if stopping else 0
         return stopping
 

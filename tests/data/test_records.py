@@ -1,7 +1,9 @@
 """Building and opening prepared datasets, with a builder of the user's own (`module:Class`)."""
 
+import errno
 import importlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from psdiff_jax.data import prepared
 from psdiff_jax.data.prepared import Source
 from psdiff_jax.data.records import image_example, query_example
 from psdiff_jax.errors import InputError
+from psdiff_jax.files import writing
 
 from ..options import open_dataset
 
@@ -103,6 +107,19 @@ def test_queries_and_their_images(config):
     assert dataset.query_source[0]["image"] == dataset.gallery_source[1]["image"]
 
 
+def test_in_a_read_only_folder_annotations_come_from_the_records(config, monkeypatch):
+    def read_only(path, _):
+        with writing(path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    expected = open_dataset(config).annotations("gallery")
+    dataset = open_dataset(config)
+    monkeypatch.setattr(prepared, "write_atomically", read_only)
+    (dataset.folder / "annotations-gallery.npz").unlink()
+    assert dataset.annotations("gallery").image_names == expected.image_names
+    assert not (dataset.folder / "annotations-gallery.npz").exists()
+
+
 def test_other_options_make_another_folder(config):
     first = open_dataset(config)
     config.builder = {"count": 2}
@@ -186,6 +203,15 @@ def test_a_query_outside_the_gallery_is_named(config):
         (
             {"name": "no_such_module:X"},
             "config.data.name: 'no_such_module:X' cannot be imported (No module named 'no_such_module')",
+        ),
+        (
+            {"builder": {"count": "many"}},
+            "config.data.builder.count='many': expected a value like 3",
+        ),
+        (
+            {"builder": {"query_image": 2024}},
+            "config.data.builder.query_image=2024: expected a value like 'gallery1.png'; a text that looks like"
+            " a number is quoted twice: \"'2024'\"",
         ),
         (
             {"builder": {"cuont": 3}},

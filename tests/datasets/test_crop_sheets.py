@@ -345,6 +345,7 @@ def test_too_few_people_to_split(tmp_path):
         ),
         ({"person_width": (0.6, 0.5)}, "person_width=(0.6, 0.5) must be two shares"),
         ({"repeats": 0}, "repeats=0 must be 1 or more"),
+        ({"own_aspect": "no"}, "own_aspect='no'; expected a value like False"),
         ({"test_share": 0.0}, "test_share=0.0 must be in (0, 1)"),
     ],
 )

@@ -295,6 +295,10 @@ def test_faults_of_images_are_all_reported(tree):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            {"test_sequences": (1, 2)},
+            "test_sequences=(1, 2): give names with commas between; numbers are quoted twice: \"'0001,0002'\"",
+        ),
         ({"test_sequences": ["ETH"]}, f"test_sequences: there is no sequence 'ETH'; there are {OLD}, {NEW}"),
         ({"train_share": 1}, "train_share: 1 is invalid; it is from 0 to below 1 (the rest is the gallery)"),
         ({"every": 0}, "every: 0 is invalid; it is a whole number from 1"),

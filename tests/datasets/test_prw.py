@@ -1,5 +1,8 @@
 """PRW's reader on small trees with all the defects of the real release, and on the real sequence if available."""
 
+import multiprocessing
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -294,11 +297,20 @@ def test_worker_processes_read_the_same_batches(config):
     config.data.workers = 1
     with_worker = train_batches(dataset, config)
     with_worker.set_state(state)
-    for _ in range(3):
+
+    def compare():
         first, second = next(threaded), next(with_worker)
         for key in first:
             np.testing.assert_array_equal(first[key], second[key], err_msg=key)
+
+    compare()
+    for child in multiprocessing.active_children():  # as a terminal or a scheduler does: training ends its step first
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            os.kill(child.pid, number)
+    for _ in range(8):  # more than have been made ahead
+        compare()
     with_worker.close()
+    assert not multiprocessing.active_children()
 
 
 def found(tree, *levels):

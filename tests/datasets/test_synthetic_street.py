@@ -265,6 +265,7 @@ def test_wrong_cutouts_are_named(cutouts, tmp_path):
     [
         ({"people": (0, 3)}, "people"),
         ({"cameras": 1}, "cameras=1"),
+        ({"cameras": "many"}, "cameras='many'; expected a value like"),
         ({"labelled": 0.0}, "labelled"),
         ({"size": (10, 10)}, "size"),
         ({"gallery_images": 6, "test_identities": 80}, "raise gallery_images"),

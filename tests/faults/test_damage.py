@@ -99,7 +99,12 @@ def test_small_files(name, tmp_path, tried):
     for _ in range(60):
         path.write_bytes(damaged(content.encode(), rng))
         try:
-            outcome = "the same values" if read(path) == whole else "other values"
+            found = read(path)
+            outcome = "the same values" if found == whole else "other values"
+            if name == "metrics.jsonl":
+                lines = path.read_bytes().split(b"\n")
+                assert sum(record == whole[0] for record in found) >= lines.count(content.encode().split(b"\n")[0])
+                outcome = "the other lines are read"
         except InputError as error:
             outcome = "one line"
             assert "\n" not in str(error), repr(error)

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from psdiff_jax.datasets.common import builder
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference import readings
 from psdiff_jax.teacher.target_cache import cached_rows
@@ -25,21 +27,38 @@ from . import stages
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", ["targets", "indexing", "preparation"])
-def test_two_at_once(name, tmp_path, tried, capfd):
-    """The second waits and finds what the first has made."""
+@pytest.mark.parametrize(
+    ("name", "owner", "work"),
+    [
+        ("targets", np.random, "default_rng"),
+        ("indexing", photos.ColourEmbedder, "send"),
+        ("preparation", builder, "encoded_image"),
+    ],
+)
+def test_two_at_once(name, owner, work, tmp_path, tried, monkeypatch):
+    """The second waits and finds what the first has made: nothing is done twice."""
+    done, start, real = [], threading.Barrier(2), getattr(owner, work)
+
+    def counted(*args, **given):
+        done.append(args)
+        return real(*args, **given)
+
     whole = stages.STAGES[name](tmp_path / "whole")
-    start = threading.Barrier(2)
+    if name == "indexing":  # it makes its images, too
+        stages.STAGES[name](tmp_path / "both")
+        shutil.rmtree(tmp_path / "both/index")
+    monkeypatch.setattr(owner, work, counted)
+    stages.STAGES[name](tmp_path / "alone")
+    alone = len(done)
+    done.clear()
 
     def run():
         start.wait()
         return stages.STAGES[name](tmp_path / "both")
 
-    if name == "indexing":  # it makes its images, too
-        stages.STAGES[name](tmp_path / "both")
     with ThreadPoolExecutor(2) as pool:
         results = [future.result() for future in [pool.submit(run), pool.submit(run)]]
-    assert results == [whole, whole]
+    assert results == [whole, whole] and len(done) == alone > 0
     tried(f"two at once: {name}", "both end alike")
 
 
@@ -59,8 +78,6 @@ def test_targets_are_computed_once(tmp_path):
 
 def test_an_image_that_is_replaced_while_a_dataset_is_prepared(tmp_path, monkeypatch, tried):
     """Between its header and its bytes: by one of another size, by none, by no image."""
-    from psdiff_jax.datasets.common import builder
-
     root, real = json_tree(tmp_path / "images of the user"), builder.encoded_image
     changes = {
         "another size": (lambda path: write_image(path, 70, 90), "pixels a moment ago and is 90 x 70 now"),

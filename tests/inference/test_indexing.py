@@ -13,7 +13,7 @@ import pytest
 
 from psdiff_jax.data.media import read_frames, read_image
 from psdiff_jax.errors import InputError
-from psdiff_jax.inference import shards
+from psdiff_jax.inference import indexing, shards
 from psdiff_jax.inference.index import Index
 from psdiff_jax.inference.indexing import Summary, update_index
 from psdiff_jax.inference.options import IndexOptions
@@ -436,5 +436,7 @@ def expected_rows_of_images(photos):
 
 
 if __name__ == "__main__":
-    join_pod(*sys.argv[1:4])
+    if join_pod(*sys.argv[1:4]):  # it sees an older folder: each file is somebody's all the same
+        find_media = indexing.find_media
+        indexing.find_media = lambda *given: find_media(*given)[3:]
     print(update_index(ColourEmbedder(), *sys.argv[4:], OPTIONS))

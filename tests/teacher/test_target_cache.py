@@ -12,7 +12,7 @@ import pytest
 
 from psdiff_jax.errors import InputError
 
-from ..pod import run_pod
+from ..pod import LIMIT, run_pod
 from .crowd import crowd_targets
 
 
@@ -42,7 +42,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bits_and_others_wait(tmp_path):
     calls = killed(folder)
     assert 3 <= calls < 8 and not (folder / "targets-train.npy").exists()
     together = [start(folder, 0.1) for _ in range(2)]
-    said = [process.communicate(timeout=60)[1] for process in together]
+    said = [process.communicate(timeout=LIMIT)[1] for process in together]
     assert [process.returncode for process in together] == [0, 0], said
     assert sum("continuing after" in text for text in said) == 1
     np.testing.assert_array_equal(crowd_targets(folder), whole)

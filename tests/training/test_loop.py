@@ -23,6 +23,8 @@ from psdiff_jax.training.progress import digits, duration
 from psdiff_jax.training.step import leaving_out
 from psdiff_jax.training.writer import MetricWriter, read_metrics
 
+from ..pod import LIMIT
+
 RATE = 0.05
 
 
@@ -246,16 +248,26 @@ def test_signals_save_and_stop(tmp_path, capfd, number):
     np.testing.assert_array_equal(state.params, fit(toy_step, toy_state(), toy_batches, steps=50).params)
 
 
+def test_a_signal_in_the_last_step_is_not_forgotten(tmp_path, capfd):
+    """What comes next in the program, an evaluation for instance, would not know of it."""
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(SystemExit) as exit_:
+            fit(toy_step, toy_state(), toy_batches, steps=6, checkpoints=checkpoints,
+                hooks=[(6, lambda *_: os.kill(os.getpid(), signal.SIGTERM))])  # fmt: skip
+        assert exit_.value.code == 128 + signal.SIGTERM and checkpoints.latest_step() == 6
+    assert "stopped at step 6; run the same command again to go on\n" in capfd.readouterr().out
+
+
 def test_slow_data_show_as_waiting(tmp_path):
     def slow(step):
         for batch in toy_batches(step):
-            time.sleep(0.01)
+            time.sleep(0.05)
             yield batch
 
     with MetricWriter(tmp_path) as writer:
         fit(toy_step, toy_state(), slow, steps=20, writer=writer, log_every=20)
     (record,) = read_metrics(tmp_path / "metrics.jsonl")
-    assert record["data_wait"] > 0.5 and record["images_per_second"] < 800
+    assert record["data_wait"] > 0.5 and record["images_per_second"] < 160
 
 
 def test_digits_and_durations():
@@ -267,19 +279,19 @@ def test_digits_and_durations():
 def test_killed_and_run_again_ends_the_same(tmp_path):
     """kill -9 at two moments; the third run gets through, and no record is there twice."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [sys.executable, __file__, str(killed)]
+    command, root = [sys.executable, "-m", "tests.training.test_loop"], Path(__file__).parents[2]
     for reached in (12, 31):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*command, str(killed)], stdout=subprocess.PIPE, text=True, cwd=root)
         for line in process.stdout:
             if int((re.match(r"train (\d+)/", line) or [0, 0])[1]) >= reached:
                 break
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, str(killed)], capture_output=True, text=True, timeout=LIMIT, cwd=root)
     assert done.returncode == 0, done.stderr
     assert re.search(r"train: resumed from step \d+", done.stdout)
     # In a process like it, for this one has another number of devices, hence sums in another order.
-    subprocess.run([sys.executable, __file__, str(whole)], check=True, capture_output=True, timeout=60)
+    subprocess.run([*command, str(whole)], check=True, capture_output=True, timeout=LIMIT, cwd=root)
     with np.load(killed / "final.npz") as final, np.load(whole / "final.npz") as expected:
         np.testing.assert_array_equal(final["params"], expected["params"])
         assert final["step"] == expected["step"] == 50

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from psdiff_jax import parallel
 from psdiff_jax.models.backbones import BACKBONES
 from psdiff_jax.training.optimizer import OptimizerOptions, Scales, learning_rate, make_optimizer
 
@@ -81,3 +83,34 @@ def test_gradients_are_clipped_as_a_whole():
     norm = 0.1 * 0.5 / np.sqrt(6 * 3**2 + 2 * 4**2)
     np.testing.assert_allclose(moments[0], 3 * norm, rtol=1e-4)
     np.testing.assert_allclose(moments[1], 4 * norm, rtol=1e-4)
+
+
+def test_on_divided_state_it_does_what_it_does_on_one_device():
+    """Every module at a rate of its own, decay for matrices alone, moments divided among two devices."""
+    spec = OptimizerOptions(
+        1e-2, weight_decay=0.1, clip_norm=0.5, warmup=0, schedule="constant", scales=Scales(backbone=0.1)
+    )
+    optimizer, rng = make_optimizer(spec, {"backbone": BACKBONES["swin_toy"]}), np.random.default_rng(0)
+    drawn = [jax.tree.map(lambda v: rng.normal(size=(512, *v.shape)).astype(np.float32), PARAMS) for _ in range(6)]
+    params, *gradients = (
+        jax.tree.map(lambda v: v.reshape(512, -1) if v.ndim > 2 else v.ravel(), each) for each in drawn
+    )
+
+    def trained(shards):
+        mesh = parallel.make_mesh(shards)
+
+        @jax.jit
+        def step(params, state, gradients):
+            update, state = optimizer.update(gradients, state, params)
+            return parallel.scattered((optax.apply_updates(params, update), state), mesh)
+
+        state = parallel.put_sharded((params, optimizer.init(params)), mesh)
+        for each in gradients:
+            state = step(*state, parallel.put_sharded(each, mesh))
+        return state
+
+    one, two = trained(1), trained(2)
+    kernel = two[0]["head"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 2
+    for ours, theirs in zip(jax.tree.leaves(two), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
