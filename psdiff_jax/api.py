@@ -56,6 +56,14 @@ def load_embedder(config: Config, workdir: Path) -> tuple[Embedder, int]:
     return _embedder(config, graphdef, weights(state), state.rest), int(state.step)
 
 
+def search_threshold(config: Config, workdir: Path, steps: int) -> float:
+    """The score from which a detection is searched: what the run in `workdir` has chosen on held-out images for a
+    number of denoising steps, or else config.evaluate.search_threshold."""
+    is_chosen = config.data.held_out and config.evaluate.calibrate
+    chosen = calibrated_threshold(workdir, steps) if is_chosen else None
+    return config.evaluate.search_threshold if chosen is None else chosen
+
+
 def _embedder(config: Config, graphdef: nnx.GraphDef, params: Any, rest: Any) -> Embedder:
     predictor = Predictor(graphdef, config.sampler)
     data, options = config.evaluation_data, config.evaluate
@@ -125,8 +133,7 @@ class PersonSearch:
             embedder = _embedder(config, *load_weights(config, whole))
         else:
             embedder, _ = load_embedder(config, workdir)
-        chosen = calibrated_threshold(workdir, steps) if config.data.held_out and config.evaluate.calibrate else None
-        return cls(config, embedder, steps, chosen)
+        return cls(config, embedder, steps, search_threshold(config, workdir, steps))
 
     def detect(self, image: np.ndarray) -> People:
         """Everybody in an image uint8 [H,W,3] RGB, best score first: boxes are xyxy pixels of that image."""

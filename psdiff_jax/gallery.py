@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from psdiff_jax import parallel
-from psdiff_jax.api import load_embedder
+from psdiff_jax.api import load_embedder, search_threshold
 from psdiff_jax.command_line import check_box, image_query
 from psdiff_jax.config import Config
 from psdiff_jax.data.detections import Detections, load_embeddings, save_embeddings
@@ -19,7 +19,6 @@ from psdiff_jax.data.records import PreparedDataset
 from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
-from psdiff_jax.inference.calibrate import calibrated_threshold
 from psdiff_jax.inference.embed import Embedder, LoadImage, image_loader
 from psdiff_jax.inference.embed_split import embed_all, remove_shards, shards_folder
 from psdiff_jax.inference.ranking import Hit, rank
@@ -85,9 +84,8 @@ def search(config: Config, workdir: Path, dataset: PreparedDataset, query: str, 
     steps = config.exported_steps
     if not _are_there(workdir, _made_from(embedder, dataset, steps)):
         _embed(config, workdir, dataset, embedder)
-    gallery, threshold = load_embeddings(workdir / "embeddings" / "gallery"), config.evaluate.search_threshold
-    if config.data.held_out and config.evaluate.calibrate:
-        threshold = calibrated_threshold(workdir, steps) or threshold
+    gallery = load_embeddings(workdir / "embeddings" / "gallery")
+    threshold = search_threshold(config, workdir, steps)
     hits = rank(embedder.embed_box(image, box, steps), gallery, top, threshold, leave_out)
     if parallel.is_main_process():
         write_hits(workdir / "search", name, image, box, steps, hits, image_loader(dataset))

@@ -131,10 +131,15 @@ def test_two_processes_do_what_one_does(finished, tmp_path):
         for name in ("loss", "gradient_norm"):
             values = ([record[name] for record in records] for records in (ours, theirs))
             np.testing.assert_allclose(*values, rtol=1e-3, err_msg=f"{split} {name}")
-    for name in ("teacher/teacher.npz", "model.npz"):
+    for name, rate in (
+        ("teacher/teacher.npz", config.teacher.learning_rate),
+        ("model.npz", config.train.learning_rate),
+    ):
         ours, theirs = (read_npz(folder / name) for folder in (training, alone))
         apart = np.concatenate([np.abs(ours[leaf] - theirs[leaf]).ravel() for leaf in theirs])
-        assert np.median(apart) < 5e-6, name  # not the largest: of a gradient near zero Adam makes a step either way
+        # Of a step of Adam's; all of them have moved the median weight by two. Not the largest difference, for where a
+        # gradient is near zero Adam makes a step either way. How much it is depends on the processor's sums.
+        assert np.median(apart) < 0.02 * rate, name
     for part in ("gallery", "query"):
         ours, theirs = (load_embeddings(folder / "embeddings" / part) for folder in (copy, alone))
         # Matched: where two scores or overlaps are all but equal, order and number are chance.

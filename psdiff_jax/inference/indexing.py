@@ -137,9 +137,10 @@ def update_index(
         parallel.meet()  # the others see what this one has changed
         todo = unfinished(media, read_shards(into))
         parallel.meet()  # nobody writes before all have seen it
-        # Of the first one's list, for the folder may have changed since: each file is somebody's, and nobody else's.
+        # All go by the first one's list, for the folder may have changed since: no file is two processes', or nobody's.
         listed = parallel.gather_json([[*file, after] for file, after in todo])[0]
-        share = [(Media(path, kind), after) for path, kind, after in listed][process::processes]
+        todo = [(Media(path, kind), after) for path, kind, after in listed]
+        share = todo[process::processes]
         _embed(embedder, root, into, share, options, process, unreadable, on_progress)
         for other in parallel.gather_json(unreadable):
             unreadable.update(other)

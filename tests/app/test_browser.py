@@ -37,6 +37,7 @@ pytestmark = [
 ADDRESS = re.compile(r"Person search: (http://127\.0\.0\.1:\d+/)")
 WAIT = 600_000  # ms: the model compiles, on a busy machine
 REFUSED = re.compile(r"Failed to load resource: the server responded with a status of (403|415)")  # noted by browsers
+HOSTILE = "<img src=x onerror=alert(1)>"  # in names of files, which the page shows as they are
 QUERY = 0  # the scene that is uploaded; the others are in the folder
 
 
@@ -51,10 +52,10 @@ def scenes():
 def photos(scenes, tmp_path_factory):
     root = tmp_path_factory.mktemp("street") / "photos"
     for i, scene in enumerate(scenes):
-        path = root / f"camera {scene.camera}" / f"{i}.png" if i != QUERY else root.parent / "query.png"
+        path = root / f"camera {scene.camera} {HOSTILE}" / f"{i}.png" if i != QUERY else root.parent / "query.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(scene.image).save(path)
-    (root / "broken.jpg").write_text("this is a text")
+    (root / f"{HOSTILE}.jpg").write_text("this is a text")
     return root
 
 
@@ -141,6 +142,10 @@ def test_from_the_folder_to_the_export(open_page, scenes, photos, tmp_path):
     person = choose(page, scenes, photos)
     (state,) = [page.evaluate("fetch('/api/state').then((answer) => answer.json())")]
     first = state["hits"][0]
+    expect(page.locator(".source").first).to_contain_text(HOSTILE)
+    expect(page.locator("#unreadable li")).to_contain_text(HOSTILE)
+    expect(page.locator("#folder option").last).to_contain_text(HOSTILE)
+    expect(page.locator("img[src=x]")).to_have_count(0)
     scene = scenes[int(re.search(r"(\d+)\.png", first["image"])[1])]
     truth = scene.boxes[list(scene.person_ids).index(person)]  # ValueError: the first hit is somebody else
     assert box_iou(np.asarray([truth], float), np.asarray([first["box"]]))[0, 0] > 0.5

@@ -1,7 +1,5 @@
 """MobileNetV2's files: torchvision's names, ONNX with folded BatchNorm, and the detectors of Open Model Zoo as IR."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -13,7 +11,8 @@ from psdiff_jax.convert.mobilenet import folded_names, plain_names, torchvision_
 from psdiff_jax.errors import InputError
 from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from ..shared import SHARED
+
 DETECTOR, FRAMES = SHARED / "weights" / "intel" / "person-detection-0203.xml", SHARED / "prw_c6s1" / "frames"
 ZOO = BACKBONES["mobilenet_v2_omz"]
 

@@ -1,7 +1,6 @@
 """OSNet's files: torchreid's names, ONNX with BatchNorm as it is and folded, every tensor accounted for."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,9 +20,11 @@ from psdiff_jax.teacher.openvino import load_maps, load_openvino
 from psdiff_jax.teacher.step import new_state
 from psdiff_jax.training.train import build_model
 
+from ..shared import SHARED
+
 SPEC = OSNetSpec(8, (16, 24, 32))
-WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights"
-SHARED = WEIGHTS / "osnet_x0_25_msmt17.onnx"
+WEIGHTS = SHARED / "weights"
+OSNET = WEIGHTS / "osnet_x0_25_msmt17.onnx"
 TEACHER = WEIGHTS / "intel" / "person-reidentification-retail-0277.xml"
 
 
@@ -185,14 +186,14 @@ def test_damaged_onnx_files_are_one_line(tmp_path, monkeypatch):
         read_state_dict(tmp_path / "a.onnx")
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason="OSNet's weights are not beside the project")
+@pytest.mark.skipif(not OSNET.is_file(), reason="OSNet's weights are not beside the project")
 def test_msmt17_weights_give_the_embeddings_of_onnxruntime():
     """By our conv5 map and the file's own fully connected layer; and all that is left out is that layer."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     spec = BACKBONES["osnet_x0_25"].for_reid()
     graphdef, state = nnx.split(abstract_backbone(spec))
-    loaded, arrays = load_backbone(SHARED, state), read_state_dict(SHARED)
+    loaded, arrays = load_backbone(OSNET, state), read_state_dict(OSNET)
     head = [f"fc.0.{x}" for x in ("weight", "bias")]
     head += [f"fc.1.{x}" for x in ("weight", "bias", "running_mean", "running_var")]
     assert sorted(loaded.left_out) == sorted(head) and loaded.count == len(arrays) - len(head)
@@ -203,7 +204,7 @@ def test_msmt17_weights_give_the_embeddings_of_onnxruntime():
     x = np.asarray(maps[-1]).mean((1, 2)) @ weight.T + bias
     ours = np.maximum((x - mean) / np.sqrt(var + 1e-5) * scale + shift, 0)
     scaled = ((crops - spec.mean) / spec.std).transpose(0, 3, 1, 2).astype(np.float32)
-    (theirs,) = onnxruntime.InferenceSession(SHARED, providers=["CPUExecutionProvider"]).run(None, {"images": scaled})
+    (theirs,) = onnxruntime.InferenceSession(OSNET, providers=["CPUExecutionProvider"]).run(None, {"images": scaled})
     assert theirs.shape == ours.shape == (3, 512) and theirs.std() > 0.1
     assert np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
 

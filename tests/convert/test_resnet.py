@@ -1,7 +1,5 @@
 """PyTorch's residual networks: names, every tensor accounted for. Values are compared in tests/models."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -14,8 +12,10 @@ from psdiff_jax.models.backbones import BACKBONES, abstract_backbone
 from psdiff_jax.models.resnet import ResNetSpec
 from psdiff_jax.models.weights import flatten_state, save_npz
 
+from ..shared import SHARED
+
 SPEC = ResNetSpec((1, 1, 1, 1), (4, 4, 4, 4), bottleneck=True, stem_width=4)
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "weights" / "resnet50_v1_imagenet.npz"
+IMAGENET = SHARED / "weights" / "resnet50_v1_imagenet.npz"
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,10 @@ def test_wrong_tensors_are_named(state, arrays, change, message):
         convert_backbone(arrays, state, "file.npz")
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason="the ImageNet weights are not beside the project")
+@pytest.mark.skipif(not IMAGENET.is_file(), reason="the ImageNet weights are not beside the project")
 def test_imagenet_weights():
     graphdef, state = nnx.split(abstract_backbone(BACKBONES["resnet50_v1"]))
-    loaded = load_backbone(SHARED, state)
+    loaded = load_backbone(IMAGENET, state)
     assert loaded.left_out == [] and loaded.count == 265
     image = np.random.default_rng(0).uniform(0, 255, (1, 64, 48, 3)).astype(np.float32)
     apply = jax.jit(lambda s, x: nnx.merge(graphdef, s)(x))

@@ -12,9 +12,10 @@ from psdiff_jax.datasets.mot.reader import read
 from psdiff_jax.errors import InputError
 
 from ..options import open_dataset
+from ..shared import SHARED
 from .mot_tree import NEW, OLD, OLD_ROWS, SEQINFO, mot_tree, sequence, write_image
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "mot15"
+REAL = SHARED / "mot15"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real sequences are not available")
 
 

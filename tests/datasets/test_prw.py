@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,9 +19,10 @@ from psdiff_jax.datasets.prw.builder import Prw
 from psdiff_jax.errors import InputError
 
 from ..options import eval_batches, open_dataset, train_batches
+from ..shared import SHARED
 from .prw_tree import QUERIES, TEST, TRAIN, annotate, index_of, write_prw
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "prw_c6s1"
+REAL = SHARED / "prw_c6s1"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real sequence is not available")
 
 

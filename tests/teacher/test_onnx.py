@@ -15,7 +15,8 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.teacher.exported import PREPROCESSING
 from psdiff_jax.teacher.onnx import load_onnx
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+from ..shared import SHARED
+
 OSNET, PEOPLE = SHARED / "weights" / "osnet_x0_25_msmt17.onnx", SHARED / "reid" / "cuhk03_128x64.tar"
 KERNEL = np.random.default_rng(0).normal(size=(5, 3, 3, 3)).astype(np.float32)
 CROPS = np.random.default_rng(1).integers(0, 256, (7, 20, 12, 3), np.uint8)

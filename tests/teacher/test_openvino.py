@@ -3,7 +3,6 @@
 import shutil
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,9 +17,9 @@ from psdiff_jax.teacher.crops import crop_boxes
 from psdiff_jax.teacher.exported import PREPROCESSING
 from psdiff_jax.teacher.openvino import load_maps, load_openvino
 
+from ..shared import SHARED
 from ..stored import stored
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 INTEL, SEQUENCE = SHARED / "weights" / "intel" / "person-reidentification-retail-0277.xml", SHARED / "prw_c6s1"
 KERNEL = np.random.default_rng(0).normal(size=(5, 3, 3, 3)).astype(np.float32)
 CROPS = np.random.default_rng(1).integers(0, 256, (19, 20, 12, 3), np.uint8)
