@@ -81,8 +81,8 @@ def test_devices_share_what_divides():
 def test_a_model_of_which_a_part_has_no_weights_is_not_used(tmp_path, tiny):
     """It would find nobody, or rank at random, and nothing would say why."""
     options = replace(tiny.options, readout_rows=2, reid_backbone="tiny")
-    save_npz(tmp_path / "model.npz", nnx.state(new_model(TrainingConfig(model=options))))
-    run = str(tmp_path / "model.npz")
+    run = str(tmp_path / "another/model.npz")
+    save_npz(run, nnx.state(new_model(TrainingConfig(model=options))))
 
     def load(options=options, **given):
         config = TrainingConfig(model=options, train=TrainOptions(init_from=run, **given))
