@@ -140,10 +140,11 @@ def evaluate(
         settings["trained_on"] = config.data.trained_on
     shown, evaluations = {}, []
     for seed in config.evaluate.seeds or (config.seed,):
-        detections = embed_all(embedder.with_seed(seed), dataset, shards_folder(workdir))
+        seeded = embedder.with_seed(seed)
+        detections = embed_all(seeded, dataset, shards_folder(workdir))
         if not shown:
             shown = detections
-            write_embeddings(config, workdir, embedder.with_seed(seed), dataset, shown)
+            write_embeddings(config, workdir, seeded, dataset, shown)
         if parallel.is_main_process():
             evaluations.append(score(config, dataset, protocols, detections, {**settings, "seed": seed}))
     if not evaluations:
