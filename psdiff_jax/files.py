@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import secrets
 import shutil
 import sys
@@ -67,18 +68,35 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
       InputError: the disk is full, the folder is read-only, ...
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")  # on other hosts there may be the same pid
     with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path) as temporary:
+            try:
+                yield temporary
+                flush(temporary)
+                temporary.replace(path)
+                flush(path.parent)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside `path` that nobody else writes to: the same one each time, so that what a killed process left is
+    written over; one of its own while another process or thread has that, or where files cannot be locked."""
+    usual, alone = path.with_name(f"{path.name}.{platform.node()}.tmp"), False  # other hosts may not see the lock
+    with contextlib.ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            flush(temporary)
-            temporary.replace(path)
-            flush(path.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+            file = stack.enter_context(usual.open("ab"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = os.path.samestat(os.fstat(file.fileno()), usual.stat())
+        except (BlockingIOError, FileNotFoundError, PermissionError):  # in use, renamed since, or another user's
+            pass
+        except OSError:
+            usual.unlink(missing_ok=True)
+        yield usual if alone else path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 @contextlib.contextmanager
