@@ -2,21 +2,80 @@
 
 import ast
 import re
+import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from psdiff_jax.config import Config, from_values
 from psdiff_jax.earlier import RENAMED, RENAMED_VALUES
 from psdiff_jax.errors import InputError, one_line
 from psdiff_jax.ops.boxes import is_inside
 from psdiff_jax.options import nearest
 
 UNREADABLE = object()  # in place of what a config file gives
+EXPECTED = (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError)  # from a wrong command line
+Flag = flags.FlagHolder[Any]
 Renaming = tuple[str, str]  # what an argument said, and how it is said today
+
+
+def run_script(main: Callable[[Config], None], config: Flag, *required: Flag) -> None:
+    """Runs a program that takes --config; wrong input ends it with one line.
+
+    config: the flag of the config file. required: what else may not be missing.
+    """
+
+    def run(_: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # libraries tell of every file they open
+        try:
+            main(from_values(config.value))
+        except InputError as error:
+            sys.exit(f"error: {error}")
+
+    app.run(run, flags_parser=partial(parse_flags, config=config, required=required))
+
+
+def parse_flags(argv: list[str], config: Flag, required: tuple[Flag, ...] = ()) -> list[str]:
+    """Parses a command line with --config, and sets the overrides in it; a mistake ends the program with one line."""
+    try:
+        argv, replaced = todays_names(argv)
+        for before, now in replaced:
+            print(f"{before} is now called {now}", file=sys.stderr)
+        argv, options = builder_options(config_first(argv))
+        sys.argv = argv  # config_flags looks for overrides there
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise InputError(f"{rest[1]!r} is no option; options start with --, see --help")
+        for flag in (config, *required):
+            if flag.value is None:
+                raise InputError(f"--{flag.name} is missing; see --help")
+        config.value.lock()
+        set_builder_options(config.value, options)
+        return rest
+    except Exception as error:  # a config file may raise anything
+        if not (isinstance(error, EXPECTED) or raised_in_config(argv, error)):
+            raise
+        sys.exit(f"error: {override_error(argv, config_alone(argv, config), error)}")
+
+
+def config_alone(argv: list[str], config: Flag) -> Any:
+    """What the config file gives without the overrides, or UNREADABLE when the file itself is wrong."""
+    given = [arg for arg in argv if not arg.startswith("--config.")]
+    before, sys.argv = sys.argv, given
+    try:
+        flags.FLAGS(given)
+        getattr(config.value, "lock", None)  # a config file that could not be read says so when it is touched
+        return config.value
+    except Exception:
+        return UNREADABLE  # what is wrong with the file itself is in the first error
+    finally:
+        sys.argv = before
 
 
 def todays_names(argv: list[str]) -> tuple[list[str], list[Renaming]]:

@@ -5,20 +5,11 @@ import sys
 import threading
 from logging import LogRecord
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from psdiff_jax.command_line import (
-    UNREADABLE,
-    builder_options,
-    config_first,
-    override_error,
-    raised_in_config,
-    set_builder_options,
-    todays_names,
-)
+from psdiff_jax import command_line
 from psdiff_jax.config import from_values
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import why_not_written
@@ -26,8 +17,7 @@ from psdiff_jax.interruption import Interrupted, interruptible, tell
 from psdiff_jax.options import describe
 
 MODES = ("train_and_evaluate", "train", "evaluate", "embed", "search", "export", "evaluate_teacher")
-EXPECTED = (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError)  # from a wrong command line
-CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, e.g. configs/quickstart.py", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file("config", None, "experiment, e.g. configs/quickstart.py")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, events, embeddings and the report")
 MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "what to do")
 EMBEDDINGS = flags.DEFINE_string("embeddings", None, "with --mode evaluate: score this folder instead of a model")
@@ -38,39 +28,10 @@ PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print every key with it
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake ends the program with one line."""
-    try:
-        argv, replaced = todays_names(argv)
-        for before, now in replaced:
-            print(f"{before} is now called {now}", file=sys.stderr)
-        argv, options = builder_options(config_first(argv))
-        sys.argv = argv  # config_flags looks for overrides there
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise InputError(f"{rest[1]!r} is no option; options start with --, see --help")
-        for flag in (CONFIG,) if PRINT_CONFIG.value else (CONFIG, WORKDIR):
-            if flag.value is None:
-                raise InputError(f"--{flag.name} is missing; see --help")
-        CONFIG.value.lock()
-        set_builder_options(CONFIG.value, options)
-        return rest
-    except Exception as error:  # a config file may raise anything
-        if not (isinstance(error, EXPECTED) or raised_in_config(argv, error)):
-            raise
-        sys.exit(f"error: {override_error(argv, config_alone(argv), error)}")
-
-
-def config_alone(argv: list[str]) -> Any:
-    """What the config file gives without the overrides, or UNREADABLE when the file itself is wrong."""
-    given = [arg for arg in argv if not arg.startswith("--config.")]
-    before, sys.argv = sys.argv, given
-    try:
-        flags.FLAGS(given)
-        getattr(CONFIG.value, "lock", None)  # a config file that could not be read says so when it is touched
-        return CONFIG.value
-    except Exception:
-        return UNREADABLE  # what is wrong with the file itself is in the first error
-    finally:
-        sys.argv = before
+    rest = command_line.parse_flags(argv, CONFIG)
+    if WORKDIR.value is None and not PRINT_CONFIG.value:
+        sys.exit("error: --workdir is missing; see --help")
+    return rest
 
 
 def print_config() -> None:

@@ -13,20 +13,18 @@ threshold is config.evaluate.search_threshold.
 import json
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
 from psdiff_jax.api import load_embedder
-from psdiff_jax.command_line import builder_options, set_builder_options
-from psdiff_jax.config import Config, from_values
+from psdiff_jax.command_line import run_script
+from psdiff_jax.config import Config
 from psdiff_jax.data.detections import Detections
 from psdiff_jax.data.prepared import PreparedDataset
 from psdiff_jax.data.records import open_dataset
@@ -146,15 +144,10 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def run(argv: list[str], builder: list[tuple[str, str, str]]) -> None:
-    """builder: options of datasets' builders, as `builder_options` finds them."""
-    if len(argv) > 1:
-        raise app.UsageError(f"arguments without a flag: {argv[1:]}")
-    logging.set_verbosity(logging.WARNING)
+def run(config: Config) -> None:
     if not 0 < RATE.value < math.inf:
         raise InputError(f"--rate {RATE.value:g}: give a number above 0")
-    set_builder_options(CONFIG.value, builder)
-    config, workdir = from_values(CONFIG.value), Path(str(WORKDIR.value)).expanduser()
+    workdir = Path(str(WORKDIR.value)).expanduser()
     videos = Videos(open_dataset(config.evaluation_data))
     embedder, _ = load_embedder(config, workdir)
     cold, warm = ([int(steps) for steps in given] for given in (COLD.value, WARM.value))
@@ -176,9 +169,4 @@ def run(argv: list[str], builder: list[tuple[str, str, str]]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    sys.argv, builder = builder_options(sys.argv)  # config_flags looks for overrides there
-    try:
-        app.run(partial(run, builder=builder))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(run, CONFIG, WORKDIR)

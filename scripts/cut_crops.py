@@ -7,14 +7,14 @@ to `--size` as a teacher's crops are.
 """
 
 import re
-import sys
 from pathlib import Path
 
 import cv2
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from psdiff_jax.config import from_values
+from psdiff_jax.command_line import run_script
+from psdiff_jax.config import Config
 from psdiff_jax.data.iterators import reading_threads
 from psdiff_jax.data.records import open_dataset
 from psdiff_jax.errors import InputError
@@ -22,17 +22,17 @@ from psdiff_jax.files import writing
 from psdiff_jax.progress import progress
 from psdiff_jax.teacher.crops import CropSet, load_crops
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "the config", lock_config=True)
-OUT = flags.DEFINE_string("out", None, "folder of the crops", required=True)
+CONFIG = config_flags.DEFINE_config_file("config", None, "the config")
+OUT = flags.DEFINE_string("out", None, "folder of the crops")
 SIZE = flags.DEFINE_string("size", "160x72", "height x width of a crop in pixels")
 QUALITY = 95  # of the JPEG files
 
 
-def main(_: list[str]) -> None:
+def main(config: Config) -> None:
     size = re.fullmatch(r"(\d+)x(\d+)", SIZE.value)
     if not size:
         raise InputError(f"--size={SIZE.value}: give HEIGHTxWIDTH in pixels")
-    config, out = from_values(CONFIG.value), Path(OUT.value)
+    out = Path(OUT.value)
     crops = load_crops(
         open_dataset(config.data),
         "train",
@@ -57,7 +57,4 @@ def write_crops(crops: CropSet, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main, CONFIG, OUT)

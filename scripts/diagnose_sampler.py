@@ -9,7 +9,6 @@ ground-truth-box query. Writes diagnosis.json and diagnosis.png.
 """
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
 from psdiff_jax import parallel
-from psdiff_jax.config import Config, from_values
+from psdiff_jax.command_line import run_script
+from psdiff_jax.config import Config
 from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.data.records import open_dataset
 from psdiff_jax.diffusion.noise import State
 from psdiff_jax.diffusion.samplers import QueryBox, SamplerOptions, sample
 from psdiff_jax.diffusion.schedule import sampling_times
-from psdiff_jax.errors import InputError
 from psdiff_jax.models.psdiff import Condition, PSDiff
 from psdiff_jax.ops import boxes as box_ops
 from psdiff_jax.ops.normalize import normalize
@@ -161,9 +160,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)
-    config = from_values(CONFIG.value)
+def main(config: Config) -> None:
     out = Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     result = collect(config, Path(str(WORKDIR.value)))
@@ -173,8 +170,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    try:
-        app.run(main)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main, CONFIG, WORKDIR)

@@ -12,19 +12,19 @@ config.model.backbone_weights and reid_weights take. It is resumed where it stop
 in the result (`psdiff_jax.training.imitation`).
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from flax import nnx
 from ml_collections import config_flags
 
 from psdiff_jax import parallel
-from psdiff_jax.config import from_values
+from psdiff_jax.command_line import run_script
+from psdiff_jax.config import Config
 from psdiff_jax.convert.backbone import load_backbone
 from psdiff_jax.data.iterators import BatchIterator
 from psdiff_jax.data.joined import open_training_set
@@ -39,9 +39,9 @@ from psdiff_jax.training.loop import fit
 from psdiff_jax.training.optimizer import learning_rate, make_optimizer
 from psdiff_jax.training.writer import MetricWriter
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "the config", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, metrics and backbone.npz go", required=True)
-IMITATED = flags.DEFINE_string("imitated", None, "file of the published network", required=True)
+CONFIG = config_flags.DEFINE_config_file("config", None, "the config")
+WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, metrics and backbone.npz go")
+IMITATED = flags.DEFINE_string("imitated", None, "file of the published network")
 LIKE = flags.DEFINE_string("like", "mobilenet_v2_omz", "what backbone that is: a name in models.backbones.BACKBONES")
 MAPS = flags.DEFINE_list("maps", [], "instead of --like: names of the nodes of an IR that put out the four maps")
 
@@ -73,9 +73,8 @@ def published_maps(image_size: tuple[int, int]) -> Maps:
     return jax.jit(lambda images: nnx.merge(graphdef, state)(images.astype(np.float32)))
 
 
-def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)
-    config, workdir = from_values(CONFIG.value), Path(WORKDIR.value).expanduser()
+def main(config: Config) -> None:
+    workdir = Path(WORKDIR.value).expanduser()
     options, spec = config.train, BACKBONES[config.model.backbone]
     if not options.steps:  # as in a config that only puts trained parts together
         raise InputError("config.train.steps=0: an untrained backbone would be written; give 1 or more")
@@ -109,7 +108,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main, CONFIG, WORKDIR, IMITATED)

@@ -8,16 +8,16 @@ config.train.init_from or readout_from has it, and then ranks the gallery's grou
 perfect boxes, and without what denoising adds. Nothing is written but the teacher's targets, in --workdir.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from psdiff_jax.config import Config, check_files, from_values
+from psdiff_jax.command_line import run_script
+from psdiff_jax.config import Config, check_files
 from psdiff_jax.data.image_reader import Batch
 from psdiff_jax.data.iterators import reading_threads
 from psdiff_jax.data.pipeline import eval_batches
@@ -33,12 +33,11 @@ from psdiff_jax.teacher.targets import Targets
 from psdiff_jax.training.closed_form import box_features
 from psdiff_jax.training.train import build_model
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "the config", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file("config", None, "the config")
 WORKDIR = flags.DEFINE_string("workdir", "runs/probe", "where the teacher's targets are kept")
 
 
-def main(_: list[str]) -> None:
-    config = from_values(CONFIG.value)
+def main(config: Config) -> None:
     if not config.model.readout_rows:
         raise InputError("config.model.readout_rows=0: there is nothing to probe; give 1 or more")
     check_files(config)
@@ -83,7 +82,4 @@ def embeddings(config: Config, dataset: PreparedDataset, model: PSDiff, split: s
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run_script(main, CONFIG)
