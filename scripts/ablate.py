@@ -11,7 +11,6 @@ and a run that was interrupted goes on from its checkpoint. WORKDIR/tables.md is
 from __future__ import annotations
 
 import argparse
-import ast
 import itertools
 import json
 import re
@@ -26,7 +25,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from psdiff_jax.command_line import look_up, raised_in_config, unknown_key
+from psdiff_jax.command_line import literal, look_up, raised_in_config, unknown_key
 from psdiff_jax.config import load_config
 from psdiff_jax.configs.sweeps import SWEEPS, Overrides, Sweep
 from psdiff_jax.errors import InputError, one_line
@@ -56,11 +55,7 @@ def load_base(config: str, given: Sequence[str]) -> tuple[Any, Overrides]:
         problem = unknown_key(base, key)
         if problem:
             raise InputError(problem)
-        try:
-            overrides[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            overrides[key] = text
-        default = look_up(base, key)
+        overrides[key], default = literal(text), look_up(base, key)
         try:
             base.update_from_flattened_dict({key: overrides[key]})
         except TypeError as error:

@@ -76,6 +76,7 @@ def open_desk(
     """
     if index is None and folder is None:
         raise InputError("give --folder, images and videos to search, or --index, an index that stands")
+    index, folder = (path and path.expanduser() for path in (index, folder))
     if folder is not None and not folder.is_dir():
         raise InputError(f"--folder {folder}: no such folder")
     search = PersonSearch.load(run, reid_weights=reid_weights)

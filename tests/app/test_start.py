@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,7 @@ from .conftest import RED, Browser
     [
         ([], "error: give --folder, images and videos to search, or --index, an index that stands"),
         (["--folder", "nowhere"], "error: --folder nowhere: no such folder"),
+        (["--folder=~/nowhere"], f"error: --folder {Path('~/nowhere').expanduser()}: no such folder"),
         (["--folder", ".", "--run", "nowhere"], "error: nowhere/config.json is missing"),
         (
             ["--folder", ".", "--host", "no.such.host.invalid"],
