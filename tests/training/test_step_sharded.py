@@ -165,11 +165,7 @@ def run_on(folder: Path, pod: str) -> dict[str, tuple[Path, dict[str, np.ndarray
     """Trains on a pod, with a state on each device and with one that they share: {way: (folder, results)} of the first
     process, and that the others say the same."""
     devices, processes = PODS[pod]
-    # Compiling takes all the time, and optimising most of that.
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", flags)
-        ended = run_pod("tests.training.test_step_sharded", str(folder), pod, count=processes, devices=devices)
+    ended = run_pod("tests.training.test_step_sharded", str(folder), pod, count=processes, devices=devices)
     for code, output in ended:
         assert code == 0, output
     found = {}
