@@ -82,12 +82,9 @@ def test_times_may_differ_by_image():
 
 def run(denoise, spec, steps, images=2, query_box=None, keys=None, diffusion=DIFFUSION, known=None):
     keys = jax.random.split(jax.random.key(0), images) if keys is None else keys
-    # Compiling is what takes the time here, and optimising most of that.
-    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    return jax.jit(
-        lambda keys, query_box, known: sample(denoise, diffusion, spec, keys, steps, query_box, known),
-        compiler_options=options,
-    )(keys, query_box, known)
+    return jax.jit(lambda keys, query_box, known: sample(denoise, diffusion, spec, keys, steps, query_box, known))(
+        keys, query_box, known
+    )
 
 
 @EVERY_SOLVER
