@@ -32,11 +32,12 @@ class Hit:
 
     @property
     def label(self) -> str:
-        """The image; of a video also the time, as in "clip.mp4 at 1:02.5"."""
+        """The image; of a video also the time, as in "clip.mp4 at 1:02.5", to a thousandth where that says more."""
         if self.time is None:
             return self.image
-        minutes, seconds = divmod(round(self.time, 1), 60)
-        return f"{self.image} at {int(minutes)}:{seconds:04.1f}"
+        minutes, seconds = divmod(round(self.time, 3), 60)
+        text = f"{seconds:06.3f}"
+        return f"{self.image} at {int(minutes)}:{text[:4]}{text[4:].rstrip('0')}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain numbers, text and lists."""

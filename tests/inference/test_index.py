@@ -11,7 +11,7 @@ import pytest
 from psdiff_jax.data.detections import Detections
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.index import Index
-from psdiff_jax.inference.ranking import rank
+from psdiff_jax.inference.ranking import Hit, rank
 from psdiff_jax.inference.shards import MediaFile, Rows, Settings, read_shards, write_settings, write_shard
 
 DIM = 16
@@ -189,3 +189,18 @@ def test_files_json_is_for_people_too(folder):
     assert [shard.folder.name for shard in read_shards(folder)] == [
         f"{p:03}-{n:06}" for p, n in ((0, 0), (0, 1), (0, 2), (1, 0))
     ]
+
+
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        (62.5, "1:02.5"),
+        (0.0, "0:00.0"),
+        (10.0, "0:10.0"),
+        (1 / 30, "0:00.033"),
+        (2 / 30, "0:00.067"),
+        (59.9999, "1:00.0"),
+    ],
+)
+def test_a_time_is_said_to_the_frame(time, said):
+    assert Hit(1, "a.mp4", (0.0, 0.0, 1.0, 1.0), 0.9, 0.8, 0, time).label == f"a.mp4 at {said}"
