@@ -13,8 +13,8 @@ from types import SimpleNamespace
 # Before jax is imported anywhere: tests run on the CPU unless told otherwise.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the suite's time is the compiler's, and more than half of that LLVM's optimisation of programs that run a few
-# times on a few numbers. XLA_FLAGS=--xla_backend_optimization_level=3 tests what users run: the last one counts.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+# times on a few numbers. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import numpy as np
