@@ -1,5 +1,6 @@
 """The backbones that a config can name. Registering one here is all that is needed to use it anywhere."""
 
+import functools
 from typing import Any, cast
 
 import jax
@@ -19,5 +20,10 @@ class OneKey:
 
 
 def abstract_backbone(spec: BackboneSpec) -> Any:
-    """A backbone with names and shapes but no values, to be filled with weights."""
-    return nnx.eval_shape(lambda: spec.make(rngs=cast(nnx.Rngs, OneKey())))
+    """A new backbone with names and shapes but no values, to be filled with weights."""
+    return nnx.merge(*_skeleton(spec), copy=True)
+
+
+@functools.lru_cache(maxsize=64)  # flax takes half a second for each; a conversion compares a file with all there are
+def _skeleton(spec: BackboneSpec) -> tuple[nnx.GraphDef, Any]:
+    return nnx.split(nnx.eval_shape(lambda: spec.make(rngs=cast(nnx.Rngs, OneKey()))))

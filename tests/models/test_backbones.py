@@ -117,6 +117,15 @@ def test_specs(name):
     assert [o.shape for o in outputs] == [(1, 64 // s, 96 // s, c) for s, c in zip(STRIDES, spec.channels, strict=True)]
 
 
+def test_an_abstract_backbone_is_a_new_one_each_time():
+    filled = abstract_backbone(BOTTLENECK)
+    nnx.update(filled, jax.tree.map(lambda v: np.zeros(v.shape, v.dtype), nnx.state(filled)))
+    filled.conv1 = None
+    other = abstract_backbone(BOTTLENECK)
+    assert other.conv1 is not None
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(other)))
+
+
 class Patches(nnx.Module):
     """A backbone from outside the package: one linear layer over the patches of each stride, times a frozen gain."""
 
