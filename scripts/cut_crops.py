@@ -32,7 +32,7 @@ def main(config: Config) -> None:
     size = re.fullmatch(r"(\d+)x(\d+)", SIZE.value)
     if not size:
         raise InputError(f"--size={SIZE.value}: give HEIGHTxWIDTH in pixels")
-    out = Path(OUT.value)
+    out = Path(str(OUT.value))
     crops = load_crops(
         open_dataset(config.data),
         "train",

@@ -64,17 +64,17 @@ class Lessons:
 def published_maps(image_size: tuple[int, int]) -> Maps:
     """What --imitated, --like and --maps name."""
     if MAPS.value:
-        return load_maps(IMITATED.value, MAPS.value, image_size)
+        return load_maps(str(IMITATED.value), MAPS.value, image_size)
     if LIKE.value not in BACKBONES:
         raise InputError(f"--like {LIKE.value}: choose one of {', '.join(BACKBONES)}")
     backbone = abstract_backbone(BACKBONES[LIKE.value])
-    nnx.update(backbone, load_backbone(IMITATED.value, nnx.state(backbone)).state)
+    nnx.update(backbone, load_backbone(str(IMITATED.value), nnx.state(backbone)).state)
     graphdef, state = nnx.split(backbone)
     return jax.jit(lambda images: nnx.merge(graphdef, state)(images.astype(np.float32)))
 
 
 def main(config: Config) -> None:
-    workdir = Path(WORKDIR.value).expanduser()
+    workdir = Path(str(WORKDIR.value)).expanduser()
     options, spec = config.train, BACKBONES[config.model.backbone]
     if not options.steps:  # as in a config that only puts trained parts together
         raise InputError("config.train.steps=0: an untrained backbone would be written; give 1 or more")
