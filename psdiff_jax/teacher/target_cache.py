@@ -93,6 +93,9 @@ def rows_of_all_processes(
             for row in range(max(start, first), end, JOINED_AT_ONCE):
                 yield rows[row - first : row - first + JOINED_AT_ONCE]
 
+    if index == 0:  # alone, for a disk that hosts share need not have locks
+        cached_rows(path, key, shape, joined)
+    parallel.meet()
     rows = cached_rows(path, key, shape, joined)
     parallel.meet()  # nobody deletes before all have read
     for suffix in (".npy", ".json", ".lock"):

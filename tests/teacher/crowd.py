@@ -1,8 +1,11 @@
 """A crowd in memory and its targets, for tests and for the processes that they start and kill.
 
-python -m tests.teacher.crowd FOLDER PAUSE; as a process of a pod: with PORT COUNT INDEX before them.
+python -m tests.teacher.crowd FOLDER PAUSE; as a process of a pod: with PORT COUNT INDEX before them, on a disk without
+locks, and `filled` says which process wrote what.
 """
 
+import errno
+import fcntl
 import sys
 import time
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from psdiff_jax.data.schema import Annotations
+from psdiff_jax.teacher import target_cache
 from psdiff_jax.teacher.crop_teacher import CropTeacher, network_targets
 
 from ..stored import stored
@@ -64,10 +68,26 @@ def crowd_targets(folder, pause=0.0, teacher="abc", fail_at=None):
     return network_targets(crops, Crowd(), folder=folder, batch=BATCH).all("train")
 
 
+def without_locks(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def note_who_fills(folder, index):
+    real = target_cache._fill
+
+    def fill(path, *given):
+        with (folder / "filled").open("a") as file:
+            file.write(f"{path.name} {index}\n")
+        real(path, *given)
+
+    target_cache._fill = fill
+
+
 if __name__ == "__main__":
     *place, at, rest = sys.argv[1:]
     if place:
         from ..pod import join_pod
 
-        join_pod(*place)
+        fcntl.flock = without_locks
+        note_who_fills(Path(at), join_pod(*place))
     crowd_targets(at, float(rest))

@@ -117,6 +117,8 @@ def test_the_processes_of_a_pod_compute_a_share_each(tmp_path):
             assert ("teacher targets of train" in said) <= (run == 0)
     assert len((folder / "calls").read_text().split()) == 3 * 3  # 40 boxes each, 16 at once; none is computed twice
     np.testing.assert_array_equal(crowd_targets(folder), whole)
+    shares = [f"targets-train-{i}-of-3.npy {i}" for i in range(3)]
+    assert sorted((folder / "filled").read_text().splitlines()) == [*shares, "targets-train.npy 0"]
     assert {path.name for path in folder.iterdir()} == {
-        "calls", "targets-train.npy", "targets-train.json", "targets-train.lock",
+        "calls", "filled", "targets-train.npy", "targets-train.json", "targets-train.lock",
     }  # fmt: skip
