@@ -93,10 +93,11 @@ def rows_of_all_processes(
             for row in range(max(start, first), end, JOINED_AT_ONCE):
                 yield rows[row - first : row - first + JOINED_AT_ONCE]
 
-    if index == 0:  # alone, for a disk that hosts share need not have locks
-        cached_rows(path, key, shape, joined)
+    # The first alone joins them, for a disk that hosts share need not have locks; the others read what it made.
+    rows = cached_rows(path, key, shape, joined) if index == 0 else None
     parallel.meet()
-    rows = cached_rows(path, key, shape, joined)
+    if rows is None:
+        rows = cached_rows(path, key, shape, joined)
     parallel.meet()  # nobody deletes before all have read
     for suffix in (".npy", ".json", ".lock"):
         paths[index].with_suffix(suffix).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Padding is exact: an image alone, and in a batch that is padded further, has the same features and pyramid."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,10 @@ def make(spec):
 
     state = jax.tree_util.tree_map_with_path(fill, state)
 
-    @jax.jit
+    # Its norms of single images enlarge what sums one by one round; the others need no optimised programs.
+    optimised = {"xla_backend_optimization_level": 3} if spec is OSNET_OMZ else None
+
+    @partial(jax.jit, compiler_options=optimised)
     def run(state, images, image_size):
         backbone, fpn = nnx.merge(graphdef, state)
         stages = backbone(images, image_size=image_size)
@@ -78,7 +82,7 @@ def test_padding_a_batch_changes_nothing(name):
                 want = np.asarray(alone[part][i])[0]
                 assert want.shape[:2] == (rows, columns)
                 scale = np.abs(want).max()
-                np.testing.assert_allclose(within[part][i][0, :rows, :columns], want, atol=1e-4 * scale)
+                np.testing.assert_allclose(within[part][i][0, :rows, :columns], want, atol=1e-5 * scale)
                 # The test would notice if sizes were not looked at.
                 assert np.abs(ignored[part][i][0, :rows, :columns] - want).max() > 1e-2 * scale
         for level, stride in zip(within[1], STRIDES, strict=True):
