@@ -8,6 +8,7 @@ Needs `openvino`, which nothing else here does.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -106,6 +107,9 @@ def _read(path: Path) -> Any:
         raise InputError(f"{path}: not an OpenVINO IR; name its .xml")
     if not weights.is_file():
         raise InputError(f"{weights}: missing; an OpenVINO IR is an .xml and a .bin: copy that one too")
+    # The import itself would report to its makers (SECURITY.md), in a process forked from this one, which has threads.
+    # None has Python say that there is no such package, and openvino does without.
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore
     try:
         import openvino
     except ImportError as error:

@@ -1,6 +1,8 @@
 """OpenVINO teachers: agree with NumPy on the same weights; what is no teacher is refused in one line."""
 
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -252,3 +254,16 @@ def test_maps_of_whole_images(tmp_path):
     np.testing.assert_allclose(maps, maps_by_numpy(images[..., ::-1].astype(float)), rtol=1e-4, atol=1e-2)
     with pytest.raises(InputError, match=r"net\.xml: has no node 'none'; look its names up"):
         load_maps(path, ["none"], (32, 40))
+
+
+def test_the_import_reports_to_nobody(tmp_path):
+    """openvino would send an event from a forked process: here its package for that is one that leaves a trace."""
+    reported = tmp_path / "reported"
+    (tmp_path / "openvino_telemetry").mkdir()
+    (tmp_path / "openvino_telemetry" / "__init__.py").write_text(f"open({str(reported)!r}, 'w').close()\n")
+    network = write(tmp_path / "net.xml")
+    code = "import {}, sys; from psdiff_jax.teacher.openvino import load_openvino; load_openvino(sys.argv[1])"
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for first, is_reported in (("sys", False), ("openvino", True)):  # the second shows that the trace would be seen
+        subprocess.run([sys.executable, "-c", code.format(first), network], env=env, check=True)
+        assert reported.exists() == is_reported
