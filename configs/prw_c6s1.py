@@ -30,6 +30,7 @@ from psdiff_jax.configs.base import variant_error
 from psdiff_jax.configs.real_people import (
     with_boxes_alone,
     with_crops,
+    with_kept_readout,
     with_people_weights,
     with_published_backbones,
     with_reid_network,
@@ -56,7 +57,8 @@ def get_config(variant: str = "") -> ConfigDict:
         raise variant_error("prw_c6s1.py", variant, VARIANTS)
     if variant.startswith(("cpu", "long", "crops")):
         with_published_backbones(config, image_size=(576, 720))
-        config.train.steps = 2_100
+        if variant.startswith("cpu"):
+            with_kept_readout(config).train.steps = 1_500
         if variant == "long":
             with_reid_network(config).train.steps = 3_500
         if variant == "crops":

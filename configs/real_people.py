@@ -6,6 +6,7 @@
 MobileNetV2 of a person detector, whose maps become the pyramid in which people are found; at full resolution an OSNet
 trained for re-ID, from whose maps the row read-out tells them apart. config.model.backbone_weights and
 config.model.reid_weights name their files.
+`with_kept_readout`: training that leaves that read-out as its start has it.
 `with_reid_network`: a better one of the second kind.
 `with_crops`: the same, but it embeds crops of the people that are found, as a search in two stages does.
 `with_boxes_alone`: training for crops, which needs no teacher.
@@ -21,6 +22,15 @@ DETECTOR = "{root}/../weights/intel/person-detection-0203.xml"  # Open Model Zoo
 TEACHER = "{root}/../weights/intel/person-reidentification-retail-0277.xml"
 CROPS = 64  # people of an image at most; who is not there costs nothing
 REID = "{root}/../weights/osnet_x0_25_msmt17.onnx"
+
+
+def with_kept_readout(config: ConfigDict) -> ConfigDict:
+    """The row read-out stays as sheets and the closed form have left it: the few people of these scenes would spoil it.
+    Nothing that is frozen has to see an image more than once then, and the layer has little to learn but boxes."""
+    config.model.cascade = "parallel"
+    config.matching.reid = 1.0
+    config.train.update({"views": 2, "frozen": ("backbone", "reid_backbone", "readout")})
+    return config
 
 
 def with_reid_network(config: ConfigDict) -> ConfigDict:
