@@ -11,7 +11,7 @@ Every variant but crops reads those embeddings. They are not published; the netw
 
 Variants:
 
-    cpu          two CPU cores, 40 minutes: an Open Model Zoo detector's backbone at half resolution to find people and
+    cpu          two CPU cores, 20 minutes: an Open Model Zoo detector's backbone at half resolution to find people and
                  OSNet to tell them apart (configs/real_people.py), DIR/../weights/intel/person-detection-0203.xml and
                  DIR/../weights/osnet_x0_25_msmt17.onnx unless the command names others
     long         the same for two and a half hours, with the re-ID network behind the teacher
