@@ -19,6 +19,7 @@ from psdiff_jax.configs.real_people import (
     TEACHER,
     with_boxes_alone,
     with_crops,
+    with_kept_readout,
     with_people_weights,
     with_published_backbones,
 )
@@ -37,7 +38,9 @@ def get_config(variant: str = "") -> ConfigDict:
         config.data.max_boxes = 32
         config.teacher.update({"kind": "openvino", "file": TEACHER})
         with_published_backbones(config, image_size=(576, 768))
-        if variant == "crops":
+        if variant == "cpu":
+            with_kept_readout(config).train.steps = 800
+        else:
             with_boxes_alone(with_crops(config)).train.views = 4
         return config
     if variant == "small":
