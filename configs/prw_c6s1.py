@@ -59,9 +59,9 @@ def get_config(variant: str = "") -> ConfigDict:
         with_published_backbones(config, image_size=(576, 720))
         if variant.startswith("cpu"):
             with_kept_readout(config).train.steps = 1_500
-        if variant == "long":
+        elif variant == "long":
             with_reid_network(config).train.steps = 3_500
-        if variant == "crops":
+        else:
             with_boxes_alone(with_crops(config)).train.update({"views": 4, "steps": 3_500})
     elif variant.startswith("small"):
         with_people_weights(config, image_size=(432, 540))

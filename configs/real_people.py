@@ -22,14 +22,15 @@ DETECTOR = "{root}/../weights/intel/person-detection-0203.xml"  # Open Model Zoo
 TEACHER = "{root}/../weights/intel/person-reidentification-retail-0277.xml"
 CROPS = 64  # people of an image at most; who is not there costs nothing
 REID = "{root}/../weights/osnet_x0_25_msmt17.onnx"
+KEPT = ("backbone", "reid_backbone", "readout")  # frozen, where the read-out is as good as it gets
 
 
 def with_kept_readout(config: ConfigDict) -> ConfigDict:
     """The row read-out stays as sheets and the closed form have left it: the few people of these scenes would spoil it.
-    Nothing that is frozen has to see an image more than once then, and the layer has little to learn but boxes."""
+    What is frozen sees each view of an image once then, and the layer has little to learn but boxes."""
     config.model.cascade = "parallel"
     config.matching.reid = 1.0
-    config.train.update({"views": 2, "frozen": ("backbone", "reid_backbone", "readout")})
+    config.train.update({"views": 2, "frozen": KEPT})
     return config
 
 
@@ -37,7 +38,7 @@ def with_reid_network(config: ConfigDict) -> ConfigDict:
     """The re-ID network behind the teacher instead of OSNet x0.25: ten times the arithmetic, so each image is seen by
     it a few times only."""
     config.model.update({"reid_backbone": "osnet_omz", "reid_weights": TEACHER, "readout_strides": (8, 16)})
-    config.train.update({"views": 3, "frozen": ("backbone", "reid_backbone", "readout")})
+    config.train.update({"views": 3, "frozen": KEPT})
     return config
 
 

@@ -30,6 +30,8 @@ pytest_plugins = ("tests.gallery",)  # made-up galleries for evaluation, reports
 
 def pytest_configure(config: pytest.Config) -> None:
     flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
+    # Tests that make networks import openvino before `psdiff_jax.teacher.openvino` can keep it from reporting so.
+    sys.modules.setdefault("openvino_telemetry", None)
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:  # under nohup or in the background of a script
             signal.signal(number, handler)

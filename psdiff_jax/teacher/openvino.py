@@ -109,7 +109,7 @@ def _read(path: Path) -> Any:
         raise InputError(f"{weights}: missing; an OpenVINO IR is an .xml and a .bin: copy that one too")
     # The import itself would report to its makers (SECURITY.md), in a process forked from this one, which has threads.
     # None has Python say that there is no such package, and openvino does without.
-    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
     try:
         import openvino
     except ImportError as error:
