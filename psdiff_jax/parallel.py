@@ -75,8 +75,11 @@ def join(limit: float = 300.0, trains: bool = True, where: tuple[str, int, int] 
         ) from error
     jax.config.update("jax_enable_preemption_service", trains)
     for_jax = roll_call(address, count, index, limit) if count > 1 else address
-    # The others wait for a process that works alone at the end, however long; should it die, the watch ends them.
-    jax.distributed.initialize(for_jax, count, index, local, shutdown_timeout_seconds=WEEK)
+    # The others wait for a process that works alone at the end, however long; should it die or hang, the watch ends
+    # them. JAX's own heartbeats would also end processes that are well, once their host has stood still for a minute.
+    jax.distributed.initialize(
+        for_jax, count, index, local, heartbeat_timeout_seconds=WEEK, shutdown_timeout_seconds=WEEK
+    )
     atexit.register(leave)  # runs before JAX's own, which waits for the others
 
 

@@ -164,12 +164,15 @@ class _Watch:
         self._send(BYE)
 
     def _run(self) -> None:
-        spoken = 0.0
+        spoken, awake = 0.0, time.monotonic()
         while not self._stopped.is_set() and self._peers:
             if time.monotonic() - spoken > BEAT:
                 self._send(ALIVE)
                 spoken = time.monotonic()
             readable, _, _ = select.select(list(self._peers.values()), [], [], BEAT / 5)
+            before, awake = awake, time.monotonic()
+            if awake - before > BEAT:  # this process stood still, perhaps its whole host: what it missed says nothing
+                self._heard = dict.fromkeys(self._peers, awake)
             for index, peer in list(self._peers.items()):
                 if peer in readable:
                     self._hear(index, peer)

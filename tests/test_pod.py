@@ -114,6 +114,23 @@ def test_who_says_nothing_is_taken_for_dead(port):
     assert "error: process 1 of 2 has not been heard of for 10 s, so this one ends" in errors
 
 
+def test_a_host_that_stood_still_goes_on(port):
+    """As when a virtual machine is paused: who wakes first has heard nothing for long, and nobody is dead."""
+    processes = [start(port, 2, index, "50", "-1", "10") for index in range(2)]
+    for process in processes:
+        wait_for_sums(process)
+    for process in reversed(processes):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2)  # 0 hears what 1 has said before
+    time.sleep(10)
+    for process in processes:
+        process.send_signal(signal.SIGCONT)
+        time.sleep(2)
+    for process in processes:
+        _, errors = process.communicate(timeout=LIMIT)
+        assert process.returncode == 0 and "error" not in errors, errors
+
+
 def test_an_end_in_order_is_no_death(port):
     processes = [start(port, 2, index, "5") for index in range(2)]
     for process in processes:
