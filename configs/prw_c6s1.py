@@ -14,7 +14,7 @@ Variants:
     cpu          two CPU cores, 20 minutes: an Open Model Zoo detector's backbone at half resolution to find people and
                  OSNet to tell them apart (configs/real_people.py), DIR/../weights/intel/person-detection-0203.xml and
                  DIR/../weights/osnet_x0_25_msmt17.onnx unless the command names others
-    long         the same for two and a half hours, with the re-ID network behind the teacher
+    long         the same in an hour, after 50 minutes for its read-out, with the re-ID network behind the teacher
     crops        the same in 40 minutes: that network sees crops of the people found, and no images; no teacher
     small        two CPU cores, 15 minutes, nothing but the teacher and what is shipped: the model for photographs at
                  432x540 pixels

@@ -1,8 +1,8 @@
 """Starts the program on many hosts: SLURM, Kubernetes (JobSet) or a TPU VM. --dry_run prints what would be submitted.
 
-    python scripts/launch.py slurm --nodes 4 --gpus 8 --dry_run -- --config configs/prw.py --workdir runs/prw
+    python scripts/launch.py slurm --nodes 4 --gpus 8 --dry_run -- --config ...
     python scripts/launch.py jobset --name prw --image REGISTRY/psdiff --nodes 4 --gpus 8 --claim data -- --config ...
-    python scripts/launch.py tpu --name pod --zone us-central2-b -- --config configs/prw.py --workdir /mnt/data/runs/prw
+    python scripts/launch.py tpu --name pod --zone us-central2-b -- --config ...
 
 What follows -- goes to `psdiff_jax.main`, with --config.distributed=True behind it. The processes find each other by
 what SLURM, Kubernetes or the TPU tells JAX. All hosts must reach --workdir and the prepared data under the same paths.

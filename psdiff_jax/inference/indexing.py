@@ -247,8 +247,11 @@ class _ShardWriter:
         self._rows = self._images = 0
 
     def add(self, reading: Reading, people: People | None) -> None:
-        """Takes what was found in an image or a frame, or the end of a video."""
-        if reading.file is None:
+        """Takes what was found in an image or a frame, or the end of a video.
+
+        A video that broke off stays unfinished: the disk, not the file, may have been at fault, so the next update goes on.
+        """
+        if reading.file is None or reading.error:
             return
         if not self._files or self._files[-1].path != reading.path:
             self._files.append(reading.file)

@@ -78,7 +78,8 @@ def track(
         is_cut = last is None or float(np.abs(thumbnail - last).mean()) > options.cut
         cold = is_cut or 0 < options.cold_every <= since
         steps = options.cold_steps if cold else options.warm_steps
-        people, tracks = tracker.update(time, detect(image, steps, None if cold else before, draw=number))
+        people = detect(image, steps, None if cold else before, draw=number)
+        people, tracks = tracker.update(time, people, is_cut)
         known = _at_least(people, options.known_score)
         before, since = known if len(known.scores) else None, 1 if cold else since + 1
         yield TrackedFrame(time, people, tracks, cold)
@@ -96,12 +97,15 @@ class Tracker:
         self._open: list[_Track] = []
         self._count = 0
 
-    def update(self, time: float, people: People) -> tuple[People, np.ndarray]:
-        """(people with the embeddings of their tracks, track numbers int64 [K]) of the frame at `time` seconds."""
+    def update(self, time: float, people: People, is_cut: bool = False) -> tuple[People, np.ndarray]:
+        """(people with the embeddings of their tracks, track numbers int64 [K]) of the frame at `time` seconds.
+
+        is_cut: the frame begins another scene, where a person at the place of another is no sign that they are one.
+        """
         options, numbers = self._options, np.full(len(people.scores), NO_TRACK, np.int64)
         self._open = [track for track in self._open if time - track.seen <= options.patience]
         rows = np.flatnonzero(people.scores >= options.track_score)
-        pairs = dict(self._pairs(people.boxes[rows], people.embeddings[rows]))
+        pairs = dict(self._pairs(people.boxes[rows], people.embeddings[rows], is_cut))
         embeddings = people.embeddings.copy()
         for i, row in enumerate(rows):
             if i in pairs:
@@ -114,13 +118,13 @@ class Tracker:
             numbers[row], embeddings[row] = track.number, track.embedding
         return people._replace(embeddings=embeddings), numbers
 
-    def _pairs(self, boxes: np.ndarray, embeddings: np.ndarray) -> Iterator[tuple[int, int]]:
+    def _pairs(self, boxes: np.ndarray, embeddings: np.ndarray, is_cut: bool) -> Iterator[tuple[int, int]]:
         """(person, place in the open tracks) of those that continue a track."""
         from scipy.optimize import linear_sum_assignment  # here, for it takes half a second that a search would wait
 
         if not (self._open and len(boxes)):
             return
-        iou_KT = box_iou(boxes, np.stack([track.box for track in self._open]))
+        iou_KT = box_iou(boxes, np.stack([track.box for track in self._open])) * (not is_cut)
         cosine_KT = embeddings @ np.stack([track.embedding for track in self._open]).T
         affinity_KT = (iou_KT + cosine_KT) / 2
         possible = (iou_KT > 0) & (affinity_KT >= self._options.affinity) | (cosine_KT >= self._options.similarity)

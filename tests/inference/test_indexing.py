@@ -350,7 +350,7 @@ def test_a_video_that_moved_or_changed_is_known_in_all_its_parts(mixed, tmp_path
     same(rows_of(into), expected_rows(mixed))
 
 
-def test_a_video_that_breaks_off_is_indexed_up_to_there(mixed, tmp_path, monkeypatch):
+def test_a_video_that_breaks_off_is_indexed_up_to_there_and_gone_on_with(mixed, tmp_path, monkeypatch):
     from psdiff_jax.inference import readings
 
     def breaking(path, rate, after=None):
@@ -363,7 +363,11 @@ def test_a_video_that_breaks_off_is_indexed_up_to_there(mixed, tmp_path, monkeyp
     summary, _ = update(mixed, tmp_path / "index")
     assert summary.unreadable == {"1/long.mp4": "broken video (no more); indexed up to 5.0 s"}
     video = next(file for file in Index.open(tmp_path / "index").files if file.path == "1/long.mp4")
-    assert (video.images, video.until) == (6, None)
+    assert (video.images, video.until) == (6, 5.0)
+    assert update(mixed, tmp_path / "index")[0].unreadable == summary.unreadable  # as long as it is so
+    monkeypatch.undo()  # the disk is there again
+    assert not update(mixed, tmp_path / "index")[0].unreadable
+    same(rows_of(tmp_path / "index"), expected_rows(mixed))
 
 
 def test_what_a_killed_process_left_is_deleted(photos, tmp_path):

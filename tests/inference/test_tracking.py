@@ -85,6 +85,13 @@ def test_a_track_outlives_a_gap_ends_with_patience_and_low_scores_have_none():
     assert Tracker(TrackingOptions()).update(0.0, people())[1].dtype == np.int64
 
 
+def test_after_a_cut_only_similarity_continues_a_track():
+    found = [people((4, 4, 0.9, RED)), people((4, 4, 0.9, BLUE)), people((40, 4, 0.9, RED), (4, 4, 0.8, BLUE))]
+    frames = list(track(FakeEmbedder(found).detect, [(0.0, GREY), (0.2, WHITE), (0.4, GREY)]))
+    assert [frame.tracks.tolist() for frame in frames] == [[0], [1], [0, 1]]
+    np.testing.assert_allclose(frames[1].people.embeddings, [BLUE], atol=1e-6)  # nothing of who stood there before
+
+
 def test_an_embedding_is_the_mean_of_its_track_and_the_next_frame_begins_from_it():
     fake = FakeEmbedder(
         [people((4, 4, 0.9, RED), (40, 4, 0.1, BLUE)), people((4, 4, 0.9, BLUE), (40, 4, 0.1, RED))] * 2
