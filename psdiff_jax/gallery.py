@@ -14,9 +14,8 @@ from psdiff_jax.api import load_embedder, search_threshold
 from psdiff_jax.command_line import check_box, image_query
 from psdiff_jax.config import Config
 from psdiff_jax.data.detections import Detections, load_embeddings, save_embeddings
-from psdiff_jax.data.media import read_bytes
+from psdiff_jax.data.media import read_image
 from psdiff_jax.data.records import PreparedDataset
-from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import write_atomically
 from psdiff_jax.inference.embed import Embedder, LoadImage, image_loader
@@ -118,7 +117,7 @@ def find_query(query: str, dataset: PreparedDataset) -> tuple[np.ndarray, np.nda
     given = image_query(query)
     if given:
         path, box = given
-        image = decode_image(read_bytes(path), str(path))
+        image = read_image(path)  # upright, as whoever read the box off it saw it
         check_box(path, box, image)
         return image, box, path.name, ()
     queries = dataset.queries()

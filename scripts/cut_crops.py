@@ -33,6 +33,8 @@ def main(config: Config) -> None:
     if not size:
         raise InputError(f"--size={SIZE.value}: give HEIGHTxWIDTH in pixels")
     out = Path(str(OUT.value))
+    if out.is_dir() and any(out.iterdir()):  # crops of two datasets would share their people's numbers
+        raise InputError(f"--out {out} is not empty; empty it, or name another folder")
     crops = load_crops(
         open_dataset(config.data),
         "train",

@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from psdiff_jax.data.decoding import decode
 from psdiff_jax.errors import InputError
 from psdiff_jax.evaluation.reid import cross_camera_queries, hold_out
 
@@ -41,7 +42,7 @@ def unpack(archive: Path, folder: Path) -> list[tuple[str, int, int, int, int]]:
                     continue
                 name = Path(member.name).name
                 parts, content = NAME.fullmatch(name), file.read()
-                crop = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+                crop = decode(content, cv2.IMREAD_COLOR, f"{archive}: {member.name}")
                 if parts is None or crop is None:
                     raise InputError(f"{archive}: {member.name} is no crop called <person>_<nn>.jpg; leave it out")
                 (folder / "images" / name).write_bytes(content)

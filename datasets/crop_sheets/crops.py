@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
+from psdiff_jax.data.decoding import decode
 from psdiff_jax.data.transforms import decode_image
 from psdiff_jax.datasets.common.person_images import (
     PersonFiles,
@@ -56,7 +57,7 @@ def read_crop(path: str, crop: PersonImage) -> np.ndarray:
       InputError: naming a file that is broken or fully transparent.
     """
     data, where = read_bytes(path, crop), f"{path}: {crop.name}"
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    image = decode(data, cv2.IMREAD_UNCHANGED, where)
     if image is not None and image.ndim == 3 and image.shape[2] == 4:
         return trimmed_cutout(image, where)
     if image is not None and image.ndim == 3 and image.dtype == np.uint8:

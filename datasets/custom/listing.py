@@ -130,9 +130,10 @@ def parse_xywh(values: Any) -> tuple[float, ...]:
 def numbered(texts: Iterable[str | None]) -> tuple[dict[str, int], bool]:
     """Numbers for ids, and whether they differ from the ids themselves.
 
-    Whole numbers are kept; if any id is something else, all ids are numbered from 0 in sorted order.
+    Whole numbers are kept; if any id is something else, or more than the int32 of a batch holds, all ids are numbered
+    from 0 in sorted order.
     """
     distinct = sorted({text for text in texts if text is not None})
-    if all(_WHOLE.fullmatch(text) for text in distinct):
+    if all(_WHOLE.fullmatch(text) and int(text) < 2**31 for text in distinct):
         return {text: int(text) for text in distinct}, False
     return {text: number for number, text in enumerate(distinct)}, True

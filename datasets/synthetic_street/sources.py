@@ -17,6 +17,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from psdiff_jax.data.decoding import decode
 from psdiff_jax.datasets.common.person_images import (
     PersonImage,
     digest,
@@ -156,5 +157,5 @@ def _find_cutouts(path: str) -> dict[str, list[PersonImage]]:
 @functools.lru_cache(maxsize=512)
 def _read_cutout(path: str, view: PersonImage) -> np.ndarray:
     """The figure cropped to its extent: uint8 [h, w, 4], RGB multiplied by alpha."""
-    data = np.frombuffer(read_bytes(path, view), np.uint8)
-    return trimmed_cutout(cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None, f"{path}: {view.name}")
+    where = f"{path}: {view.name}"
+    return trimmed_cutout(decode(read_bytes(path, view), cv2.IMREAD_UNCHANGED, where), where)

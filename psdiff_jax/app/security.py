@@ -66,7 +66,10 @@ class Gate:
     def serves(self, host: str) -> bool:
         """Whether a Host header is an address, this machine's name or --host: a foreign name that was pointed at this
         machine (DNS rebinding) is none of them."""
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # half an IPv6 address
+            return False
         return name in (self.host, "localhost", socket.gethostname().lower()) or _is_address(name)
 
     def _sign(self, session: str) -> str:

@@ -73,8 +73,8 @@ class Verdict(BaseModel):
 
 class Wanted(BaseModel):
     folder: str | None = Field(None, max_length=4096)
-    after: float | None = Field(None, ge=0)
-    before: float | None = Field(None, ge=0)
+    after: float | None = Field(None, ge=0, allow_inf_nan=False)
+    before: float | None = Field(None, ge=0, allow_inf_nan=False)
     similarity: float = Field(0.0, ge=-1, le=1)
     top: int = Field(ge=1, le=MOST_HITS)
 
@@ -217,7 +217,8 @@ ROUTES = (
 
 
 def _with_cookie(response: Response, gate: Gate) -> Response:
-    response.set_cookie(gate.cookie, gate.new_cookie(), httponly=True, samesite="strict")
+    # lax: whoever follows a link to the page keeps the search; writes from elsewhere are refused by their origin
+    response.set_cookie(gate.cookie, gate.new_cookie(), httponly=True, samesite="lax")
     return response
 
 

@@ -84,7 +84,9 @@ class Query:
 
     def with_example(self, example: Example) -> Query:
         """Adds an example. One that replaces another box of the same image means another person, of whom nothing has
-        been judged."""
+        been judged; the same one again changes nothing."""
+        if any((each.image, each.box) == (example.image, example.box) for each in self.examples):
+            return self
         others = tuple(each for each in self.examples if each.image != example.image)
         return Query((*others, example), self.judgements if len(others) == len(self.examples) else ())
 
@@ -131,7 +133,9 @@ class Session:
     def change(self, change: Callable[[Query], Query]) -> None:
         """Makes what `change` gives for the current query the current one."""
         with self._lock:
-            self._history = [*self._history, change(self.query)][-MAX_HISTORY:]
+            changed = change(self.query)
+            if changed is not self.query:
+                self._history = [*self._history, changed][-MAX_HISTORY:]
 
     def undo(self) -> None:
         """Back to the query before; does nothing at the first."""

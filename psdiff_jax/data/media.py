@@ -11,7 +11,6 @@ import io
 import math
 import os
 import stat
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from psdiff_jax.data.decoding import check_size, too_large
 from psdiff_jax.errors import InputError, one_line
 
 with contextlib.suppress(ImportError):
@@ -33,12 +33,9 @@ SUFFIXES: dict[Kind, str] = {
     "video": ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .webm .wmv",
 }
 KINDS: dict[str, Kind] = {suffix: kind for kind, suffixes in SUFFIXES.items() for suffix in suffixes.split()}
-MAX_PIXELS = 2**27  # of an image or a frame: 400 MB as RGB; more is taken for a decompression bomb
 MAX_BYTES = 2**30  # of an image file
 IGNORED = ".nomedia"  # a folder with a file of this name is passed over, as Android's gallery does
 SAME = 1e-6  # seconds; times closer than this are one
-
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit is MAX_PIXELS
 
 
 class Media(NamedTuple):
@@ -78,7 +75,7 @@ def find_media(folder: str | Path, unreadable: dict[str, str] | None = None) -> 
             status = here.stat()
             entries = list(os.scandir(here))
         except OSError as error:
-            problems[here.relative_to(root).as_posix()] = f"cannot be listed ({error.strerror})"
+            problems[_printable(here.relative_to(root).as_posix())] = f"cannot be listed ({error.strerror})"
             continue
         if (status.st_dev, status.st_ino) in seen or (here != root and any(e.name == IGNORED for e in entries)):
             continue
@@ -92,7 +89,7 @@ def find_media(folder: str | Path, unreadable: dict[str, str] | None = None) -> 
                 mode = path.stat().st_mode
             except OSError as error:
                 if kind or entry.is_symlink():  # which may lead to a folder
-                    problems[relative] = f"cannot be read ({error.strerror})"
+                    problems[_printable(relative)] = f"cannot be read ({error.strerror})"
                 continue
             if stat.S_ISDIR(mode):
                 (linked if entry.is_symlink() else folders).append(path)
@@ -100,7 +97,7 @@ def find_media(folder: str | Path, unreadable: dict[str, str] | None = None) -> 
                 if _is_utf8(relative):
                     found.append(Media(relative, kind))
                 else:
-                    problems[os.fsencode(relative).decode(errors="replace")] = "its name is not UTF-8; rename it"
+                    problems[_printable(relative)] = "its name is not UTF-8; rename it"
     return sorted(found)
 
 
@@ -124,7 +121,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """Encoded image -> uint8 [H,W,3] RGB, upright. InputError, naming `name`, if it is broken or too large."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            _check_size(image.width, image.height, name)
+            check_size(image.width, image.height, name)
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 8
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
@@ -134,7 +131,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: {_not_an_image(name, data)}") from error
     except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: more than {MAX_PIXELS / 1e6:.0f} million pixels") from error
+        raise InputError(too_large(name)) from error
     except Exception as error:  # whatever a decoder raises on broken data
         raise InputError(f"{name}: broken image ({one_line(error)})") from error
 
@@ -208,14 +205,9 @@ def _slot(time: float, rate: float) -> int:
 
 
 def _pixels(frame: Any, name: str) -> np.ndarray:
-    _check_size(frame.width, frame.height, name)
+    check_size(frame.width, frame.height, name)
     image = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90)))
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{name}: {width} x {height} pixels, more than {MAX_PIXELS / 1e6:.0f} million")
 
 
 def _is_utf8(path: str) -> bool:
@@ -224,6 +216,11 @@ def _is_utf8(path: str) -> bool:
         return bool(path.encode())
     except UnicodeEncodeError:
         return False
+
+
+def _printable(path: str) -> str:
+    """The name with an escape for each byte that is not UTF-8, as in \\xff.png."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _not_an_image(name: str, data: bytes) -> str:

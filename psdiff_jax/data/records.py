@@ -6,7 +6,8 @@
     dataset.queries().person_ids
 
 A prepared dataset is in `<prepared_dir>/<name>-<fingerprint>/`. The fingerprint covers the builder's version, every
-option and, if the builder reads files, their contents: any change gives another folder.
+option and, if the builder reads files, the contents of annotations and the names and sizes in bytes of images: a change
+gives another folder. Delete the folder after images were edited to files of the very same size, as in `.bmp`.
 
 A builder is a `datasets.common.builder.RecordBuilder`, or a `tfds.core.GeneratorBasedBuilder` whose features are
 `record_features()`, made with `data_dir` and its own options by keyword. It may have

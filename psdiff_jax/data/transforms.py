@@ -11,6 +11,7 @@ import math
 import cv2
 import numpy as np
 
+from psdiff_jax.data.decoding import decode
 from psdiff_jax.errors import InputError
 
 
@@ -18,10 +19,9 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """Encoded JPEG or PNG -> uint8 [h, w, 3] RGB. EXIF rotation is ignored: boxes are in pixels as stored.
 
     Raises:
-      InputError: naming `name`, if the data are empty, truncated or not an image.
+      InputError: naming `name`, if the data are empty, truncated, not an image or one of too many pixels.
     """
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    image = decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, name)
     if image is None:
         raise InputError(f"{name} is not a readable image (truncated or broken); replace it")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)

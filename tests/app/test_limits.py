@@ -116,6 +116,19 @@ def test_requests_that_make_no_sense(browser, path, body, status, line):
     refused(browser, browser.post(path, json=body), status, line)
 
 
+def test_a_time_without_end_is_refused(browser):
+    """JSON's 1e999 is read as infinity, which no answer could hold."""
+    refused(
+        browser,
+        browser.post(
+            "/api/filters", content='{"top": 5, "after": 1e999}', headers={"Content-Type": "application/json"}
+        ),
+        422,
+        "after: ",
+    )
+    assert browser.get("/api/state").json()["filters"]["after"] is None
+
+
 @pytest.mark.parametrize(
     "hit", ["0-0", "x", "..%2f..%2fsecret.jpg", "%00", "{v}-99999", "{v}--1", "{v}-1.0", "{v}-\u0663"]
 )

@@ -32,6 +32,18 @@ def test_rocchio():
     assert query([A], [B], [C]).vector().dtype == np.float32
 
 
+def test_the_same_person_chosen_again_keeps_what_was_judged():
+    session, first = Session(), query([A], [B])
+    session.change(lambda _: first)
+    session.change(lambda now: now.with_example(Example("0", BOX, A)))
+    assert session.query is first
+    session.undo()
+    assert session.query == Query()  # nothing was added to the history
+    session.change(lambda _: first)
+    session.change(lambda now: now.with_example(Example("0", (0.0, 0.0, 2.0, 2.0), C)))  # somebody else
+    assert not session.query.judgements and len(session.query.examples) == 1
+
+
 @pytest.mark.parametrize("case", [query([A, -A]), query([A], [-A, -A]), query([A], [-A], [A])])
 def test_opposites_leave_a_unit_vector(case):
     assert np.linalg.norm(case.vector()) == pytest.approx(1)

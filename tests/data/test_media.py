@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psdiff_jax.data.media import MAX_PIXELS, Media, count_frames, find_media, frame_at, read_frames, read_image
+from psdiff_jax.data.decoding import MAX_PIXELS
+from psdiff_jax.data.media import Media, count_frames, find_media, frame_at, read_frames, read_image
 from psdiff_jax.errors import InputError
 
 from ..folder import write_image, write_video

@@ -1,10 +1,12 @@
 """Transforms against hand-made values, and against the geometry that OpenCV's resampling must follow."""
 
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 
-from psdiff_jax.data import transforms
+from psdiff_jax.data import decoding, transforms
 from psdiff_jax.errors import InputError
 
 BOXES = np.asarray([[0, 0, 10, 20], [3.5, 7, 40, 30]], np.float32)
@@ -115,3 +117,19 @@ def test_adjust_color():
 
 def test_pad_rows():
     np.testing.assert_array_equal(transforms.pad_rows(np.asarray([[1, 2]]), 3, -1), [[1, 2], [-1, -1], [-1, -1]])
+
+
+def test_too_many_pixels_are_refused_by_the_header(monkeypatch):
+    """Nothing is decoded; what only OpenCV's own limit stops is broken to us."""
+    png = cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes()
+    for size, said in (
+        ((12_000, 12_000), r"12000 x 12000 pixels, more than 134 million"),
+        ((40_000, 40_000), "more than 134"),
+    ):
+        header = png[:16] + b"".join(side.to_bytes(4, "big") for side in size)
+        header += png[24:29] + zlib.crc32(header[12:] + png[24:29]).to_bytes(4, "big") + png[33:]
+        with pytest.raises(InputError, match=rf"^bomb\.png: {said}"):
+            transforms.decode_image(header, "bomb.png")
+        with monkeypatch.context() as patch, pytest.raises(InputError, match=r"^bomb\.png is not a readable image"):
+            patch.setattr(decoding.Image, "open", lambda _: (_ for _ in ()).throw(OSError("no format of Pillow's")))
+            transforms.decode_image(header, "bomb.png")

@@ -27,6 +27,7 @@ VIDEO = ("--video", "x.mp4", "--query", "@1:1,1,5,5", "--out", "found")
         ("benchmark_video", WRONG, "config.train.batch_size=0: must be 1 or more"),
         ("benchmark_video", ("--config", CONFIG, "--workdir", "run", "--rate", -1), "--rate -1: give a number above 0"),
         ("cut_crops", ("--config", "none.py", "--out", "crops"), "--config none.py: cannot be read (no such file)"),
+        ("cut_crops", ("--config", CONFIG, "--out", ".."), "--out .. is not empty; empty it, or name another folder"),
         (
             "probe_readout",
             ("--config", CONFIG, "--config.model.rows=4"),
