@@ -47,7 +47,8 @@ def run(
     keep_compiled(config.compilation_cache)
     if config.distributed:
         parallel.join(config.distributed_timeout, trains=mode.startswith("train"))
-    parallel.setup_cpu_devices(config.cpu_devices, config.train.batch_size, config.evaluate.batch_size)
+    options = config.train
+    parallel.setup_cpu_devices(config.cpu_devices, options.batch_size // options.accumulate, config.evaluate.batch_size)
     try:
         parallel.meet()
         silence = broken() if parallel.is_main_process() else contextlib.nullcontext()  # the first alone speaks

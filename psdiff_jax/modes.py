@@ -1,6 +1,7 @@
 """What `--mode` names: train, evaluate, export, evaluate_teacher; `gallery` and `folder` have embed and search."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def train(config: Config, workdir: Path, dataset: Images, gallery: PreparedDatas
             "with the weights of another run (config.train.init_from)"
         )
     mesh, data, folder = parallel.make_mesh(), config.data, config.teacher_folder(workdir)
-    training.training_mesh(config)  # what does not divide is refused before the teacher's targets are made
+    training.training_mesh(config)  # what cannot be is refused before the teacher's targets are made
+    if config.train.views and jax.process_count() > 1:
+        raise InputError("config.train.views: features are kept by a single process; set it to 0 on a pod")
     with MetricWriter(workdir) as writer:
         targets = open_targets(
             config.teacher,
@@ -84,14 +87,14 @@ def train(config: Config, workdir: Path, dataset: Images, gallery: PreparedDatas
 
 def features(config: Config, workdir: Path, dataset: Images, model: PSDiff, targets: Targets) -> StoredViews:
     """What the frozen backbones of `model` make of config.train.views views of the training images."""
-    if jax.process_count() > 1:
-        raise InputError("config.train.views: features are kept by a single process; set it to 0 on a pod")
 
     def batches(view: int) -> EvalBatches:
-        size = config.evaluate.batch_size
+        size = parallel.whole_batch(config.evaluate.batch_size)
         return view_batches(dataset, config.data, view=view, batch_size=size, seed=config.seed, targets=targets)
 
-    made_from = [config.seed, repr(config.data), arrays_hash(targets.all("train")), dataset_name(dataset)]
+    # Where images lie and how they are read does not change them.
+    data = replace(config.data, root="", prepared_dir="", cache=False, threads=0, workers=0)
+    made_from = [config.seed, repr(data), arrays_hash(targets.all("train")), dataset_name(dataset)]
     images = len(training_positions(dataset.annotations("train"), config.data.held_out))
     shared = config.train.views_folder
     folder = Path(shared).expanduser() if shared else features_folder(workdir)
@@ -108,7 +111,7 @@ def closed_form(config: Config, dataset: Images, model: PSDiff, targets: Targets
         dataset,
         "train",
         config.data,
-        batch_size=config.evaluate.batch_size,
+        batch_size=parallel.whole_batch(config.evaluate.batch_size),
         indices=positions,
         targets=targets,
         processes=Processes(*parallel.place()),

@@ -16,7 +16,8 @@ import json
 import os
 import signal
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from psdiff_jax.errors import InputError, one_line
 from psdiff_jax.pod import leave, roll_call
 
 AXES = ("data", "model")
+T = TypeVar("T")
 WEEK = 7 * 24 * 3600  # seconds
 LEAST_SHARDED = 1024  # numbers of an array that is divided; to gather a smaller one takes longer than it saves
 
@@ -142,6 +144,11 @@ def check_divides(batch_size: int, mesh: Mesh, key: str = "config.train.batch_si
     if batch_size < 1 or batch_size % devices:
         raise InputError(f"{key} is {batch_size}, which does not divide by the {devices} devices: "
                          f"choose a multiple of {devices}")  # fmt: skip
+
+
+def whole_batch(size: int) -> int:
+    """`size` rounded up to a multiple of all devices, for batches whose size changes no result."""
+    return -(-size // jax.device_count()) * jax.device_count()
 
 
 def put_batch(batch: Any, mesh: Mesh | None) -> Any:
@@ -266,6 +273,17 @@ def place() -> tuple[int, int, int]:
 def is_main_process() -> bool:
     """Whether this process writes the files and speaks to the user."""
     return jax.process_index() == 0
+
+
+def first_alone(make: Callable[[], T]) -> T:
+    """`make()`, on the first process before the others: what it leaves in files they need not make as well, also on a
+    disk that hosts share without locks."""
+    if is_main_process():
+        made = make()
+        meet()
+        return made
+    meet()
+    return make()
 
 
 def all_agree(ok: bool) -> bool:

@@ -45,6 +45,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ConfigDict, Path
     return config, folder / "run"
 
 
+def test_cores_are_shared_by_what_a_step_computes_at_once(tmp_path, monkeypatch):
+    config, asked = tiny_config(tmp_path), []
+    config.train.update({"batch_size": 8, "accumulate": 4})
+    monkeypatch.setattr(experiment.parallel, "setup_cpu_devices", lambda *given: asked.append(given))
+    monkeypatch.setattr(experiment, "_run", lambda *_: None)
+    experiment.run(config, tmp_path / "run", "train")
+    assert asked == [(0, 2, config.evaluate.batch_size)]
+
+
 def test_everything_is_there(finished):
     _, workdir = finished
     for name in (

@@ -62,6 +62,11 @@ def test_mesh_and_sharding():
         parallel.make_mesh(jax.device_count() + 1)
 
 
+def test_batches_are_made_large_enough_to_be_shared(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 6)
+    assert [parallel.whole_batch(size) for size in (1, 6, 8, 12, 13)] == [6, 6, 12, 12, 18]
+
+
 def test_placing_and_fetching_changes_nothing():
     mesh = parallel.make_mesh()
     batch = {"image": np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3), "valid": np.array([True, False, True, True])}

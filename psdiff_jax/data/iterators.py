@@ -66,11 +66,12 @@ class BatchIterator(Iterator[Batch]):
         Raises:
           InputError: the state was taken with other settings, under which step k meant other images.
         """
-        for key, value in self._identity.items():
-            if state.get(key) != value:
+        for key in dict.fromkeys([*self._identity, *state]):
+            before, now = state.get(key), self._identity.get(key)
+            if key != "step" and before != now:
                 raise InputError(
-                    f"the checkpoint's data position was saved with {key}={state.get(key)}, this run has {key}="
-                    f"{value}: continue with the same setting, or start in another --workdir"
+                    f"the checkpoint's data position was saved with {key}={before}, this run has {key}="
+                    f"{now}: continue with the same setting, or start in another --workdir"
                 )
         self.close()
         self._step = int(state["step"])

@@ -14,7 +14,7 @@ class EvaluateOptions:
     """config.evaluate."""
 
     steps: Annotated[tuple[int, ...], Range(1), "numbers of denoising steps to report"] = (1, 2, 4, 8)
-    batch_size: Annotated[int, AT_LEAST_1, "images per batch, over all devices"] = 8
+    batch_size: Annotated[int, AT_LEAST_1, "images per batch, over all devices; rounded up to a multiple of them"] = 8
     query: Annotated[
         Literal["gt_box", "detected"], "query embedding: of the given box, or of the detection that overlaps it most"
     ] = "gt_box"

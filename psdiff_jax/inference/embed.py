@@ -66,9 +66,9 @@ class Embedder:
         data: DataOptions,
         options: EvaluateOptions,
     ) -> "Embedder":
-        """Puts the variables on all devices."""
+        """Puts the variables on all devices, and has them share every batch."""
         mesh = parallel.make_mesh()
-        parallel.check_divides(options.batch_size, mesh, "config.evaluate.batch_size")
+        options = replace(options, batch_size=parallel.whole_batch(options.batch_size))
         params, rest = (parallel.put_replicated(tree, mesh) for tree in (params, rest))
         settings = {
             "model": {key: value for key, value in tree(model).items() if key not in WITHOUT_EFFECT},

@@ -38,16 +38,18 @@ def prediction_images(
 
     def write(step: int, state: TrainState) -> None:
         if not batch:  # as large as evaluation's, and with its arguments: then both run the same compiled program
+            size = parallel.whole_batch(evaluate.batch_size)
             shown = range(min(SHOWN, len(dataset.gallery_source)))
             where = Processes(*parallel.place())
-            batches = eval_batches(
-                dataset, "gallery", data, batch_size=evaluate.batch_size, indices=shown, processes=where
-            )
+            batches = eval_batches(dataset, "gallery", data, batch_size=size, indices=shown, processes=where)
             batch.update(next(iter(batches)))
         wanted = {name: batch[name] for name in ("image", "image_size", "image_index")}
         key = jax.random.key(config.seed)
-        on_device = parallel.put_batch(wanted, mesh)
-        predicted = parallel.fetch(predictor(weights(state), state.rest, on_device, key, evaluate.steps, None))
+        images = len(batch["valid"])
+        no_query = np.zeros((images, 4), np.float32), np.zeros(images, bool)
+        on_device, held = parallel.put_batch((wanted, no_query), mesh)
+        predicted = predictor(weights(state), state.rest, on_device, key, evaluate.steps, *held)
+        predicted = parallel.fetch(predicted)
         for i in np.flatnonzero(batch["valid"]):
             gt_boxes = batch["boxes"][i][batch["boxes_mask"][i]]
             for k in evaluate.steps:

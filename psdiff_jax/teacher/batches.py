@@ -16,7 +16,8 @@ class BalancedBatches:
     Every identity comes once an epoch of `steps_per_epoch` steps (a remainder smaller than P waits for the next
     shuffle). Identities with fewer than K crops repeat some. Without unlabelled crops U is 0. Any crop of an identity
     is as likely as any other, for not every dataset knows its cameras: HHCL's sampler takes the other K - 1 from
-    cameras other than the first one's, where it can.
+    cameras other than the first one's, where it can. Where `devices` cannot share such a batch, P is the next
+    lower number with which they can.
 
     Attributes:
       labels: int32 [N], 0..num_identities-1 by rising person id, -1 unlabelled. identities_per_batch: P. size: B.
@@ -29,6 +30,7 @@ class BalancedBatches:
         crops_per_identity: int,
         *,
         unlabelled: int = 0,
+        devices: int = 1,
         augment: AugmentOptions | None = None,
         seed: int = 0,
     ):
@@ -47,8 +49,15 @@ class BalancedBatches:
         self._members = np.split(order, np.searchsorted(self.labels[order], np.arange(self.num_identities)))
         self._unlabelled, self._members = self._members[0], self._members[1:]
         self.unlabelled = unlabelled if len(self._unlabelled) else 0
+        self.identities_per_batch = self._shared_by(devices)
         self.steps_per_epoch = self.num_identities // self.identities_per_batch
         self.size = self.identities_per_batch * crops_per_identity + self.unlabelled
+
+    def _shared_by(self, devices: int) -> int:
+        """The most identities of a batch that so many devices can share; all of them where there is no such number."""
+        most, others = self.identities_per_batch, self.unlabelled
+        fits = (p for p in range(most, 1, -1) if (p * self.crops_per_identity + others) % devices == 0)
+        return next(fits, most)
 
     def rows(self, step: int) -> np.ndarray:
         """int [B], the crops of batch `step`: K of the first identity, K of the second, ..., the unlabelled."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from psdiff_jax import parallel
 from psdiff_jax.data.records import Annotations, Images
 from psdiff_jax.errors import InputError
 from psdiff_jax.ops.normalize import first_off_unit
@@ -101,7 +102,7 @@ def network_targets(
         path, shape = Path(folder) / f"targets-{split}.npy", (int(starts[split][-1]), teacher.dim)
         if base is not None and teacher.projection is not None:
             compute = partial(_projected, teacher, teacher.projection, annotations, base.all(split))
-            rows[split] = cached_rows(path, key, shape, compute)
+            rows[split] = parallel.first_alone(partial(cached_rows, path, key, shape, compute))
         else:
             embed = partial(embed_split, teacher, dataset, split, batch, workers)
             rows[split] = rows_of_all_processes(path, key, shape, embed)

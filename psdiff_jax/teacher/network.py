@@ -57,7 +57,10 @@ class TeacherNetwork(nnx.Module):
 def apply_teacher(
     graphdef: Any, params: Any, stats: Any, crops: jax.Array, train: bool = False, dtype: jnp.dtype = jnp.float32
 ) -> tuple[jax.Array, Any]:
-    """A pure function: embeddings [B,D] of `crops` [B,h,w,3], and the statistics after them."""
+    """A pure function: embeddings [B,D] of `crops` [B,h,w,3], and the statistics after them. dtype: the backbone's."""
+    # flax promotes bfloat16 inputs and float32 parameters to float32.
+    cast = jax.tree.map(lambda param: param.astype(dtype), params["backbone"])
+    params = nnx.State({**params, "backbone": cast})
     # A copy: under jax.grad the statistics come from an outer trace and could not be updated in place.
     teacher = nnx.merge(graphdef, params, stats, copy=True)
     embeddings = teacher(crops, train=train, dtype=dtype)

@@ -13,9 +13,6 @@ from psdiff_jax.options import AT_LEAST_1, FRACTION, NOT_NEGATIVE, POSITIVE, Nee
 from psdiff_jax.teacher.augment import AugmentOptions
 from psdiff_jax.teacher.kinds import KINDS
 
-# Keys of earlier versions, in config.json and teacher.json.
-RENAMED = {"people": "identities", "crops_per_person": "crops_per_identity"}
-
 
 @dataclass(frozen=True)
 class TeacherOptions(AugmentOptions):

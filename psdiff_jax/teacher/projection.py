@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from psdiff_jax import parallel
 from psdiff_jax.errors import InputError
 from psdiff_jax.files import locked
 from psdiff_jax.models.weights import read_npz, save_npz
@@ -138,6 +139,10 @@ def targets_of_width(targets: Targets, dim: int, *, folder: str | Path, whiten: 
 
 def kept_projection(embeddings: np.ndarray, dim: int, whiten: bool, folder: Path, title: str) -> Projection:
     """The projection in `folder` where it is of these embeddings and of this kind; otherwise it is fitted."""
+    return parallel.first_alone(partial(_kept_projection, embeddings, dim, whiten, folder, title))
+
+
+def _kept_projection(embeddings: np.ndarray, dim: int, whiten: bool, folder: Path, title: str) -> Projection:
     path = folder / FILE
     wanted = {"embeddings": arrays_hash(embeddings), "width": dim, "whitening": whiten}
     kept, _ = _load_fresh(path, wanted)

@@ -93,11 +93,7 @@ def rows_of_all_processes(
             for row in range(max(start, first), end, JOINED_AT_ONCE):
                 yield rows[row - first : row - first + JOINED_AT_ONCE]
 
-    # The first alone joins them, for a disk that hosts share need not have locks; the others read what it made.
-    rows = cached_rows(path, key, shape, joined) if index == 0 else None
-    parallel.meet()
-    if rows is None:
-        rows = cached_rows(path, key, shape, joined)
+    rows = parallel.first_alone(lambda: cached_rows(path, key, shape, joined))
     parallel.meet()  # nobody deletes before all have read
     for suffix in (".npy", ".json", ".lock"):
         paths[index].with_suffix(suffix).unlink(missing_ok=True)

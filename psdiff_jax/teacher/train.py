@@ -24,7 +24,7 @@ from flax import nnx
 from psdiff_jax import parallel
 from psdiff_jax.data.records import Images
 from psdiff_jax.earlier import todays_keys
-from psdiff_jax.errors import InputError
+from psdiff_jax.errors import InputError, one_line
 from psdiff_jax.files import write_atomically
 from psdiff_jax.models.weights import load_npz, save_npz, state_hash
 from psdiff_jax.teacher.batches import BalancedBatches
@@ -120,6 +120,7 @@ def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit
         options.identities,
         options.crops_per_identity,
         unlabelled=options.unlabelled if options.negatives else 0,
+        devices=jax.device_count(),
         augment=options,
         seed=seed,
     )
@@ -127,8 +128,10 @@ def _train(options: TeacherOptions, crops: CropSet, folder: Path, seed: int, fit
         raise InputError(
             f"config.teacher: batches of {batches.size} crops (identities x crops_per_identity + unlabelled, here"
             f" {batches.identities_per_batch} x {batches.crops_per_identity} + {batches.unlabelled}) do not divide by"
-            f" {jax.device_count()} devices"
+            f" {jax.device_count()} devices; choose another config.teacher.crops_per_identity, or config.cpu_devices"
         )
+    if batches.identities_per_batch < min(options.identities, batches.num_identities):
+        say(f"teacher: {batches.identities_per_batch} identities a batch, which {jax.device_count()} devices can share")
     count, index = jax.process_count(), jax.process_index()
     share = slice(index * batches.size // count, (index + 1) * batches.size // count)
 
@@ -166,8 +169,11 @@ def _origin(options: TeacherOptions, dataset: Images, seed: int) -> dict[str, An
 
 def _read_origin(path: Path) -> dict[str, Any]:
     """The origin of a finished teacher, its options by today's names."""
-    origin = json.loads(path.read_text())
-    return {**origin, "options": todays_keys({"teacher": origin["options"]})["teacher"]}
+    try:
+        origin = json.loads(path.read_text(encoding="utf-8"))
+        return {**origin, "options": todays_keys({"teacher": origin["options"]})["teacher"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({one_line(error)}); delete it, and the teacher is trained again") from error
 
 
 def _digest(value: Any) -> str:

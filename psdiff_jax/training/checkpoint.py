@@ -49,17 +49,14 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("arrays", "manifest"))
         self._manager.reached_preemption = lambda step: False  # `training.loop` asks, and the service counts who does
 
-    def save(
-        self, step: int, state: Any, data_state: Mapping[str, Any] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+    def save(self, step: int, state: Any, data_state: Mapping[str, Any] | None = None) -> None:
         """Saves `state` as `step`, unless that step is there already. All processes must call this together.
 
         Returns when `state` is copied: it may be given up at once. `wait` ends when it is on the disk.
 
         Args:
           state: a tree of arrays and typed random keys.
-          data_state, metadata: what JSON can hold; the first is handed back by `restore_latest`.
+          data_state: what JSON can hold; `restore_latest` hands it back.
         """
         if step in self._manager.all_steps():
             return
@@ -68,7 +65,7 @@ class Checkpoints:
         kinds = {name: str(leaf.dtype) for name, leaf in named_leaves(state)}
         leaves = {name: {"shape": list(arrays[name].shape), "dtype": kinds[name], "sha256": digest}
                   for name, digest in hashes(arrays).items()}  # fmt: skip
-        manifest = {"leaves": leaves, "data_state": dict(data_state or {}), "metadata": dict(metadata or {})}
+        manifest = {"leaves": leaves, "data_state": dict(data_state or {})}
         stored = {name: array for name, array in arrays.items() if array.size}  # orbax refuses empty arrays
         args = self._ocp.args
         composite = args.Composite(
@@ -106,16 +103,6 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The newest step there is, whole or not."""
         return self._manager.latest_step()
-
-    def metadata(self, step: int | None = None) -> dict[str, Any]:
-        """What was saved as `metadata` with a step (default: the newest)."""
-        step = self.latest_step() if step is None else step
-        if step is None:
-            raise InputError(f"{self.folder} holds no checkpoint")
-        try:
-            return self._read_manifest(step)["metadata"]
-        except DamagedError as error:
-            raise InputError(f"{self.folder / str(step)}: {error}") from error
 
     def wait(self) -> None:
         """Blocks until everything saved is on the disk."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,11 @@ def _store(
     folder: Path, identity: str, model: PSDiff, view_batches: Callable[[int], EvalBatches], images: int, views: int
 ) -> StoredViews:
     mark = folder / "made_from.json"
-    if not mark.is_file() or mark.read_text() != identity:
+    if not mark.is_file() or mark.read_text(errors="replace") != identity:
+        if has_view(folder, 0):
+            print(
+                f"{folder} is stale (other data, weights or options): computing it again", file=sys.stderr, flush=True
+            )
         shutil.rmtree(folder, ignore_errors=True)
         write_atomically(mark, identity)
     graphdef, state = nnx.split(model)

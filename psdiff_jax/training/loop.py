@@ -28,6 +28,7 @@ from psdiff_jax.training.writer import MetricWriter
 
 StepFn = Callable[[Any, Any], tuple[Any, Mapping[str, jax.Array]]]
 Hook = tuple[int, Callable[[int, Any], None]]
+SKIPPED = "steps_left_out"  # in the position of the data that a checkpoint holds
 POLL = 0.002  # seconds between two checks whether data or devices are ready
 _asked = itertools.count(1)  # how often all processes have asked whether to stop, in whichever training
 
@@ -74,13 +75,13 @@ def fit(
     """
     state = state if mesh is None else parallel.put_replicated(state, mesh)
     batches = _FromStep(batches) if callable(batches) else batches
-    state, start = _resume(state, batches, checkpoints, prefix)
+    state, start, skipped = _resume(state, batches, checkpoints, prefix)
     if writer:
         writer.rewind(start, prefix)
     if start >= steps:
         say(f"{prefix}: already at step {start} of {steps}")
         return state
-    progress = Progress(prefix, steps, log_every, writer, skip)
+    progress = Progress(prefix, steps, log_every, writer, skip, skipped)
     unread: tuple[int, Any] | None = None  # the last step sent
     with _StopSignals() as stop, _ReadAhead(batches, mesh, steps - start) as ahead:
         for step in range(start + 1, steps + 1):
@@ -99,7 +100,7 @@ def fit(
             progress.tick(_rows(batch), ahead.waited)
 
             if saving and checkpoints:
-                checkpoints.save(step, state, data_state)
+                checkpoints.save(step, state, {**data_state, SKIPPED: progress.skipped})
             if stopping:
                 _exit(stop.number, step, checkpoints, writer)
             for call in due:
@@ -113,18 +114,19 @@ def fit(
     return state
 
 
-def _resume(state: Any, batches: Positioned, checkpoints: Checkpoints | None, prefix: str) -> tuple[Any, int]:
-    """(state, its step), from the newest checkpoint where there is one; the data follow."""
+def _resume(state: Any, batches: Positioned, checkpoints: Checkpoints | None, prefix: str) -> tuple[Any, int, int]:
+    """(state, its step, steps left out so far), from the newest checkpoint where there is one; the data follow."""
     restored = checkpoints.restore_latest(state) if checkpoints else None
     if restored is None:
         start = int(parallel.fetch(state.step))
         batches.set_state({**batches.get_state(), "step": start})
-        return state, start
+        return state, start, 0
     state, data_state = restored
+    skipped = int(data_state.pop(SKIPPED, 0))  # checkpoints of before do not know
     batches.set_state(data_state)
     start = int(parallel.fetch(state.step))
     say(f"{prefix}: resumed from step {start}")
-    return state, start
+    return state, start, skipped
 
 
 def _exit(number: int, step: int, checkpoints: Checkpoints | None, writer: MetricWriter | None) -> None:

@@ -23,8 +23,10 @@ class Progress:
     Speed leaves out the first step, which compiles, and whatever lies between `tick` and `skip`.
     """
 
-    def __init__(self, prefix: str, steps: int, log_every: int, writer: MetricWriter | None, skip: int = 0):
-        self._skip, self._skipped = skip, 0  # steps that may be left out, and were
+    def __init__(
+        self, prefix: str, steps: int, log_every: int, writer: MetricWriter | None, skip: int = 0, skipped: int = 0
+    ):
+        self._skip, self.skipped = skip, skipped  # steps that may be left out, and were
         self._prefix, self._steps, self._log_every, self._writer = prefix, steps, max(1, log_every), writer
         self._begin, self._clock = time.perf_counter(), None
         self._total = np.zeros(2)  # timed steps, seconds
@@ -41,15 +43,15 @@ class Progress:
         wrong = next((name for name in MUST_BE_FINITE if not np.isfinite(values.get(name, 0.0))), None)
         if wrong is None:
             self._values.append(values)
-        elif self._skipped < self._skip:
-            self._skipped += 1
+        elif self.skipped < self._skip:
+            self.skipped += 1
             say(f"{self._prefix}: {wrong} is {values[wrong]} at step {step}, which is left out; "
-                f"{self._skipped} of at most {self._skip} so far")  # fmt: skip
+                f"{self.skipped} of at most {self._skip} so far")  # fmt: skip
         else:
             raise InputError(
                 f"{self._prefix}: {wrong} is {values[wrong]} at step {step}: lower "
                 f"config.{self._prefix}.learning_rate or lengthen the warm-up, and run again; the checkpoints before "
-                "are whole" + f"; {self._skipped} steps were left out before" * bool(self._skipped)
+                "are whole" + f"; {self.skipped} steps were left out before" * bool(self.skipped)
             )
         if step % self._log_every == 0 or step == self._steps:
             self._report(step)

@@ -221,6 +221,8 @@ def test_resume_with_another_batch_size_is_refused(dataset, config):
         "the checkpoint's data position was saved with batch_size=4, this run has batch_size=8: "
         "continue with the same setting, or start in another --workdir"
     )
+    with pytest.raises(InputError, match="saved with views=2, this run has views=None"):  # of kept features
+        train_batches(dataset, config).set_state({**train_batches(dataset, config).get_state(), "views": 2})
 
 
 @pytest.mark.parametrize("count", [2, 4])

@@ -15,6 +15,7 @@ from psdiff_jax.errors import InputError
 from psdiff_jax.inference.calibrate import calibrated_precision, calibrated_threshold
 from psdiff_jax.models.weights import read_npz
 from psdiff_jax.options import tree
+from psdiff_jax.teacher.train import _read_origin
 from psdiff_jax.training.writer import read_metrics
 
 from . import stages
@@ -86,6 +87,7 @@ SMALL: dict[str, tuple[str, Callable[[Path], Any]]] = {
         json.dumps({"1": {"threshold": 0.4, "similarities": [0.5, 0.7], "precision": [0.5, None]}}),
         lambda path: (calibrated_threshold(path.parent, 1), calibrated_precision(path.parent, 1)),
     ),
+    "teacher.json": (json.dumps({"options": {"people": 16, "steps": 8}, "seed": 0, "boxes": "0f"}), _read_origin),
     "metrics.jsonl": ('{"step": 1, "split": "train", "loss": 1.5}\n' * 5, read_metrics),
 }
 

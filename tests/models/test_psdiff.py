@@ -14,6 +14,8 @@ from psdiff_jax.diffusion.noise import State
 from psdiff_jax.models.psdiff import Condition, apply_deltas, merge
 from psdiff_jax.ops.roi_align import roi_align
 
+from ..jaxprs import products
+
 pytestmark = pytest.mark.slow
 
 
@@ -132,17 +134,6 @@ def test_stacked_layers_refine_one_another(tiny):
     (again,) = jax.jit(denoise, static_argnums=1)(model.params, (1,), state)
     np.testing.assert_allclose(again.boxes, estimates[1].boxes, atol=2e-2)
     np.testing.assert_allclose(again.embeddings, estimates[1].embeddings, atol=1e-3)
-
-
-def products(jaxpr):
-    """Operand types of every matrix product and convolution of a jaxpr, those inside calls too."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            yield tuple(str(v.aval.dtype) for v in equation.invars)
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from products(inner)
 
 
 def test_bfloat16_computes_in_bfloat16(tiny, make_batch):

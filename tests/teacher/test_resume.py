@@ -69,7 +69,7 @@ def test_a_stop_while_the_finished_teacher_is_written_costs_no_step(undisturbed,
 
 
 def test_a_batch_that_devices_cannot_share_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher_training.jax, "device_count", lambda: 3)
+    monkeypatch.setattr(teacher_training.jax, "device_count", lambda: 5)
     crops = striped_people(people=4, unlabelled=0)  # fewer than the config asks for, of both
-    with pytest.raises(InputError, match=r"batches of 8 crops \(.*here 4 x 2 \+ 0\) do not divide by 3 devices"):
+    with pytest.raises(InputError, match=r"batches of 8 crops \(.*here 4 x 2 \+ 0\) do not divide by 5 devices"):
         train_teacher(options_of(CONFIG), Dataset(crops), tmp_path, crops=crops)

@@ -21,6 +21,8 @@ from psdiff_jax.teacher.options import TeacherOptions
 from psdiff_jax.teacher.step import create_state, make_step, new_state
 from psdiff_jax.teacher.train import train_teacher
 
+from ..jaxprs import products
+
 pytestmark = pytest.mark.slow
 
 BACKBONE = {
@@ -160,6 +162,32 @@ def test_fine_tuning_with_frozen_statistics_keeps_the_space(trained, tmp_path):
     again = config | {"steps": 0, "folder": "elsewhere"}  # neither the seed nor the folder's name makes it another one
     train_teacher(options_of(again), Dataset(new_people), tmp_path / "none", crops=new_people, seed=3)
     assert kept.stat().st_mtime_ns == stamp
+
+
+def test_devices_share_a_batch_of_fewer_identities_where_they_cannot_share_all():
+    crops = striped_people(people=21, unlabelled=5)
+    sizes = {}
+    for devices in (1, 2, 8, 9):
+        batches = BalancedBatches(crops, 32, 4, devices=devices)
+        sizes[devices] = batches.identities_per_batch
+        assert batches.size == 4 * sizes[devices] == len(batches.rows(0)) and batches.size % devices == 0
+        assert batches.steps_per_epoch == 21 // sizes[devices]
+    assert sizes == {1: 21, 2: 21, 8: 20, 9: 18}
+    assert BalancedBatches(crops, 32, 4, unlabelled=4, devices=8).identities_per_batch == 21  # 88
+    assert BalancedBatches(crops, 32, 4, devices=100).identities_per_batch == 21  # none: `train` says so
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_bfloat16_is_what_the_backbone_computes_in(bfloat16):
+    options = options_of(CONFIG | {"bfloat16": bfloat16})
+    crops = striped_people()
+    batches = BalancedBatches(crops, options.identities, options.crops_per_identity)
+    graphdef, state = create_state(options, crops, batches)
+    closed, (after, metrics) = jax.make_jaxpr(make_step(graphdef, options), return_shape=True)(state, batches.batch(0))
+    kinds = list(products(closed.jaxpr))
+    narrow = kinds.count(("bfloat16", "bfloat16"))
+    assert narrow == 0 if not bfloat16 else narrow > len(kinds) / 2
+    assert all(leaf.dtype != jax.numpy.bfloat16 for leaf in jax.tree.leaves((after, metrics)))
 
 
 def test_a_step_moves_everything():

@@ -43,7 +43,7 @@ def saved(tmp_path) -> Path:
     """A folder with steps 10 and 20 (step 5 was there once)."""
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         for step in (5, 10, 20):
-            checkpoints.save(step, holder(step), {"step": step}, {"note": "x"})
+            checkpoints.save(step, holder(step), {"step": step})
     return tmp_path / "checkpoints"
 
 
@@ -76,10 +76,9 @@ def test_everything_comes_back(tmp_path, ema):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore_latest(holder(0, ema)) is None
         assert checkpoints.latest_step() is None
-        checkpoints.save(3, holder(3, ema), {"step": 3, "seed": 1}, {"note": "x"})
+        checkpoints.save(3, holder(3, ema), {"step": 3, "seed": 1})
         checkpoints.wait()
         assert checkpoints.latest_step() == 3
-        assert checkpoints.metadata() == {"note": "x"}
         state, data_state = checkpoints.restore_latest(holder(0, ema))
     assert data_state == {"step": 3, "seed": 1}
     assert_same(state, holder(3, ema))

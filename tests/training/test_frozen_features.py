@@ -99,7 +99,7 @@ def test_the_loss_is_that_of_the_images(stored, model, make_views, tiny):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradients_kept["backbone"]))
 
 
-def test_only_what_is_missing_or_out_of_date_is_made(tmp_path, model, make_views):
+def test_only_what_is_missing_or_out_of_date_is_made(tmp_path, model, make_views, capsys):
     made = []
 
     def counted(view):
@@ -117,6 +117,10 @@ def test_only_what_is_missing_or_out_of_date_is_made(tmp_path, model, make_views
     before = store(model, views=1, made_from="b").batch([0], [0])
     after = store(other, views=1, made_from="b").batch([0], [0])
     assert made == [0, 1, 0, 1, 0] and not np.array_equal(before["stage_0"], after["stage_0"])
+    assert capsys.readouterr().err.count("is stale (other data, weights or options): computing it again") == 2
+    (tmp_path / "made_from.json").write_bytes(b"\xff")  # a flipped bit
+    again = store(other, views=1, made_from="b").batch([0], [0])
+    np.testing.assert_array_equal(again["stage_0"], after["stage_0"])
 
 
 def test_maps_of_another_resolution_are_other_maps(tmp_path, model, make_views, tiny):

@@ -1,5 +1,6 @@
 """The loop on least squares of three numbers. As a program: trains in the folder that is named, for kill -9."""
 
+import contextlib
 import os
 import re
 import signal
@@ -219,6 +220,12 @@ def test_steps_that_are_not_finite_are_left_out_and_counted(tmp_path, capsys):
     np.testing.assert_array_equal(state.params, by_hand_.params)
     with pytest.raises(InputError, match=r"loss is nan at step 17: .* whole; 2 steps were left out before"):
         fit(leaving_out(step_fn), toy_state(), batches((9, 13, 16)), steps=20, skip=2)
+    for steps, after in (
+        (11, contextlib.nullcontext()),
+        (20, pytest.raises(InputError, match="1 steps were left out before")),
+    ):
+        with after, Checkpoints(tmp_path / "checkpoints") as checkpoints:  # a run that goes on has no more to leave out
+            fit(leaving_out(step_fn), toy_state(), batches((9, 13)), steps=steps, skip=1, checkpoints=checkpoints)
 
 
 def test_data_that_end_or_fail_are_an_error():
