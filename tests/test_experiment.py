@@ -21,6 +21,7 @@ from psdiff_jax.data.detections import Detections, load_embeddings
 from psdiff_jax.data.pipeline import eval_batches
 from psdiff_jax.errors import InputError
 from psdiff_jax.inference.embed import image_loader
+from psdiff_jax.inference.predictor import Predictor
 from psdiff_jax.inference.tracking import TrackingOptions
 from psdiff_jax.models.weights import read_npz
 from psdiff_jax.teacher.crops import load_crops
@@ -37,12 +38,29 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ConfigDict, Path]:
+def predicted() -> list[str]:
+    """The shapes of what the predictor was called with when `finished` was made, and its numbers of steps."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, predicted) -> tuple[ConfigDict, Path]:
     """(config, workdir) of a run that was trained and evaluated."""
     folder = tmp_path_factory.mktemp("experiment")
-    config = tiny_config(folder / "prepared")
-    experiment.run(config, folder / "run", "train_and_evaluate")
+    config, call = tiny_config(folder / "prepared"), Predictor.__call__
+
+    def recorded(self, params, rest, batch, key, steps, *query):
+        predicted.append(f"{jax.tree.map(jax.typeof, batch)}, {steps}, {jax.tree.map(jax.typeof, query[:2])}")
+        return call(self, params, rest, batch, key, steps, *query)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Predictor, "__call__", recorded)
+        experiment.run(config, folder / "run", "train_and_evaluate")
     return config, folder / "run"
+
+
+def test_one_program_predicts_in_training_and_evaluation(finished, predicted):
+    assert len(predicted) == 1 + 3 + 1 and len(set(predicted)) == 1  # images of training, 9 of the gallery, 3 queries
 
 
 def test_cores_are_shared_by_what_a_step_computes_at_once(tmp_path, monkeypatch):

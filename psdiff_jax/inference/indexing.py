@@ -249,7 +249,7 @@ class _ShardWriter:
     def add(self, reading: Reading, people: People | None) -> None:
         """Takes what was found in an image or a frame, or the end of a video.
 
-        A video that broke off stays unfinished: perhaps the disk was at fault, not the file: the next update goes on.
+        A video that broke off stays unfinished, and the next update goes on: perhaps the disk was at fault.
         """
         if reading.file is None or reading.error:
             return
