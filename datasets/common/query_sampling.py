@@ -5,8 +5,8 @@
 2. The images of an identity are sorted by the hash of (seed, person id, image name). The order of two images therefore
    never depends on a third, nor on the order of the folder.
 3. Images with a distant view go first: those for which the identity also appears in an image of another camera, or of
-   the same camera more than `gap` frame numbers away, so that there is more to find than near copies. An unknown camera
-   or frame number makes no view distant.
+   the same camera more than `gap` frame numbers away, so that there is more to find than near copies. Among images
+   of unknown camera only frame numbers count; an unknown one makes no view distant.
 4. The first `per_person` images give a query each: the first box of the identity in the image.
 
 Queries are sorted by person id.

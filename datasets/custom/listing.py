@@ -90,7 +90,7 @@ def parse_id(value: Any) -> str | None:
     text = " ".join(str(value).split())
     if re.fullmatch(r"-?\d+\.0+", text):
         text = text.split(".")[0]
-    if text in ("", "nan") or re.fullmatch(r"-\d+", text):
+    if text.lower() in ("", "nan") or re.fullmatch(r"-\d+", text):
         return None
     return text
 

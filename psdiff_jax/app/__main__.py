@@ -29,6 +29,9 @@ def main() -> None:
         "--host", default="127.0.0.1", help="address to listen at; any but this machine asks for a token"
     )
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
+    parser.add_argument(
+        "--public-url", default="", metavar="URL", help="https://NAME under which a proxy serves the page"
+    )
     try:
         serve(**vars(parser.parse_args()))
     except InputError as error:
@@ -37,8 +40,8 @@ def main() -> None:
         pass
 
 
-def serve(host: str, port: int, **sources: Any) -> None:
-    """Answers until it is interrupted. sources: see `desk.open_desk`."""
+def serve(host: str, port: int, public_url: str, **sources: Any) -> None:
+    """Answers until it is interrupted. public_url: see `security.Gate`. sources: see `desk.open_desk`."""
     with _listen(host, port) as listener:
         try:
             import uvicorn
@@ -49,7 +52,7 @@ def serve(host: str, port: int, **sources: Any) -> None:
         from psdiff_jax.app.desk import open_desk
         from psdiff_jax.app.security import Gate
 
-        gate = Gate(host, listener.getsockname()[1])
+        gate = Gate(host, listener.getsockname()[1], public_url)
         app = create_app(open_desk(gate, **sources))
         print(f"Person search: {gate.address}", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, lifespan="off")).run([listener])

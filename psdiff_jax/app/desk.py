@@ -49,10 +49,11 @@ class Desk:
 
     def state(self, session: Session) -> dict[str, Any]:
         """All that the page draws."""
+        indexing = self.indexing.progress()  # first: once it says that the index is made, the hits are of that index
         gallery, hits = self.indexing.gallery, self.hits(session)
         return {
             "gallery": gallery.summary() if gallery else None,
-            "indexing": self.indexing.progress(),
+            "indexing": indexing,
             "calibration": self.calibration,
             "images": [_image(image) for image in session.images.values()],
             "examples": [{"image": example.image, "box": example.box} for example in session.query.examples],

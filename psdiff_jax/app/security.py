@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 from urllib.parse import urlsplit
@@ -13,11 +14,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from psdiff_jax.app.sessions import new_id
+from psdiff_jax.errors import InputError
 
 ANY = ("0.0.0.0", "::")  # every address of this machine
 READS = ("GET", "HEAD")
 UPLOADS = "/api/images"  # which limits what it reads itself
 MAX_BODY = 2**16  # bytes of any other request
+PUBLIC_URL = re.compile(r"https?://[a-z0-9.-]+(:\d+)?")
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -34,12 +37,21 @@ HEADERS = {
 class Gate:
     """The session cookie, signed with a key of this process: whoever has a valid one may use the page.
 
-    At an address of this machine everybody gets one; at any other only who gives the token, which is printed at start.
+    At an address of this machine everybody gets one; at any other, and behind a proxy, only who gives the token, which
+    is printed at start.
+
+    public_url: https://NAME where a proxy serves the page under that name.
+
+    Raises:
+      InputError: `public_url` is something else.
     """
 
-    def __init__(self, host: str, port: int):
+    def __init__(self, host: str, port: int, public_url: str = ""):
         self.host, self.port = host.lower(), port
-        self.token = None if _is_this_machine(host) else secrets.token_urlsafe(24)
+        self.public_url = public_url.lower().rstrip("/")
+        if public_url and not PUBLIC_URL.fullmatch(self.public_url):
+            raise InputError(f"--public-url {public_url}: give https://NAME or http://NAME:PORT, without a path")
+        self.token = None if _is_this_machine(host) and not public_url else secrets.token_urlsafe(24)
         self.cookie = f"psdiff_{port}"  # cookies do not tell ports apart
         self._key = secrets.token_bytes(32)
 
@@ -48,7 +60,8 @@ class Gate:
         """The address to open. A token is in the fragment, which browsers send to nobody and the page sends itself."""
         host = socket.gethostname() if self.host in ANY else self.host
         host = f"[{host}]" if ":" in host else host
-        return f"http://{host}:{self.port}/{f'#token={self.token}' if self.token else ''}"
+        served = self.public_url or f"http://{host}:{self.port}"
+        return f"{served}/{f'#token={self.token}' if self.token else ''}"
 
     def accepts(self, token: str) -> bool:
         return self.token is None or hmac.compare_digest(token.encode(), self.token.encode())
@@ -64,13 +77,14 @@ class Gate:
         return session if hmac.compare_digest(signature.encode(), self._sign(session).encode()) else None
 
     def serves(self, host: str) -> bool:
-        """Whether a Host header is an address, this machine's name or --host: a foreign name that was pointed at this
-        machine (DNS rebinding) is none of them."""
+        """Whether a Host header is an address, this machine's name, --host or the name of --public-url: a foreign name
+        that was pointed at this machine (DNS rebinding) is none of them."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:  # half an IPv6 address
             return False
-        return name in (self.host, "localhost", socket.gethostname().lower()) or _is_address(name)
+        own = (self.host, "localhost", socket.gethostname().lower(), urlsplit(self.public_url).hostname)
+        return name in own or _is_address(name)
 
     def _sign(self, session: str) -> str:
         return hmac.new(self._key, session.encode(), "sha256").hexdigest()
@@ -106,7 +120,8 @@ class Guard:
         host = headers.get("host", "")
         if not self.gate.serves(host):
             return f"This page is not served under the name {_printable(host)}; open {self.gate.address.split('#')[0]}"
-        if method not in READS and headers.get("origin") != f"{scheme}://{host}":
+        own = filter(None, (f"{scheme}://{host}", self.gate.public_url))
+        if method not in READS and headers.get("origin") not in own:
             return f"A write must come from this page: Origin is {_printable(headers.get('origin', 'missing'))}"
         return None
 

@@ -218,7 +218,8 @@ ROUTES = (
 
 def _with_cookie(response: Response, gate: Gate) -> Response:
     # lax: whoever follows a link to the page keeps the search; writes from elsewhere are refused by their origin
-    response.set_cookie(gate.cookie, gate.new_cookie(), httponly=True, samesite="lax")
+    secure = gate.public_url.startswith("https:")
+    response.set_cookie(gate.cookie, gate.new_cookie(), httponly=True, secure=secure, samesite="lax")
     return response
 
 

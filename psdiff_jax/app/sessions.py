@@ -6,6 +6,7 @@ Legend: D embedding width.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import secrets
 import threading
 from collections import OrderedDict
@@ -82,6 +83,14 @@ class Query:
                 refined = refined + weight * np.mean(judged, axis=0)
         return _unit(refined, otherwise=origin)
 
+    @property
+    def key(self) -> tuple[frozenset, frozenset]:
+        """What tells it from another query."""
+        return (
+            frozenset((each.image, each.box) for each in self.examples),
+            frozenset((each.place, each.is_them) for each in self.judgements),
+        )
+
     def with_example(self, example: Example) -> Query:
         """Adds an example. One that replaces another box of the same image means another person, of whom nothing has
         been judged; the same one again changes nothing."""
@@ -131,10 +140,10 @@ class Session:
         return len(self._history) > 1
 
     def change(self, change: Callable[[Query], Query]) -> None:
-        """Makes what `change` gives for the current query the current one."""
+        """Makes what `change` gives for the current query the current one, if it is another."""
         with self._lock:
             changed = change(self.query)
-            if changed is not self.query:
+            if changed.key != self.query.key:
                 self._history = [*self._history, changed][-MAX_HISTORY:]
 
     def undo(self) -> None:
@@ -160,7 +169,8 @@ class Session:
         with self._lock:
             self.images = {id_: image for id_, image in self.images.items() if id_ != image_id}
             left = [query.without_image(image_id) for query in self._history]
-            self._history = [Query(), *(query for query in left if query.examples)]
+            left = [Query(), *(query for query in left if query.examples)]
+            self._history = [next(same) for _, same in itertools.groupby(left, key=lambda query: query.key)]
 
     def clear(self) -> None:
         """A new search: no images, no history; the filters stay but for the number of hits."""

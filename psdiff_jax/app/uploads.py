@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import unicodedata
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -17,6 +18,8 @@ MAX_BYTES = 50 * 10**6
 MAX_PIXELS = 64 * 10**6
 LONGEST_SIDE = 2048  # pixels that are kept
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF")  # no decoder that runs a program or opens other files
+
+CONTROL = ("Cc", "Cs", "Zl", "Zp")  # kinds of characters that are in no name: controls, halves, ends of lines
 
 Image.init()  # Image.OPEN is complete
 _decoding = threading.Lock()  # one image at a time: each may take MAX_PIXELS of memory
@@ -32,9 +35,9 @@ class UploadError(InputError):
 
 def checked_name(name: str) -> str:
     """The name of an uploaded file; UploadError where it is a path."""
-    if not name.strip() or not name.isprintable() or any(c in name for c in "/\\") or name in (".", ".."):
-        shown = "".join(c for c in name if c.isprintable())[:80]
-        raise UploadError(f'"{shown}" is no name of a file: give it without a path', 400)
+    shown = "".join(c for c in name if unicodedata.category(c) not in CONTROL)
+    if not name.strip() or shown != name or any(c in name for c in "/\\") or name in (".", ".."):
+        raise UploadError(f'"{shown[:80]}" is no name of a file: give it without a path', 400)
     return name[-120:]
 
 

@@ -200,6 +200,11 @@ def test_filters_stay_as_they_are_typed_while_the_index_is_made(with_token, desk
         page.set_input_files("#file", tmp_path / "query.png")
         page.locator("button.person").click()
         page.locator(".card").first.wait_for()
+        card = page.locator(".open").first.element_handle()
+        card.focus()
+        for _ in range(2):  # the first may have been under way
+            page.wait_for_event("response", lambda response: response.url.endswith("/api/state"))
+        assert card.evaluate("each => each === document.activeElement")  # and a press would not be lost
         similarity = page.get_by_label("Similarity of at least")
         similarity.evaluate("each => { each.value = 0.55; each.dispatchEvent(new Event('input', { bubbles: true })); }")
         page.get_by_label("From").fill("1.5")
@@ -223,9 +228,11 @@ def test_filters_stay_as_they_are_typed_while_the_index_is_made(with_token, desk
 
 def test_a_text_file_is_refused_and_the_page_goes_on(open_page, scenes, photos, tmp_path):
     page = open_page(390, "dark")
-    (tmp_path / "holiday.jpg").write_text("this is a text")
-    page.set_input_files("#file", tmp_path / "holiday.jpg")
-    expect(page.get_by_role("alert")).to_contain_text("holiday.jpg is not an image that can be read")
+    for name in ("holiday.jpg", "birthday.jpg"):
+        (tmp_path / name).write_text("this is a text")
+    page.set_input_files("#file", [tmp_path / "holiday.jpg", tmp_path / "birthday.jpg"])
+    for name in ("holiday.jpg", "birthday.jpg"):
+        expect(page.get_by_role("alert")).to_contain_text(f"{name} is not an image that can be read")
     accessible(page)
     choose(page, scenes, photos)
     expect(page.get_by_role("alert")).to_be_hidden()
@@ -249,16 +256,31 @@ def test_by_keyboard(open_page, scenes, photos):
     after = page.locator(".draft").bounding_box()
     assert after["x"] > before["x"] and after["height"] > before["height"]
     accessible(page)
+    page.keyboard.press("Escape")
+    expect(page.locator(".veil")).to_have_count(0)
+    expect(page.get_by_role("button", name="Draw a box")).to_be_focused()
+    page.keyboard.press("Enter")
     page.keyboard.press("Enter")
     expect(page.locator(".drawn")).to_be_visible()
     expect(page.locator(".card").first).to_be_visible()
+    expect(page.get_by_role("button", name="Draw a box")).to_be_focused()
+    page.get_by_role("button", name="New search").press("Enter")
+    expect(page.locator("#file")).to_be_focused()
 
 
 def test_a_box_is_drawn_with_the_pointer(open_page, scenes, photos):
     page = open_page()
     choose(page, scenes, photos)
     page.get_by_role("button", name="Draw a box").click()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator(".veil")).to_have_count(0)
+    page.get_by_role("button", name="Draw a box").click()
     area = page.locator(".veil").bounding_box()
+    page.mouse.move(area["x"] + 30, area["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(area["x"] + 35, area["y"] + 25)
+    page.mouse.up()
+    expect(page.locator(".veil")).to_have_count(1)  # a click is no box
     page.mouse.move(area["x"] + 30, area["y"] + 20)
     page.mouse.down()
     page.mouse.move(area["x"] + 110, area["y"] + 160)

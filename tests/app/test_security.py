@@ -106,6 +106,23 @@ def test_every_answer_has_the_headers(browser):
     assert browser.get("/openapi.json").status_code == browser.get("/docs").status_code == 404
 
 
+@pytest.mark.parametrize("host", ["search.example.org", "127.0.0.1:8000"])
+def test_behind_a_proxy(desk, host):
+    """Which keeps the name that the browser has, or not; the page itself is asked by http."""
+    desk.gate = Gate("127.0.0.1", 8000, "https://Search.example.org/")
+    assert desk.gate.address == f"https://search.example.org/#token={desk.gate.token}"
+    browser = Browser(create_app(desk), "http://127.0.0.1:8000")
+    browser.headers.update({"Host": host, "Origin": "https://search.example.org"})
+    assert browser.get("/", follow_redirects=False).headers["location"] == "/sign-in"
+    answer = browser.post("/sign-in", data={"token": desk.gate.token}, follow_redirects=False)
+    assert answer.status_code == 303 and "Secure" in answer.headers["set-cookie"]
+    browser.headers["cookie"] = answer.headers["set-cookie"].partition(";")[0]
+    assert browser.choose(people=(RED,))["hits"]
+    for origin in ("https://evil.example.org", "http://example.org", "null"):
+        assert browser.post("/api/undo", headers={"Origin": origin}).status_code == 403
+    assert browser.get("/api/state", headers={"Host": "evil.example.org"}).status_code == 403
+
+
 @pytest.fixture
 def open_desk(desk):
     desk.gate = Gate("0.0.0.0", 8000)

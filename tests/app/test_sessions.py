@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from psdiff_jax.app import sessions
-from psdiff_jax.app.sessions import Example, Filters, Judgement, Query, Session, Sessions
+from psdiff_jax.app.sessions import Example, Filters, Judgement, Query, QueryImage, Session, Sessions
 
 
 def unit(*values):
@@ -42,6 +42,21 @@ def test_the_same_person_chosen_again_keeps_what_was_judged():
     session.change(lambda _: first)
     session.change(lambda now: now.with_example(Example("0", (0.0, 0.0, 2.0, 2.0), C)))  # somebody else
     assert not session.query.judgements and len(session.query.examples) == 1
+
+
+def test_undo_has_no_steps_that_change_nothing():
+    session = Session()
+    for image in ("a", "b"):
+        session.add(QueryImage(image, image, b"", (1, 1), *np.zeros((3, 0))))
+        session.change(lambda now, image=image: now.with_example(Example(image, BOX, A)))
+    session.change(lambda now: now.judged(Judgement(("x", None, BOX), True, B), ("x", None, BOX)))
+    session.change(lambda now: now.judged(Judgement(("x", None, BOX), True, B), ("x", None, BOX)))  # a double click
+    session.remove("b")
+    assert len(session.query.judgements) == 1
+    session.undo()
+    assert [each.image for each in session.query.examples] == ["a"] and not session.query.judgements
+    session.undo()
+    assert session.query == Query() and not session.can_undo
 
 
 @pytest.mark.parametrize("case", [query([A, -A]), query([A], [-A, -A]), query([A], [-A], [A])])

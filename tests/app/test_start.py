@@ -30,6 +30,11 @@ from .conftest import RED, Browser
             ["--folder", ".", "--host", "no.such.host.invalid"],
             "error: --host no.such.host.invalid --port 0: cannot listen",
         ),
+        (
+            ["--folder", ".", "--public-url", "search.example.org"],
+            "error: --public-url search.example.org: give https://NAME",
+        ),
+        (["--folder", ".", "--public-url", "https://a.b/c"], "error: --public-url https://a.b/c: give https://NAME"),
         (["--folder", ".", "--port", "700000"], "error: --host 127.0.0.1 --port 700000: cannot listen there"),
     ],
 )

@@ -128,6 +128,7 @@ def test_ids_in_any_spelling():
     assert numbered(["12", "7", "x", None]) == ({"12": 0, "7": 1, "x": 2}, True)
     assert numbered(["007", "7"]) == ({"007": 0, "7": 1}, True)  # two identities
     assert numbered(["1" * 30, "2"])[0]["2"] == 1  # more than an int64 holds
+    assert parse_id("NaN") is None  # as MATLAB writes nothing
     assert numbered(["2147483647"]) == ({"2147483647": 2147483647}, False)
     assert numbered(["2147483648", "3"]) == ({"2147483648": 0, "3": 1}, True)  # more than an int32 holds
     with pytest.raises(ValueError, match="neither a number nor text"):

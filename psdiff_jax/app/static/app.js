@@ -8,11 +8,16 @@ const drawn = {}; // part of the page -> what the state said of it when it was d
 let state = null;
 let queue = Promise.resolve();
 let timer = null;
+let unreached = false; // by the last request
+let searches = 0; // how often a new one was begun
+let wanted = null; // filters that wait for those sent before
+let filtering = false; // some are under way
+let touched = false; // a filter since then
 
 const make = (tag, values, text = "") => Object.assign(document.createElement(tag), { textContent: text }, values);
 const copy = (template) => $(template).content.firstElementChild.cloneNode(true);
 const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
-const say = (text) => ($("#status").textContent = text);
+const say = (text) => $("#status").textContent === text || ($("#status").textContent = text);
 const seconds = (text) => (text.trim() ? text.split(":").reduce((sum, part) => sum * 60 + Number(part), 0) : null);
 const clock = (time) => `${Math.floor(time / 60)}:${String(Math.floor(time % 60)).padStart(2, "0")}`;
 const exact = (time) => `${clock(time)}${String(time).match(/\.\d+$/) ?? ""}`; // `seconds` reads the same time again
@@ -28,40 +33,53 @@ function send(method, path, body) {
   return (queue = queue.then(() => request(method, path, body)));
 }
 
+// The error, or null.
 async function request(method, path, body) {
+  const isWrite = method !== "GET";
   const isFile = body instanceof Blob;
   const headers = body && !isFile ? { "Content-Type": "application/json" } : {};
-  $("#results").setAttribute("aria-busy", "true");
+  if (isWrite) $("#results").setAttribute("aria-busy", "true");
+  let error = null;
   try {
     const response = await fetch(path, { method, headers, body: isFile ? body : JSON.stringify(body) });
     const answer = await response.json();
+    if (response.ok && (isWrite || unreached)) fail(null);
     if (response.ok) draw(answer);
-    else fail(answer.error);
+    else error = answer.error;
+    unreached = false;
   } catch {
-    fail("The server does not answer; see whether it still runs.");
+    error = "The server does not answer; see whether it still runs.";
+    unreached = true;
   }
-  $("#results").removeAttribute("aria-busy");
+  if (error) fail(error);
+  if (isWrite) $("#results").removeAttribute("aria-busy");
+  clearTimeout(timer);
+  if (unreached || state?.indexing.running) timer = setTimeout(() => send("GET", "/api/state"), 1000);
+  return error;
 }
 
 // On a narrow page the results are below the image.
 async function choose(chosen) {
-  await send("POST", "/api/choose", chosen);
-  if (matchMedia("(max-width: 56rem)").matches && $("#error").hidden) $("#results").scrollIntoView();
+  const error = await send("POST", "/api/choose", chosen);
+  if (!error && matchMedia("(max-width: 56rem)").matches) $("#results").scrollIntoView();
 }
 
 async function upload(files) {
   const limit = Number($("main").dataset.maxBytes);
+  const [search, errors] = [searches, []];
   fail(null);
   for (const file of files) {
+    if (search !== searches) break; // the others are not of the new search
     if (file.size > limit) {
-      fail(`${file.name} is larger than ${limit / 1e6} MB; give a smaller image`);
+      errors.push(`${file.name} is larger than ${limit / 1e6} MB; give a smaller image`);
       continue;
     }
     say(`Looking for people in ${file.name}`);
     $("#drop").classList.add("busy");
-    await send("POST", `/api/images?name=${encodeURIComponent(file.name)}`, file);
+    errors.push(await send("POST", `/api/images?name=${encodeURIComponent(file.name)}`, file));
     $("#drop").classList.remove("busy");
   }
+  if (errors.some(Boolean)) fail(errors.filter(Boolean).join(" "));
   $("#file").value = "";
 }
 
@@ -74,13 +92,15 @@ function drawImage(image) {
   const example = state.examples.find((each) => each.image === id);
   const isChosen = ({ box }) => example !== undefined && box.every((v, i) => Math.abs(v - example.box[i]) < 0.01);
   element.ariaLabel = name;
+  element.dataset.id = id;
   Object.assign($("img", element), { src: `/api/images/${id}`, alt: name, width, height });
   Object.assign($(".name", element), { textContent: name, title: name });
   if (people.length) $(".found", element).textContent = `${count(people.length, "person", "people")} found`;
-  $(".draw", element).dataset.key = `${id}/draw`;
-  $(".draw", element).onclick = () => draftBox(image, stage, (box) => choose({ image: id, box }));
+  const draw = $(".draw", element);
+  draw.dataset.key = `${id}/draw`;
+  draw.onclick = () => draftBox(image, stage, draw, (box) => (box ? choose({ image: id, box }) : drawImages()));
   $(".remove", element).ariaLabel = `Remove ${name}`;
-  $(".remove", element).onclick = () => send("DELETE", `/api/images/${id}`);
+  $(".remove", element).onclick = () => send("DELETE", `/api/images/${id}`).then(() => $("#file").focus());
   people.forEach((person, i) => {
     const box = make("button", { type: "button", className: "person", ariaPressed: String(isChosen(person)) });
     box.ariaLabel = `Person ${i + 1} of ${people.length}`;
@@ -94,6 +114,13 @@ function drawImage(image) {
   return element;
 }
 
+function drawImages() {
+  const { images, examples } = state;
+  const drafted = $(".veil")?.closest(".image").dataset.id;
+  if (images.some(({ id }) => id === drafted)) return; // a box is being drawn in it
+  if (differs("images", [images, examples])) $("#images").replaceChildren(...[...images].reverse().map(drawImage));
+}
+
 const source = (hit) => (hit.time === null ? hit.image : `${hit.image}, at ${clock(hit.time)}`);
 
 function makeCard(hit) {
@@ -103,6 +130,7 @@ function makeCard(hit) {
   $(".frame", card).src = `${path}/frame/small`;
   $(".play", card).textContent = isVideo ? `▶ ${clock(hit.time)}` : "";
   $(".open", card).ariaLabel = `${isVideo ? "Play" : "Show"} ${where}`;
+  $(".open", card).dataset.key = `${hit.id}/open`;
   $(".open", card).onclick = () => view(hit);
   Object.assign($(".source", card), { textContent: where, title: where });
   $(".verdict", card).ariaLabel = `Is ${where} them?`;
@@ -138,7 +166,7 @@ function view(hit) {
     const note = make("p", {}, "This browser cannot play this kind of video; this is the frame.");
     video.muted = true;
     video.autoplay = !matchMedia("(prefers-reduced-motion: reduce)").matches;
-    video.onerror = () => $("#viewed").replaceChildren(still, note);
+    video.onerror = () => video.isConnected && $("#viewed").replaceChildren(still, note);
     $("#viewed").replaceChildren(video);
   }
   $("#viewer").showModal();
@@ -165,6 +193,7 @@ function drawFolders(folders, chosen) {
 function drawFilters({ folders, videos }, { folder, similarity, ...times }) {
   $("#times").hidden = videos === 0;
   if (differs("folder", [folders, folder])) drawFolders(folders, folder);
+  if (wanted || touched) return;
   for (const name of ["after", "before"]) {
     if (differs(name, times[name])) $(`#${name}`).value = times[name] === null ? "" : exact(times[name]);
   }
@@ -193,8 +222,6 @@ function drawIndexing({ gallery, indexing }) {
   $("#unreadable summary").textContent = `${count(indexing.unreadable.length, "file")} could not be read`;
   $("#unreadable ul").replaceChildren(...indexing.unreadable.map((line) => make("li", {}, line)));
   if (indexing.error && indexing.error !== state?.indexing.error) fail(indexing.error);
-  clearTimeout(timer);
-  if (indexing.running) timer = setTimeout(() => send("GET", "/api/state"), 1000);
 }
 
 function draw(next) {
@@ -202,9 +229,7 @@ function draw(next) {
   drawIndexing(next);
   state = next;
   const { gallery, images, hits, examples, filters } = state;
-  if (differs("images", [images, examples])) {
-    $("#images").replaceChildren(...[...images].reverse().map(drawImage)); // not while a box is being drawn
-  }
+  drawImages();
   $("#query").classList.toggle("has-images", images.length > 0);
   $("#advice").hidden = !examples.length;
   $("#history").hidden = !images.length;
@@ -213,7 +238,7 @@ function draw(next) {
   $("#filters").hidden = !gallery || !examples.length;
   if (gallery) drawFilters(gallery, filters);
   for (const id of cards.keys()) if (!hits.some((hit) => hit.id === id)) cards.delete(id);
-  $("#hits").replaceChildren(...hits.map(drawHit));
+  if (differs("hits", hits)) $("#hits").replaceChildren(...hits.map(drawHit)); // a press may be under way
   $("#more").hidden = !state.more;
   const [title, text] = hits.length ? [count(hits.length, "result"), ""] : advice(state);
   $("#results-title").textContent = hits.length ? title : "Results";
@@ -224,12 +249,23 @@ function draw(next) {
   if (focused) $(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
-function filter(changed = {}) {
+// One change after the other; of those that wait only the last is sent.
+async function filter(changed = {}) {
   const [after, before] = ["#after", "#before"].map((id) => seconds($(id).value));
   if (Number.isNaN(after) || Number.isNaN(before)) return fail("Give times as minutes:seconds, such as 1:30.");
   fail(null);
   const [folder, similarity] = [$("#folder").value || null, Number($("#similarity").value)];
-  send("POST", "/api/filters", { folder, after, before, similarity, top: state.filters.top, ...changed });
+  const top = wanted?.top ?? state.filters.top;
+  wanted = { folder, after, before, similarity, top, ...changed };
+  touched = false;
+  if (filtering) return;
+  filtering = true;
+  while (wanted) {
+    const next = wanted;
+    wanted = null;
+    await send("POST", "/api/filters", next);
+  }
+  filtering = false;
 }
 
 function start() {
@@ -237,11 +273,19 @@ function start() {
   on("#file", "change", (event) => upload([...event.target.files]));
   on("#error button", "click", () => fail(null));
   on("#undo", "click", () => send("POST", "/api/undo"));
-  on("#clear", "click", () => send("POST", "/api/clear"));
+  on("#clear", "click", () => {
+    searches += 1;
+    send("POST", "/api/clear").then(() => $("#file").focus());
+  });
   on("#more", "click", () => filter({ top: Math.min(2 * state.filters.top, $("main").dataset.mostHits) }));
   on("#close", "click", () => $("#viewer").close());
-  on("#viewer", "close", () => $("#viewed").replaceChildren());
+  on("#viewer", "close", () => {
+    $("#viewed video")?.removeAttribute("src"); // ends its download
+    $("#viewed video")?.load();
+    $("#viewed").replaceChildren();
+  });
   on("#filters", "submit", (event) => event.preventDefault());
+  on("#filters", "input", () => (touched = true));
   on("#filters", "change", () => filter());
   on("#similarity", "input", (event) => drawPromise(event.target.value));
   for (const [event, isOver] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
