@@ -48,11 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that no process is left with a long one at the end."""
+    """The longest files first, then those with slow tests, so that no process is left with a long one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path.stem not in LONGEST, item.path not in slow))
 
 
+LONGEST = ("test_experiment", "test_step_sharded", "test_export")
 MEMORY = 1 << 30  # bytes; a process with jax, torch and TFDS has half of it before it compiles anything
 
 

@@ -128,15 +128,12 @@ def test_evaluation_names_every_protocol_size_and_step(finished):
 
 def test_going_on_equals_not_stopping(finished, tmp_path):
     """Two steps, a stop, and the same command again end where four steps in one go end, bit for bit."""
-    config, _ = finished
-    half = config.copy_and_resolve_references()
-    half.train.steps = 2
-    full = half.copy_and_resolve_references()
-    full.train.steps = 4
-    experiment.run(half, tmp_path / "stopped", "train")
-    experiment.run(full, tmp_path / "stopped", "train")
-    experiment.run(full, tmp_path / "whole", "train")
-    stopped, whole = (read_npz(tmp_path / name / "model.npz") for name in ("stopped", "whole"))
+    full, alone = finished
+    half = full.copy_and_resolve_references()
+    half.train.steps = full.train.steps // 2
+    experiment.run(half, tmp_path, "train")
+    experiment.run(full, tmp_path, "train")
+    stopped, whole = (read_npz(folder / "model.npz") for folder in (tmp_path, alone))
     assert stopped.keys() == whole.keys()
     for name in whole:
         np.testing.assert_array_equal(stopped[name], whole[name], err_msg=name)

@@ -44,7 +44,7 @@ def test_who_does_not_come_is_named(port):
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(pod.roll_call, address, 4, 1, 60)
         with pytest.raises(InputError, match=wanted):
-            pod.roll_call(address, 4, 0, 2)
+            pod.roll_call(address, 4, 0, 6)
         with pytest.raises(InputError, match=wanted):
             other.result()
 
@@ -100,7 +100,7 @@ def test_a_death_ends_the_others_with_one_line(port, dies, how):
         (line,) = [line for line in errors.splitlines() if "error" in line.lower()]
         assert line.startswith(f"error: process {dies} of 3 has ended, so this one ends; see why on its host"), errors
         assert process.returncode == 1 and not re.search("Traceback|stack trace", errors), errors
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 300  # of the 50 minutes that the others would work
 
 
 def test_who_says_nothing_is_taken_for_dead(port):

@@ -100,7 +100,8 @@ def fit(
             progress.tick(_rows(batch), ahead.waited)
 
             if saving and checkpoints:
-                checkpoints.save(step, state, {**data_state, SKIPPED: progress.skipped})
+                left_out = {SKIPPED: progress.skipped} if progress.skipped else {}
+                checkpoints.save(step, state, {**data_state, **left_out})
             if stopping:
                 _exit(stop.number, step, checkpoints, writer)
             for call in due:
@@ -122,7 +123,7 @@ def _resume(state: Any, batches: Positioned, checkpoints: Checkpoints | None, pr
         batches.set_state({**batches.get_state(), "step": start})
         return state, start, 0
     state, data_state = restored
-    skipped = int(data_state.pop(SKIPPED, 0))  # checkpoints of before do not know
+    skipped = int(data_state.pop(SKIPPED, 0))
     batches.set_state(data_state)
     start = int(parallel.fetch(state.step))
     say(f"{prefix}: resumed from step {start}")
