@@ -120,7 +120,7 @@ class Guard:
         host = headers.get("host", "")
         if not self.gate.serves(host):
             return f"This page is not served under the name {_printable(host)}; open {self.gate.address.split('#')[0]}"
-        own = filter(None, (f"{scheme}://{host}", self.gate.public_url))
+        own = {f"{scheme}://{host}", self.gate.public_url} - {""}
         if method not in READS and headers.get("origin") not in own:
             return f"A write must come from this page: Origin is {_printable(headers.get('origin', 'missing'))}"
         return None
