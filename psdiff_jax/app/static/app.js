@@ -1,9 +1,9 @@
 // The page: draws the state that the server answers with, and sends what the user does.
 
 import { draftBox, place } from "./box.js";
+import { $, copy, count, exact, fail, make, say, seconds } from "./dom.js";
+import { drawHits } from "./results.js";
 
-const $ = (selector, within = document) => within.querySelector(selector);
-const cards = new Map(); // hit id -> its element, kept between draws so that pictures do not load again
 const drawn = {}; // part of the page -> what the state said of it when it was drawn last, as JSON
 let state = null;
 let queue = Promise.resolve();
@@ -14,19 +14,7 @@ let wanted = null; // filters that wait for those sent before
 let filtering = false; // some are under way
 let touched = false; // a filter since then
 
-const make = (tag, values, text = "") => Object.assign(document.createElement(tag), { textContent: text }, values);
-const copy = (template) => $(template).content.firstElementChild.cloneNode(true);
-const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
-const say = (text) => $("#status").textContent === text || ($("#status").textContent = text);
-const seconds = (text) => (text.trim() ? text.split(":").reduce((sum, part) => sum * 60 + Number(part), 0) : null);
-const clock = (time) => `${Math.floor(time / 60)}:${String(Math.floor(time % 60)).padStart(2, "0")}`;
-const exact = (time) => `${clock(time)}${String(time).match(/\.\d+$/) ?? ""}`; // `seconds` reads the same time again
 const differs = (part, said) => drawn[part] !== (drawn[part] = JSON.stringify(said));
-
-function fail(message) {
-  $("#error").hidden = !message;
-  $("#error p").textContent = message ?? "";
-}
 
 // One request after the other, so that the last answer is the newest state.
 function send(method, path, body) {
@@ -114,62 +102,13 @@ function drawImage(image) {
   return element;
 }
 
+const judge = (hit, isThem) => send("POST", "/api/judge", { hit: hit.id, is_them: isThem });
+
 function drawImages() {
   const { images, examples } = state;
   const drafted = $(".veil")?.closest(".image").dataset.id;
   if (images.some(({ id }) => id === drafted)) return; // a box is being drawn in it
   if (differs("images", [images, examples])) $("#images").replaceChildren(...[...images].reverse().map(drawImage));
-}
-
-const source = (hit) => (hit.time === null ? hit.image : `${hit.image}, at ${clock(hit.time)}`);
-
-function makeCard(hit) {
-  const card = copy("#card");
-  const [path, where, isVideo] = [`/api/hits/${hit.id}`, source(hit), hit.time !== null];
-  $(".crop", card).src = `${path}/crop`;
-  $(".frame", card).src = `${path}/frame/small`;
-  $(".play", card).textContent = isVideo ? `▶ ${clock(hit.time)}` : "";
-  $(".open", card).ariaLabel = `${isVideo ? "Play" : "Show"} ${where}`;
-  $(".open", card).dataset.key = `${hit.id}/open`;
-  $(".open", card).onclick = () => view(hit);
-  Object.assign($(".source", card), { textContent: where, title: where });
-  $(".verdict", card).ariaLabel = `Is ${where} them?`;
-  for (const [name, isThem] of Object.entries({ them: true, not: false })) {
-    const toggle = $(`.${name}`, card);
-    const said = () => (toggle.ariaPressed === "true" ? null : isThem); // a second click takes it back
-    toggle.dataset.key = `${hit.id}/${name}`;
-    toggle.onclick = () => send("POST", "/api/judge", { hit: hit.id, is_them: said() });
-  }
-  return card;
-}
-
-function drawHit(hit) {
-  const card = cards.get(hit.id) ?? makeCard(hit);
-  cards.set(hit.id, card);
-  card.classList.toggle("is-them", hit.is_them === true);
-  card.classList.toggle("is-not", hit.is_them === false);
-  $(".rank", card).textContent = hit.rank;
-  $(".value", card).textContent = hit.similarity.toFixed(2);
-  $(".bar i", card).style.width = `${100 * Math.max(hit.similarity, 0)}%`;
-  $(".them", card).ariaPressed = String(hit.is_them === true);
-  $(".not", card).ariaPressed = String(hit.is_them === false);
-  return card;
-}
-
-function view(hit) {
-  const path = `/api/hits/${hit.id}`;
-  const still = make("img", { src: `${path}/frame/large`, alt: `${source(hit)}, with the person marked` });
-  $("#viewer-title").textContent = source(hit);
-  $("#viewed").replaceChildren(still);
-  if (hit.time !== null) {
-    const video = make("video", { src: `${path}/media#t=${hit.time.toFixed(2)}`, controls: true, playsInline: true });
-    const note = make("p", {}, "This browser cannot play this kind of video; this is the frame.");
-    video.muted = true;
-    video.autoplay = !matchMedia("(prefers-reduced-motion: reduce)").matches;
-    video.onerror = () => video.isConnected && $("#viewed").replaceChildren(still, note);
-    $("#viewed").replaceChildren(video);
-  }
-  $("#viewer").showModal();
 }
 
 function drawPromise(least) {
@@ -237,8 +176,7 @@ function draw(next) {
   $("#export").hidden = !hits.length;
   $("#filters").hidden = !gallery || !examples.length;
   if (gallery) drawFilters(gallery, filters);
-  for (const id of cards.keys()) if (!hits.some((hit) => hit.id === id)) cards.delete(id);
-  if (differs("hits", hits)) $("#hits").replaceChildren(...hits.map(drawHit)); // a press may be under way
+  if (differs("hits", hits)) drawHits(hits, judge); // else a press may be under way
   $("#more").hidden = !state.more;
   const [title, text] = hits.length ? [count(hits.length, "result"), ""] : advice(state);
   $("#results-title").textContent = hits.length ? title : "Results";
