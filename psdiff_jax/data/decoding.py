@@ -7,13 +7,12 @@ import warnings
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from psdiff_jax.errors import InputError
 
 MAX_PIXELS = 2**27  # of an image or a frame: 400 MB as RGB; more is taken for a decompression bomb
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit is MAX_PIXELS
+warnings.filterwarnings("ignore", r"Image size .* could be decompression bomb")  # Pillow's; the limit is MAX_PIXELS
 
 
 def decode(data: bytes, flags: int, name: str) -> np.ndarray | None:
@@ -22,6 +21,8 @@ def decode(data: bytes, flags: int, name: str) -> np.ndarray | None:
     Raises:
       InputError: naming `name`, if it has more than `MAX_PIXELS`.
     """
+    from PIL import Image  # here, for drawing scenes needs NumPy and OpenCV alone
+
     try:
         with Image.open(io.BytesIO(data)) as header:
             width, height = header.size

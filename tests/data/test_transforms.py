@@ -5,8 +5,9 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from psdiff_jax.data import decoding, transforms
+from psdiff_jax.data import transforms
 from psdiff_jax.errors import InputError
 
 BOXES = np.asarray([[0, 0, 10, 20], [3.5, 7, 40, 30]], np.float32)
@@ -131,5 +132,5 @@ def test_too_many_pixels_are_refused_by_the_header(monkeypatch):
         with pytest.raises(InputError, match=rf"^bomb\.png: {said}"):
             transforms.decode_image(header, "bomb.png")
         with monkeypatch.context() as patch, pytest.raises(InputError, match=r"^bomb\.png is not a readable image"):
-            patch.setattr(decoding.Image, "open", lambda _: (_ for _ in ()).throw(OSError("no format of Pillow's")))
+            patch.setattr(Image, "open", lambda _: (_ for _ in ()).throw(OSError("no format of Pillow's")))
             transforms.decode_image(header, "bomb.png")
