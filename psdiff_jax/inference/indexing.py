@@ -247,11 +247,8 @@ class _ShardWriter:
         self._rows = self._images = 0
 
     def add(self, reading: Reading, people: People | None) -> None:
-        """Takes what was found in an image or a frame, or the end of a video.
-
-        A video that broke off stays unfinished, and the next update goes on: perhaps the disk was at fault.
-        """
-        if reading.file is None or reading.error:
+        """Takes what was found in an image or a frame, or the end of a video."""
+        if reading.file is None:
             return
         if not self._files or self._files[-1].path != reading.path:
             self._files.append(reading.file)

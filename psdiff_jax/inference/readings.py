@@ -25,7 +25,7 @@ Todo = tuple[Media, float | None]  # a file, and the time of the last frame of a
 class Reading(NamedTuple):
     """An image or a frame, ready for the model; or, with image None, the end of a video.
 
-    file: without what is found in it. time: NaN for an image. error: why this is the end.
+    file: without what is found in it; None: nothing is kept. time: NaN for an image. error: why this is the end.
     """
 
     path: str
@@ -80,7 +80,7 @@ def _read_video(prepare: Prepare, root: Path, media: Media, rate: float, after: 
         reason = str(error).removeprefix(f"{path}: ")
         if file is not None:
             reason += f"; indexed up to {time:.1f} s"
-        yield Reading(media.path, file, error=reason)
+        yield Reading(media.path, None, error=reason)  # unfinished: the next update goes on, the disk may be at fault
 
 
 def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
